@@ -1,0 +1,1 @@
+"""The composition root: commands that parse, build, run and print."""

@@ -1,0 +1,1 @@
+"""Contents: what they are made of, how they are named, and how they lie on disk."""

@@ -1,0 +1,1 @@
+"""A peer: server and client at once."""
