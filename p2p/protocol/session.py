@@ -1,0 +1,241 @@
+"""One conversation as a value machine: bytes in, events out; messages in, chunks out; no socket in sight.
+
+How to use it (every shell does the same four steps): give what came to `receive_data`, ask `next_event` until it is None, write the chunks
+that `ask`, `answer`, `refuse` and `tell` return, and stop when `closed`. After an event with a body, take the bytes already here with
+`take_body`, read the other `body_missing` bytes straight from the socket into their buffer and say so with `body_arrived`.
+
+The conversation is one table. The picture in the README is drawn from it:
+
+    fresh ──hello, line──▶ open ──answer with a body──▶ body ──its last byte──▶ open;  the end of input or a fatal fault leads to closed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from p2p.errors import ProtocolError, Refused
+from p2p.model import FileSpan
+from p2p.protocol.codec import (
+    Heard,
+    decode_answer,
+    decode_line,
+    decode_refusal,
+    decode_request,
+    encode_answer,
+    encode_error,
+    encode_request,
+)
+from p2p.protocol.lines import LineBuffer
+from p2p.protocol.messages import Answer, Hello, Request
+
+Chunk = bytes | FileSpan
+"""What is to be written: bytes, or a piece of a file that the I/O layer knows how to send without looking at it."""
+
+Trace = Callable[[str, bytes], None]
+"""Told of each control line: `sent` or `received`, and the line."""
+
+
+class State(Enum):
+    """Where a conversation stands, as seen by the side that listens."""
+
+    FRESH = "fresh"
+    OPEN = "open"
+    BODY = "body"
+    CLOSED = "closed"
+
+
+class Step(Enum):
+    """What can happen to it."""
+
+    HELLO = "hello"
+    LINE = "line"
+    BODY_BEGINS = "body begins"
+    BODY_ENDS = "body ends"
+    EOF = "eof"
+    FAULT = "fault"
+
+
+TRANSITIONS: Final[Mapping[tuple[State, Step], State]] = {
+    (State.FRESH, Step.HELLO): State.OPEN,
+    (State.FRESH, Step.LINE): State.OPEN,
+    (State.OPEN, Step.LINE): State.OPEN,
+    (State.OPEN, Step.BODY_BEGINS): State.BODY,
+    (State.BODY, Step.BODY_ENDS): State.OPEN,
+    (State.FRESH, Step.EOF): State.CLOSED,
+    (State.OPEN, Step.EOF): State.CLOSED,
+    (State.BODY, Step.EOF): State.CLOSED,
+    (State.FRESH, Step.FAULT): State.CLOSED,
+    (State.OPEN, Step.FAULT): State.CLOSED,
+    (State.BODY, Step.FAULT): State.CLOSED,
+    (State.CLOSED, Step.EOF): State.CLOSED,
+    (State.CLOSED, Step.FAULT): State.CLOSED,
+}
+"""All that may happen; what is not here is a fault of the other side. `hello` after the first line is such a fault."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The other side asks; answer with `answer` or `refuse`, giving back this `seq`."""
+
+    request: Request
+    seq: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class BadRequest:
+    """The other side asked something wrong; `refuse` it. The conversation goes on unless `error.fatal`."""
+
+    error: ProtocolError
+    seq: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The answer to our request `seq`; `body` bytes follow it. A refusal has none. `seq` None refuses the connection itself."""
+
+    answer: Answer | Refused
+    seq: int | None
+    body: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Nothing more comes: `clean` at a line's end, or cut in the middle of a line or body."""
+
+    clean: bool
+
+
+Event = Asked | BadRequest | Answered | Ended
+
+MAX_PENDING: Final = 4096
+"""Requests of ours that may wait for an answer on one connection."""
+
+
+class Session:
+    """One side of one connection.
+
+    `ops` are the requests this side understands; a side that only asks gives none. Raises nothing on what comes from the network: faults of
+    the other side are events.
+    """
+
+    def __init__(self, ops: Mapping[str, type[Request]], trace: Trace | None = None) -> None:
+        self._ops = ops
+        self._trace = trace
+        self._lines = LineBuffer()
+        self._pending: dict[int, type[Request]] = {}
+        self._next_seq = 1
+        self._eof = False
+        self.state = State.FRESH
+        self.body_missing = 0
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing more will be read from this conversation."""
+        return self.state is State.CLOSED
+
+    # -- in ------------------------------------------------------------------------------------------------------------------------
+
+    def receive_data(self, data: bytes) -> None:
+        """Take what came from the socket; `b""` says that the other side has ended its direction."""
+        if data:
+            self._lines.feed(data)
+        else:
+            self._eof = True
+
+    def next_event(self) -> Event | None:
+        """Return what happened next, or None when more bytes are needed (or a body is being read, or all is over)."""
+        if self.state is State.CLOSED:
+            return None
+        if self.state is State.BODY:
+            return self._end(clean=False) if self._eof and not len(self._lines) else None
+        try:
+            line = self._lines.next_line()
+            if line is None:
+                return self._end(clean=not len(self._lines)) if self._eof else None
+            if self._trace is not None:
+                self._trace("received", line)
+            return self._hear(decode_line(line))
+        except ProtocolError as error:
+            if error.fatal:
+                self._step(Step.FAULT)
+            return BadRequest(error, error.seq)
+
+    def take_body(self, most: int | None = None) -> bytes:
+        """Hand over body bytes that are already here, at most `most`; they count as arrived."""
+        wanted = self.body_missing if most is None else min(most, self.body_missing)
+        part = self._lines.take(wanted)
+        self.body_arrived(len(part))
+        return part
+
+    def body_arrived(self, count: int) -> None:
+        """Note that `count` bytes of the body were read from the socket straight into their buffer."""
+        self.body_missing -= count
+        if self.state is State.BODY and self.body_missing == 0:
+            self._step(Step.BODY_ENDS)
+
+    # -- out -----------------------------------------------------------------------------------------------------------------------
+
+    def ask(self, request: Request) -> tuple[int, bytes]:
+        """Return the `seq` given to a request, and its line. Raises `Refused("busy")` when too many wait for an answer."""
+        if len(self._pending) >= MAX_PENDING:
+            raise Refused("busy", f"{MAX_PENDING} requests already wait for an answer")
+        seq = self._next_seq
+        self._next_seq += 1
+        self._pending[seq] = type(request)
+        return seq, self._sent(encode_request(request, seq))
+
+    def tell(self, request: Request) -> bytes:
+        """Return the line of a request that has no answer."""
+        return self._sent(encode_request(request))
+
+    def answer(self, answer: Answer, seq: int | None, body: list[FileSpan] | bytes = b"") -> list[Chunk]:
+        """Return the chunks of an answer and its body."""
+        size = len(body) if isinstance(body, bytes) else sum(span.length for span in body)
+        chunks: list[Chunk] = [self._sent(encode_answer(answer, seq, size))]
+        if isinstance(body, bytes):
+            return [*chunks, body] if body else chunks
+        return [*chunks, *body]
+
+    def refuse(self, error: Exception, seq: int | None) -> bytes:
+        """Return the line that says no."""
+        return self._sent(encode_error(error, seq))
+
+    def expect_more(self, seq: int, request: type[Request]) -> None:
+        """Say that another answer with this `seq` will come, as after `replicate` was accepted."""
+        self._pending[seq] = request
+
+    # -- inside --------------------------------------------------------------------------------------------------------------------
+
+    def _hear(self, heard: Heard) -> Event:
+        if heard.is_request:
+            self._step(Step.HELLO if heard.data["op"] == Hello.OP else Step.LINE)
+            return Asked(decode_request(heard, self._ops), heard.seq)
+        self._step(Step.LINE)
+        asked = self._pending.pop(heard.seq, None) if heard.seq is not None else None
+        if asked is None:
+            if heard.seq is None and heard.data.get("ok") is False:
+                return Answered(decode_refusal(heard), None, 0)
+            raise ProtocolError("bad_field", "seq: answers nothing that was asked", fatal=True)
+        answer = decode_answer(heard, asked)
+        if heard.body:
+            self.body_missing = heard.body
+            self._step(Step.BODY_BEGINS)
+        return Answered(answer, heard.seq, heard.body)
+
+    def _step(self, step: Step) -> None:
+        state = TRANSITIONS.get((self.state, step))
+        if state is None:
+            raise ProtocolError("bad_field", f"op: {step.value} may not come here; it is the first line or is left out", fatal=True)
+        self.state = state
+
+    def _end(self, *, clean: bool) -> Ended:
+        self._step(Step.EOF)
+        return Ended(clean)
+
+    def _sent(self, line: bytes) -> bytes:
+        if self._trace is not None:
+            self._trace("sent", line[:-1])
+        return line
