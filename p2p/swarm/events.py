@@ -1,0 +1,151 @@
+"""What can happen to a download (news) and what it can want (wishes), as values.
+
+A shell tells the scheduler the news one by one and carries out the wishes; nothing else passes between the two. Times are seconds of one
+monotonic clock that the caller owns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from p2p.model import BlockSpan, PeerId
+
+# -- news ----------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PeerJoined:
+    """A peer of this swarm can be asked; nothing is known yet of what it has."""
+
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class PeerLeft:
+    """A peer cannot be asked any more; what was asked of it will not come."""
+
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class PeerHas:
+    """A peer told all that it has: bit `i` of `bits` is piece `i`. Replaces what it told before."""
+
+    peer: PeerId
+    bits: int
+
+
+@dataclass(frozen=True, slots=True)
+class PeerGained:
+    """A peer told pieces that it has besides those it told before."""
+
+    peer: PeerId
+    pieces: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Suggested:
+    """A peer would like us to fetch these pieces from it; from now on we take that peer's choice before our own."""
+
+    peer: PeerId
+    pieces: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BlockArrived:
+    """A block came whole. Its bytes are not checked yet."""
+
+    peer: PeerId
+    block: BlockSpan
+
+
+class Failure(Enum):
+    """Why a block did not come."""
+
+    LACKS = "lacks"
+    """The peer says it has not that piece."""
+    BUSY = "busy"
+    """The peer has too much to do."""
+    BROKEN = "broken"
+    """The connection failed, or the peer did not keep the rules."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockFailed:
+    """A block that was asked for will not come."""
+
+    peer: PeerId
+    block: BlockSpan
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class PieceVerified:
+    """A piece is whole, matches its hash and is on disk."""
+
+    piece: int
+
+
+@dataclass(frozen=True, slots=True)
+class PieceCorrupt:
+    """A piece is whole and does not match its hash."""
+
+    piece: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed; nothing else."""
+
+
+News = PeerJoined | PeerLeft | PeerHas | PeerGained | Suggested | BlockArrived | BlockFailed | PieceVerified | PieceCorrupt | Tick
+
+# -- wishes --------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Ask this peer for this block."""
+
+    peer: PeerId
+    block: BlockSpan
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Stop waiting for this block from this peer; it is too late, or came from elsewhere. No news about it is wanted any more."""
+
+    peer: PeerId
+    block: BlockSpan
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Have nothing more to do with this peer."""
+
+    peer: PeerId
+    why: str
+    corrupt: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Tell all peers of this swarm that we have this piece."""
+
+    piece: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Every piece is verified."""
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Nothing came for too long. `missing` are the pieces that no peer we know has; none: peers have them and do not give them."""
+
+    missing: tuple[int, ...]
+
+
+Wish = Fetch | Cancel | Drop | Tell | Finished | GiveUp

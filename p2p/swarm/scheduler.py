@@ -1,0 +1,351 @@
+"""All decisions of one download: one piece of news in, wishes out, and when to be woken next.
+
+The policy, in the order in which a peer with room in its window is given work:
+1. go on with a piece that this peer began, or that lost the peer that began it;
+2. a piece that this peer suggested (a seed knows what it has sent least);
+3. nothing yet, if this peer suggests and was not silent for long;
+4. the rarest piece that it has, chance deciding between equals;
+5. at the tail, when all that is left is under way: a block that another peer is slow to bring.
+
+Guarantees, which `tests/property` checks: no peer is asked for what it lacks; the download ends if the peers together hold all of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from random import Random
+
+from p2p.content.bitmap import Bitmap
+from p2p.content.geometry import Geometry
+from p2p.model import BlockSpan, PeerId
+from p2p.swarm.availability import Availability
+from p2p.swarm.events import (
+    BlockArrived,
+    BlockFailed,
+    Cancel,
+    Drop,
+    Failure,
+    Fetch,
+    Finished,
+    GiveUp,
+    News,
+    PeerGained,
+    PeerHas,
+    PeerJoined,
+    PeerLeft,
+    PieceCorrupt,
+    PieceVerified,
+    Suggested,
+    Tell,
+    Tick,
+    Wish,
+)
+from p2p.swarm.ledger import Ledger
+from p2p.swarm.picker import numbers, pick
+from p2p.swarm.sources import Policy, SourcePeer
+
+
+@dataclass(slots=True)
+class _Active:
+    """A piece that was begun: its blocks not yet asked for, how many have not come, and who sent some of it."""
+
+    todo: list[BlockSpan]
+    missing: set[BlockSpan]
+    owner: PeerId | None
+    senders: set[PeerId] = field(default_factory=set)
+
+
+class Scheduler:
+    """Decides for one content. `have` are the pieces already verified; it is kept up to date here, and belongs to the scheduler."""
+
+    def __init__(self, geometry: Geometry, have: Bitmap, rng: Random, now: float, policy: Policy | None = None) -> None:
+        self.have = have
+        self._geometry = geometry
+        self._rng = rng
+        self._policy = policy or Policy()
+        self._sources: dict[PeerId, SourcePeer] = {}
+        self._availability = Availability(geometry.pieces)
+        self._ledger = Ledger()
+        self._active: dict[int, _Active] = {}
+        self._unbegun = have.missing().bits
+        self._alone: set[int] = set()
+        """Pieces that came corrupt from several peers: to be fetched from one only, so that the next fault has a name."""
+        self._banned: set[PeerId] = set()
+        self._now = now
+        self._progress_at = now
+        self._wishes: list[Wish] = []
+        self._over = False
+
+    # -- the interface -------------------------------------------------------------------------------------------------------------
+
+    def handle(self, news: News, now: float) -> list[Wish]:
+        """Take one piece of news; return what is wished for, in order."""
+        self._now = now
+        self._apply(news, now)
+        if not self._over:
+            self._time_out(now)
+            self._ask_all(now)
+            self._conclude(now)
+        wishes, self._wishes = self._wishes, []
+        return wishes
+
+    def next_wakeup(self) -> float | None:
+        """When to send a `Tick` at the latest; None when there is nothing to wait for."""
+        if self._over:
+            return None
+        times = [self._progress_at + self._policy.patience]
+        overdue = self._ledger.earliest()
+        if overdue is not None:
+            times.append(overdue)
+        if not self._unbegun:
+            times += [entry.asked + self._policy.tail_patience for entry in self._ledger.entries()]
+        for source in self._sources.values():
+            times.append(source.paused_until)
+            if source.suggests and not self._ledger.count(source.peer):
+                times.append(source.suggested_at + self._policy.suggestion_patience)
+        return min(time for time in times if time > self._now)
+
+    @property
+    def sources(self) -> int:
+        """How many peers are asked for something now."""
+        return sum(1 for peer in self._sources if self._ledger.count(peer))
+
+    def banned(self, peer: PeerId) -> bool:
+        """Whether this peer was dropped for good."""
+        return peer in self._banned
+
+    def unobtainable(self) -> tuple[int, ...]:
+        """Pieces that we lack and no peer we know has."""
+        return numbers(self._availability.nobody(self.have.missing().bits))
+
+    # -- news ----------------------------------------------------------------------------------------------------------------------
+
+    def _apply(self, news: News, now: float) -> None:
+        match news:
+            case PeerJoined(peer):
+                if peer not in self._banned:
+                    self._sources.setdefault(peer, SourcePeer(peer, suggested_at=now))
+            case PeerLeft(peer):
+                self._forget(peer)
+            case PeerHas(peer, bits):
+                self._has(peer, bits)
+            case PeerGained(peer, pieces):
+                source = self._sources.get(peer)
+                if source is not None:
+                    self._has(peer, source.has | sum(1 << piece for piece in set(pieces)))
+            case Suggested(peer, pieces):
+                self._suggested(peer, pieces, now)
+            case BlockArrived(peer, block):
+                self._arrived(peer, block, now)
+            case BlockFailed(peer, block, failure):
+                self._failed(peer, block, failure, now)
+            case PieceVerified(piece):
+                self._verified(piece, now)
+            case PieceCorrupt(piece):
+                self._corrupt(piece)
+            case Tick():
+                pass
+
+    def _has(self, peer: PeerId, bits: int) -> None:
+        source = self._sources.get(peer)
+        if source is None:
+            return
+        self._availability.remove(source.has & ~bits)
+        self._availability.add(bits & ~source.has)
+        source.has = bits
+        for piece, active in self._active.items():
+            if active.owner == peer and not bits >> piece & 1:
+                self._disown(piece, active)
+
+    def _suggested(self, peer: PeerId, pieces: tuple[int, ...], now: float) -> None:
+        source = self._sources.get(peer)
+        if source is None:
+            return
+        source.suggests = True
+        source.suggested_at = now
+        for piece in pieces:
+            if piece not in self.have and source.has >> piece & 1:
+                source.suggested[piece] = None
+
+    def _arrived(self, peer: PeerId, block: BlockSpan, now: float) -> None:
+        entry = self._ledger.close(peer, block)
+        source = self._sources.get(peer)
+        if entry is not None and source is not None:
+            source.arrived(block.length, entry.asked, now)
+        active = self._active.get(block.piece)
+        if active is None or block not in active.missing:
+            return
+        active.missing.discard(block)
+        active.senders.add(peer)
+        if block in active.todo:
+            active.todo.remove(block)
+        for other in self._ledger.asked(block):
+            self._ledger.close(other, block)
+            self._wishes.append(Cancel(other, block))
+
+    def _failed(self, peer: PeerId, block: BlockSpan, failure: Failure, now: float) -> None:
+        if self._ledger.close(peer, block) is None:
+            return
+        self._give_back(block)
+        source = self._sources.get(peer)
+        if source is None:
+            return
+        if failure is Failure.LACKS:
+            self._has(peer, source.has & ~(1 << block.piece))
+        elif failure is Failure.BUSY:
+            source.paused_until = now + self._policy.busy_pause
+        else:
+            self._strike(source, now, "its answers are broken")
+
+    def _verified(self, piece: int, now: float) -> None:
+        self.have.add(piece)
+        self._active.pop(piece, None)
+        self._unbegun &= ~(1 << piece)
+        self._alone.discard(piece)
+        self._progress_at = now
+        for source in self._sources.values():
+            source.suggested.pop(piece, None)
+        self._wishes.append(Tell(piece))
+
+    def _corrupt(self, piece: int) -> None:
+        active = self._active.pop(piece, None)
+        self._unbegun |= 1 << piece
+        if active is None:
+            return
+        self._alone.add(piece)
+        for peer in active.senders:
+            source = self._sources.get(peer)
+            if source is None:
+                continue
+            source.corrupt += 1
+            if len(active.senders) == 1 or source.corrupt >= self._policy.strikes:
+                self._drop(peer, f"piece {piece} from it does not match its hash", corrupt=True)
+
+    # -- peers that fail -----------------------------------------------------------------------------------------------------------
+
+    def _time_out(self, now: float) -> None:
+        for entry in self._ledger.overdue(now):
+            if self._ledger.close(entry.peer, entry.block) is None:
+                continue
+            self._give_back(entry.block)
+            self._wishes.append(Cancel(entry.peer, entry.block))
+            source = self._sources.get(entry.peer)
+            if source is not None:
+                self._strike(source, now, "it stalls")
+
+    def _strike(self, source: SourcePeer, now: float, why: str) -> None:
+        source.failures += 1
+        source.paused_until = now + self._policy.busy_pause * source.failures
+        if source.failures >= self._policy.strikes:
+            self._drop(source.peer, why, corrupt=False)
+
+    def _drop(self, peer: PeerId, why: str, *, corrupt: bool) -> None:
+        if corrupt:
+            self._banned.add(peer)
+        self._forget(peer)
+        self._wishes.append(Drop(peer, why, corrupt))
+
+    def _forget(self, peer: PeerId) -> None:
+        source = self._sources.pop(peer, None)
+        if source is None:
+            return
+        self._availability.remove(source.has)
+        for entry in self._ledger.of(peer):
+            self._ledger.close(peer, entry.block)
+            self._give_back(entry.block)
+        for piece, active in self._active.items():
+            if active.owner == peer:
+                self._disown(piece, active)
+
+    def _give_back(self, block: BlockSpan) -> None:
+        active = self._active.get(block.piece)
+        if active is None or block not in active.missing or self._ledger.asked(block) or block in active.todo:
+            return
+        active.todo.append(block)
+        active.todo.sort()
+        self._disown(block.piece, active)
+
+    def _disown(self, piece: int, active: _Active) -> None:
+        """Let any peer go on with a piece; to fetch it from one peer only comes second to fetching it at all."""
+        active.owner = None
+        self._alone.discard(piece)
+
+    # -- asking --------------------------------------------------------------------------------------------------------------------
+
+    def _ask_all(self, now: float) -> None:
+        for source in sorted(self._sources.values(), key=lambda source: self._ledger.count(source.peer)):
+            if source.paused_until > now:
+                continue
+            room = min(
+                source.window(self._policy, self._geometry.block_length) - self._ledger.count(source.peer),
+                self._policy.in_flight(self._geometry.block_length) - len(self._ledger),
+            )
+            while room > 0:
+                block = self._choose(source, now)
+                if block is None:
+                    break
+                self._ledger.open(source.peer, block, now, now + self._policy.block_timeout)
+                self._wishes.append(Fetch(source.peer, block))
+                room -= 1
+
+    def _choose(self, source: SourcePeer, now: float) -> BlockSpan | None:
+        block = self._go_on(source)
+        if block is not None:
+            return block
+        piece = self._suggestion(source)
+        if piece is None:
+            if self._waits_for_suggestion(source, now):
+                return None
+            piece = pick(self._unbegun & source.has, self._availability, self._geometry.pieces, self._rng)
+        if piece is not None:
+            return self._begin(piece, source)
+        return self._at_the_tail(source, now)
+
+    def _go_on(self, source: SourcePeer) -> BlockSpan | None:
+        for piece, active in self._active.items():
+            if active.todo and active.owner in (None, source.peer) and source.has >> piece & 1:
+                active.owner = source.peer
+                return active.todo.pop(0)
+        return None
+
+    def _suggestion(self, source: SourcePeer) -> int | None:
+        while source.suggested:
+            piece = next(iter(source.suggested))
+            del source.suggested[piece]
+            if self._unbegun & source.has & (1 << piece):
+                return piece
+        return None
+
+    def _waits_for_suggestion(self, source: SourcePeer, now: float) -> bool:
+        if not source.suggests:
+            return False
+        return self._ledger.count(source.peer) > 0 or now < source.suggested_at + self._policy.suggestion_patience
+
+    def _begin(self, piece: int, source: SourcePeer) -> BlockSpan:
+        first, *rest = self._geometry.blocks(piece)
+        self._unbegun &= ~(1 << piece)
+        self._active[piece] = _Active(rest, {first, *rest}, source.peer)
+        return first
+
+    def _at_the_tail(self, source: SourcePeer, now: float) -> BlockSpan | None:
+        """A block that another peer is slow to bring, when every piece was begun. Sooner would send bytes twice for nothing."""
+        if self._unbegun or self._ledger.count(source.peer) >= self._policy.window_least:
+            return None
+        for entry in self._ledger.entries():
+            block = entry.block
+            if entry.asked + self._policy.tail_patience > now or block.piece in self._alone or not source.has >> block.piece & 1:
+                continue
+            asked = self._ledger.asked(block)
+            if source.peer not in asked and len(asked) < self._policy.duplicates:
+                return block
+        return None
+
+    # -- the end -------------------------------------------------------------------------------------------------------------------
+
+    def _conclude(self, now: float) -> None:
+        if self.have.full:
+            self._over = True
+            self._wishes.append(Finished())
+        elif now >= self._progress_at + self._policy.patience:
+            self._over = True
+            self._wishes.append(GiveUp(self.unobtainable()))

@@ -1,0 +1,68 @@
+"""What a download knows of one peer it fetches from: its pieces, how fast it is, how well it behaved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from p2p.model import MIB, PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The numbers a scheduler decides with; times in seconds."""
+
+    window_least: int = 2
+    """Blocks asked of one peer at once: one coming, one to follow, so that its link never waits for our next request."""
+    window_most: int = 16
+    window_time: float = 0.05
+    """A fast peer is asked for as much ahead as it sends in this time."""
+    block_timeout: float = 20.0
+    """A block that has not come by then is asked elsewhere (libtorrent waits 20 s for a piece)."""
+    suggestion_patience: float = 0.3
+    """A peer that suggests is asked for nothing of our own choice until it was silent for this long."""
+    busy_pause: float = 0.5
+    """A peer that said "busy" is left alone for this long."""
+    strikes: int = 3
+    """A peer is dropped after so many timeouts or broken answers in a row, or corrupt pieces it took part in."""
+    tail_patience: float = 1.0
+    """At the tail, a block that is not here after this time is asked of a second peer too."""
+    duplicates: int = 2
+    """At the tail, one block is asked of at most so many peers at once."""
+    patience: float = 60.0
+    """The download gives up when nothing was verified for this long."""
+    memory: int = 24 * MIB
+    """Bytes that may be under way from all peers together; what bounds a peer's memory."""
+
+    def in_flight(self, block_length: int) -> int:
+        """How many blocks may be under way from all peers together."""
+        return min(self.memory // block_length, 256)
+
+
+@dataclass(slots=True)
+class SourcePeer:
+    """One peer as a source."""
+
+    peer: PeerId
+    has: int = 0
+    suggested: dict[int, None] = field(default_factory=dict)
+    suggests: bool = False
+    suggested_at: float = 0.0
+    paused_until: float = 0.0
+    rate: float = 0.0
+    """Bytes a second, smoothed over the last blocks."""
+    last_arrival: float = 0.0
+    failures: int = 0
+    corrupt: int = 0
+
+    def arrived(self, length: int, asked: float, now: float) -> None:
+        """Learn from a block of `length` bytes that came: blocks overlap, so its time runs from the block before it."""
+        took = max(now - max(asked, self.last_arrival), 1e-6)
+        self.last_arrival = now
+        sample = length / took
+        self.rate = sample if not self.rate else 0.8 * self.rate + 0.2 * sample
+        self.failures = 0
+
+    def window(self, policy: Policy, block_length: int) -> int:
+        """How many blocks may be under way at this peer."""
+        ahead = policy.window_least + int(self.rate * policy.window_time) // block_length
+        return 1 if self.failures else min(ahead, policy.window_most)
