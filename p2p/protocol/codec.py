@@ -14,8 +14,8 @@ from p2p.strictjson import loads
 
 SEQ: Final = Int(0, 2**53 - 1)
 MESSAGE_TEXT: Final = Text(1024)
-MAX_ERROR_TEXT: Final = 500
-"""Most characters of an error's message that go on the wire; keeps an error line under 1 KiB."""
+MAX_ERROR_TEXT: Final = 900
+"""Most bytes that an error's message takes on the wire, quotes and escapes included; keeps an error line under 1 KiB."""
 
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 
@@ -37,16 +37,21 @@ class Heard:
 
 
 def decode_line(line: bytes) -> Heard:
-    """Read one line. Raises a fatal `ProtocolError("bad_json")` when it is no JSON object, `bad_field` when `seq` or `body` is wrong."""
+    """Read one line. Raises `ProtocolError`: a fatal `bad_json` when it is no JSON object, `bad_field` for `seq`, a fatal `bad_body`."""
     data = loads(line)
     if not isinstance(data, dict):
         raise ProtocolError("bad_json", "a line must be one JSON object", fatal=True)
     seq = data.get("seq")
-    if seq is not None or "seq" in data:
-        SEQ.check(seq, "seq")
+    try:
+        if seq is not None or "seq" in data:
+            SEQ.check(seq, "seq")
+    except ProtocolError as error:
+        # A body that was refused would be read as lines, and an answer to a wrong answer could go on for ever.
+        error.fatal = "op" not in data or "body" in data
+        raise
     body = data.get("body", 0)
     if type(body) is not int or body < 0:
-        raise ProtocolError("bad_body", "body: must be a whole number of bytes", fatal=True, seq=seq)
+        raise ProtocolError("bad_body", "body: must be a whole number of bytes", fatal=True, seq=seq if "op" in data else None)
     return Heard(data, seq, body)
 
 
@@ -116,6 +121,8 @@ def encode_error(error: Exception, seq: int | None = None) -> bytes:
     if isinstance(error, (ProtocolError, Refused)):
         code, text = error.code, str(error)
     text = "".join(c if c.isprintable() else "?" for c in text[:MAX_ERROR_TEXT])
+    while len(_encode(text).encode()) > MAX_ERROR_TEXT:
+        text = text[: len(text) * 7 // 8]
     return _line({"ok": False, "error": code, "message": text}, seq)
 
 

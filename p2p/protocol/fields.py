@@ -127,9 +127,12 @@ class Base64:
         if len(value) > (self.high + 2) // 3 * 4:
             raise bad(where, f"must be at most {self.high} bytes of base64")
         try:
-            return base64.b64decode(value, validate=True)
+            found = base64.b64decode(value, validate=True)
         except binascii.Error:
             raise bad(where, "must be base64") from None
+        if len(found) > self.high:
+            raise bad(where, f"must be at most {self.high} bytes of base64")
+        return found
 
     def plain(self, value: Any) -> object:
         return base64.b64encode(value).decode("ascii")

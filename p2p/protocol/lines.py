@@ -1,7 +1,8 @@
 """Bytes to whole lines, bounded; what follows a line can be handed over untouched.
 
-Goals: no copy a line beyond the slice itself, no second scan of bytes already seen, and never more held than one limit plus what the
-last read brought. A body is not made of lines: `take` hands over what came with the line before it.
+Goals: no copy a line beyond the slice itself, no second scan of bytes already seen, never more held than one limit plus what the last
+read brought, and while idle no more than the line that has begun. A body is not made of lines: `take` hands over what came with the
+line before it.
 """
 
 from __future__ import annotations
@@ -41,9 +42,10 @@ class LineBuffer:
         """Take one line without its newline, or None when it has not all come. Raises a fatal `ProtocolError("line_too_long")`."""
         end = self._data.find(b"\n", self._scanned)
         if end < 0:
-            self._scanned = len(self._data)
             if len(self) >= self._limit:
                 raise self._too_long()
+            self._let_go()
+            self._scanned = len(self._data)
             return None
         if end - self._start >= self._limit:
             raise self._too_long()
@@ -56,7 +58,15 @@ class LineBuffer:
         part = self._data[self._start : self._start + most]
         self._start += len(part)
         self._scanned = self._start
+        if self._start == len(self._data):
+            self._let_go()
         return part
+
+    def _let_go(self) -> None:
+        """Keep only what was not taken: thousands of idle connections must not hold what they once sent."""
+        if self._start:
+            self._data = self._data[self._start :]
+            self._start = self._scanned = 0
 
     def _too_long(self) -> ProtocolError:
         return ProtocolError("line_too_long", f"a line is longer than {self._limit} bytes", fatal=True)

@@ -79,9 +79,9 @@ class Hello(Request):
 
     version: int = wire(Int(1, 2**31), about="version of the protocol the asker speaks")
     session: str | None = wire(SESSION, None, about="to a tracker: a session from `login` to go on with")
-    peer: PeerId | None = wire(PEER_ID, None, about="to a peer: who the asker is; makes the connection a link")
+    peer: PeerId | None = wire(PEER_ID, None, about="to a peer: who the asker is")
     name: str | None = wire(SHORT_NAME, None, about="to a peer: what people call the asker")
-    listen: dict[str, int] | None = wire(LISTEN, None, about="to a peer: where the asker itself serves, port of each transport")
+    listen: dict[str, int] | None = wire(LISTEN, None, about="to a peer: where the asker itself serves, port of each transport; makes the connection a link")
 
 
 # {"ok":true,"seq":2}

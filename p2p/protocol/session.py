@@ -136,14 +136,19 @@ class Session:
         """Whether nothing more will be read from this conversation."""
         return self.state is State.CLOSED
 
+    @property
+    def partial(self) -> bool:
+        """Whether bytes of a line are here whose end has not come."""
+        return self.state is not State.BODY and len(self._lines) > 0
+
     # -- in ------------------------------------------------------------------------------------------------------------------------
 
     def receive_data(self, data: bytes) -> None:
         """Take what came from the socket; `b""` says that the other side has ended its direction."""
-        if data:
-            self._lines.feed(data)
-        else:
+        if not data:
             self._eof = True
+        elif self.state is not State.CLOSED:
+            self._lines.feed(data)
 
     def next_event(self) -> Event | None:
         """Return what happened next, or None when more bytes are needed (or a body is being read, or all is over)."""
@@ -211,9 +216,16 @@ class Session:
 
     def _hear(self, heard: Heard) -> Event:
         if heard.is_request:
-            self._step(Step.HELLO if heard.data["op"] == Hello.OP else Step.LINE)
+            self._step(Step.HELLO if heard.data["op"] == Hello.OP else Step.LINE, heard.seq)
             return Asked(decode_request(heard, self._ops), heard.seq)
         self._step(Step.LINE)
+        try:
+            return self._hear_answer(heard)
+        except ProtocolError as error:
+            # Without a seq, since the other side counts its own questions and may wait for an answer with the same number.
+            raise ProtocolError(error.code, str(error), fatal=True) from None
+
+    def _hear_answer(self, heard: Heard) -> Answered:
         asked = self._pending.pop(heard.seq, None) if heard.seq is not None else None
         if asked is None:
             if heard.seq is None and heard.data.get("ok") is False:
@@ -225,10 +237,11 @@ class Session:
             self._step(Step.BODY_BEGINS)
         return Answered(answer, heard.seq, heard.body)
 
-    def _step(self, step: Step) -> None:
+    def _step(self, step: Step, seq: int | None = None) -> None:
         state = TRANSITIONS.get((self.state, step))
         if state is None:
-            raise ProtocolError("bad_field", f"op: {step.value} may not come here; it is the first line or is left out", fatal=True)
+            why = f"op: {step.value} may not come here; it is the first line or is left out"
+            raise ProtocolError("bad_field", why, fatal=True, seq=seq)
         self.state = state
 
     def _end(self, *, clean: bool) -> Ended:

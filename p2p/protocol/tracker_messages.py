@@ -115,7 +115,7 @@ class Logout(Request):
     ANSWER: ClassVar[type[Answer] | None] = LogoutAnswer
 
 
-# {"ok":true,"ttl":30,"seq":4}
+# {"ok":true,"ttl":30,"known":1,"seq":4}
 @dataclass(frozen=True, slots=True)
 class AnnounceAnswer(Answer):
     """Noted."""
@@ -151,13 +151,13 @@ class WithdrawAnswer(Answer):
 # {"op":"withdraw","peer":"5f…","ids":["ab…"],"seq":5}
 @dataclass(frozen=True, slots=True)
 class Withdraw(Request):
-    """Takes contents of a peer out of the directory."""
+    """Takes contents of a peer, or the peer itself, out of the directory."""
 
     OP: ClassVar[str] = "withdraw"
     ANSWER: ClassVar[type[Answer] | None] = WithdrawAnswer
 
     peer: PeerId = wire(PEER_ID, about="whose contents")
-    ids: tuple[ContentId, ...] = wire(ListOf(CONTENT_ID, IDS_PER_WITHDRAW), about="which contents")
+    ids: tuple[ContentId, ...] = wire(ListOf(CONTENT_ID, IDS_PER_WITHDRAW), (), about="which contents; none: the peer itself leaves, with all")
 
 
 # {"ok":true,"content":{"id":"ab…","name":"lab.img","size":7,"seeds":1,"peers":1},"sources":[{…}],"seq":6}

@@ -95,11 +95,18 @@ class PieceCorrupt:
 
 
 @dataclass(frozen=True, slots=True)
+class Listed:
+    """The tracker named so many other peers that may be asked; None: the tracker itself is out of reach."""
+
+    peers: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed; nothing else."""
 
 
-News = PeerJoined | PeerLeft | PeerHas | PeerGained | Suggested | BlockArrived | BlockFailed | PieceVerified | PieceCorrupt | Tick
+News = PeerJoined | PeerLeft | PeerHas | PeerGained | Suggested | BlockArrived | BlockFailed | PieceVerified | PieceCorrupt | Listed | Tick
 
 # -- wishes --------------------------------------------------------------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ from p2p.swarm.events import (
     Fetch,
     Finished,
     GiveUp,
+    Listed,
     News,
     PeerGained,
     PeerHas,
@@ -75,6 +76,7 @@ class Scheduler:
         self._progress_at = now
         self._wishes: list[Wish] = []
         self._over = False
+        self._listed: int | None = None
 
     # -- the interface -------------------------------------------------------------------------------------------------------------
 
@@ -93,7 +95,7 @@ class Scheduler:
         """When to send a `Tick` at the latest; None when there is nothing to wait for."""
         if self._over:
             return None
-        times = [self._progress_at + self._policy.patience]
+        times = [self._progress_at + self._patience()]
         overdue = self._ledger.earliest()
         if overdue is not None:
             times.append(overdue)
@@ -143,6 +145,8 @@ class Scheduler:
                 self._verified(piece, now)
             case PieceCorrupt(piece):
                 self._corrupt(piece)
+            case Listed(peers):
+                self._listed = peers
             case Tick():
                 pass
 
@@ -234,6 +238,8 @@ class Scheduler:
                 self._strike(source, now, "it stalls")
 
     def _strike(self, source: SourcePeer, now: float, why: str) -> None:
+        if now < source.paused_until:
+            return  # what breaks a connection breaks all that is under way on it: one fault, one strike
         source.failures += 1
         source.paused_until = now + self._policy.busy_pause * source.failures
         if source.failures >= self._policy.strikes:
@@ -342,10 +348,15 @@ class Scheduler:
 
     # -- the end -------------------------------------------------------------------------------------------------------------------
 
+    def _patience(self) -> float:
+        if self._sources:
+            return self._policy.patience
+        return self._policy.patience_alone if self._listed == 0 else self._policy.patience_offline
+
     def _conclude(self, now: float) -> None:
         if self.have.full:
             self._over = True
             self._wishes.append(Finished())
-        elif now >= self._progress_at + self._policy.patience:
+        elif now >= self._progress_at + self._patience():
             self._over = True
             self._wishes.append(GiveUp(self.unobtainable()))

@@ -29,7 +29,11 @@ class Policy:
     duplicates: int = 2
     """At the tail, one block is asked of at most so many peers at once."""
     patience: float = 60.0
-    """The download gives up when nothing was verified for this long."""
+    """The download gives up when peers are here and nothing was verified for this long."""
+    patience_alone: float = 10.0
+    """The same when no peer is here and the tracker knows of none."""
+    patience_offline: float = 900.0
+    """The same when no peer is here, and there may be some behind a network that is down."""
     memory: int = 24 * MIB
     """Bytes that may be under way from all peers together; what bounds a peer's memory."""
 

@@ -1,0 +1,272 @@
+"""How every command runs: parse, configure, work until done or told to stop, and end with one line and the right exit code."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar
+
+from p2p import __version__
+from p2p.config import Config, Machine, truth
+from p2p.errors import EnjambreError, UsageError
+
+# What only a running command needs is imported when one runs: `--help` shall come at once.
+if TYPE_CHECKING:
+    from signal import Signals
+
+    from p2p.cli.console import Console
+
+C = TypeVar("C", bound=Config)
+Trace = Callable[[str, str, bytes], None]
+"""Told of each control line: `sent` or `received`, the other side's address, and the line."""
+
+STOP_TIME: Final = 1.9
+"""Seconds that a clean stop may take; then the process ends all the same."""
+TICK: Final = 0.2
+
+
+class Parser(ArgumentParser):
+    """An argument parser that raises `UsageError` where the standard one prints its usage and exits."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, "formatter_class": RawDescriptionHelpFormatter, **options})
+
+    def error(self, message: str) -> NoReturn:
+        """Raise `UsageError` that also says where to read on."""
+        raise UsageError(f"{message}; see '{self.prog} --help'")
+
+
+def add_version(parser: ArgumentParser) -> None:
+    """Add `--version`."""
+    parser.add_argument("--version", action="version", version=f"enjambre {__version__}")
+
+
+@dataclass(frozen=True, slots=True)
+class Job(Generic[C]):
+    """What a command is given: its words, its configuration, where to print, and whom to tell of control lines."""
+
+    words: Namespace
+    config: C
+    console: Console
+    trace: Trace | None
+
+
+@dataclass(frozen=True, slots=True)
+class Program(Generic[C]):
+    """One of the programs: its name, its parser, its configuration, and the work, which returns an exit code."""
+
+    name: str
+    parser: Callable[[], ArgumentParser]
+    config: type[C]
+    work: Callable[[Job[C]], Awaitable[int]]
+
+
+def run(program: Program[C], argv: Sequence[str] | None = None) -> int:
+    """Run a program with `argv` (default: this process's arguments) and return its exit code; no exception leaves."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    try:
+        words = program.parser().parse_args(given)
+    except UsageError as error:
+        return _refuse(program.name, given, error)
+    except SystemExit as error:  # --help and --version have printed
+        return _flushed(error.code if isinstance(error.code, int) else 0)
+    except KeyboardInterrupt:
+        return 130
+    import os
+    import time
+
+    from p2p.cli.console import Console
+
+    try:
+        config = program.config.read(vars(words), os.environ, _machine(), getattr(words, "command", ""))
+    except UsageError as error:
+        return _refuse(program.name, given, error)
+    console = Console(
+        program.name,
+        json=config.json,
+        quiet=config.quiet or getattr(config, "trace", "") == "-",
+        verbose=config.verbose,
+        environ=os.environ,
+        clock=time.monotonic,
+    )
+    try:
+        return _run_work(program, words, config, console)
+    except KeyboardInterrupt:
+        return 130
+    except EnjambreError as error:
+        console.end_progress()
+        console.error(error)
+        return error.exit_code
+    except Exception as error:  # noqa: BLE001  the user shall never see a traceback unasked
+        return _internal(console, error)
+
+
+def _run_work(program: Program[C], words: Namespace, config: C, console: Console) -> int:
+    import asyncio
+    import logging
+
+    from p2p.cli.console import ConsoleLog
+
+    root, handler = logging.getLogger(), ConsoleLog(console)
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(handler.level)
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    try:
+        with _TraceFile(getattr(config, "trace", ""), console) as trace, asyncio.Runner() as runner:
+            return runner.run(_supervised(lambda: program.work(Job(words, config, console, trace)), console))
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(level)
+
+
+async def _supervised(work: Callable[[], Awaitable[int]], console: Console) -> int:
+    """Do the work until it is done, a signal comes, or nobody reads its output; returns the exit code."""
+    import asyncio
+    import os
+    from threading import Timer
+
+    from p2p.cli.entry import stop_at_once_on_signals
+    from p2p.system import install_stop_signals
+
+    task = asyncio.ensure_future(work())
+    stopped: list[int] = []
+
+    def stop(number: Signals) -> None:
+        if stopped:
+            os._exit(128 + number)
+        stopped.append(128 + number)
+        watchdog = Timer(STOP_TIME, os._exit, (128 + number,))
+        watchdog.daemon = True
+        watchdog.start()
+        console.end_progress()
+        console.event({"event": "stopped", "signal": number.name})
+        task.cancel()
+
+    async def tick() -> None:
+        while True:
+            await asyncio.sleep(TICK)
+            console.tick()
+
+    console.on_broken = lambda: asyncio.get_running_loop().call_soon(task.cancel) and None
+    ticker = asyncio.create_task(tick())
+    uninstall = install_stop_signals(asyncio.get_running_loop(), stop)
+    try:
+        code = await task
+    except asyncio.CancelledError:
+        if not stopped and console.broken is None:
+            raise
+        code = _unread(console)
+    except Exception:
+        # What goes wrong while stopping no longer matters to the user.
+        if not stopped:
+            raise
+        code = stopped[0]
+    finally:
+        ticker.cancel()
+        uninstall()
+        if stopped:
+            stop_at_once_on_signals()
+        console.end_progress()
+    return stopped[0] if stopped else code
+
+
+def _unread(console: Console) -> int:
+    """The exit code when standard output cannot be written: quiet when its reader left, an error when it could not be kept."""
+    from p2p.system import disk_error
+
+    error = console.broken
+    if error is None or isinstance(error, BrokenPipeError) or error.errno in (22, 32):  # Windows says EINVAL of a pipe without a reader
+        return 1
+    raise disk_error(error, "write", "standard output") from error
+
+
+def _internal(console: Console, error: Exception) -> int:
+    import traceback
+
+    from p2p.content.names import printable
+
+    console.end_progress()
+    console.failed("internal", f"internal error: {type(error).__name__}: {error} (run with -v for the traceback)")
+    if console.verbose:
+        for part in traceback.format_exception(error):
+            for line in part.rstrip().split("\n"):
+                console.complain(printable(line))
+    return 1
+
+
+def _refuse(name: str, given: Sequence[str], error: UsageError) -> int:
+    import os
+    import time
+
+    from p2p.cli.console import Console
+
+    try:
+        json = "--json" in given or truth(os.environ.get("P2P_JSON", ""), "P2P_JSON")
+    except UsageError:
+        json = False
+    Console(name, json=json, quiet=True, environ=os.environ, clock=time.monotonic).error(error)
+    return error.exit_code
+
+
+def _flushed(code: int) -> int:
+    import os
+
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code
+
+
+def _machine() -> Machine:
+    import random
+    import socket
+    from pathlib import Path
+
+    try:
+        home: Path | None = Path.home()
+    except RuntimeError:
+        home = None
+    return Machine(sys.platform, home, socket.gethostname(), random.Random())
+
+
+class _TraceFile:
+    """The trace that was asked for, as a function to tell of control lines; none when none was asked for."""
+
+    def __init__(self, where: str, console: Console) -> None:
+        self._where = where
+        self._console = console
+        self._close: Callable[[], None] = lambda: None
+
+    def __enter__(self) -> Trace | None:
+        import time
+
+        from p2p.system import disk_error
+        from p2p.trace import Trace as Writer
+
+        if not self._where:
+            return None
+        if self._where == "-":
+            return Writer(lambda line: self._console.complain(line.rstrip("\n")), time.time).message
+        try:
+            file = open(self._where, "a", encoding="ascii", buffering=1)  # noqa: SIM115  closed by __exit__
+        except OSError as error:
+            raise disk_error(error, "write", self._where) from error
+        writer = Writer(file.write, time.time)
+
+        def close() -> None:
+            try:
+                file.close()
+            except OSError as error:
+                writer.failed = writer.failed or error
+            if writer.failed is not None:
+                self._console.warning(f"the trace is cut short: {disk_error(writer.failed, 'write', self._where)}")
+
+        self._close = close
+        return writer.message
+
+    def __exit__(self, *_: object) -> None:
+        self._close()

@@ -1,0 +1,25 @@
+"""Where the scripts in `bin/` begin: makes an early Ctrl-C or SIGTERM end quietly, then runs the command."""
+
+from __future__ import annotations
+
+import os
+import signal
+from importlib import import_module
+
+
+def leave_at_once(number: int, _frame: object) -> None:
+    """End this process now, with the code of a stop by signal `number`."""
+    os._exit(128 + number)
+
+
+def stop_at_once_on_signals() -> None:
+    """Until a command has its own way to stop, and after it has stopped, there is nothing to save: leave without a traceback."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, leave_at_once)
+
+
+def start(command: str) -> int:
+    """Run `tracker`, `peer` or `demo` with this process's arguments; returns the exit code."""
+    stop_at_once_on_signals()
+    code: int = import_module(f"p2p.cli.{command}").main()
+    return code

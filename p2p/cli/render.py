@@ -1,0 +1,116 @@
+"""Text for people: sizes, rates, times, tables and the progress line. Takes values, gives strings without any escape sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+from unicodedata import combining, east_asian_width
+
+from p2p.content.names import printable
+from p2p.peer.reports import Progress
+
+_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def size_text(count: float) -> str:
+    """Bytes, as `512 B`, `1.5 KiB`, `64.0 MiB`."""
+    value = float(count)
+    for unit in _UNITS[:-1]:
+        # What would be written as 1024.0 of one unit is 1.0 of the next.
+        if value < 1023.95 or (unit == "B" and value < 1024):
+            return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} {_UNITS[-1]}"
+
+
+def rate_text(rate: float) -> str:
+    """Bytes a second, as `64.0 MiB/s`."""
+    return f"{size_text(rate)}/s"
+
+
+def time_text(seconds: float) -> str:
+    """Seconds, as `0.8 s`, `42 s`, `3:05`, `2:03:04`."""
+    if seconds < 9.95:
+        return f"{max(seconds, 0.0):.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def count_text(count: int, one: str, many: str = "") -> str:
+    """`1 peer`, `2 peers`."""
+    return f"{count} {one}" if count == 1 else f"{count} {many or one + 's'}"
+
+
+def width(text: str) -> int:
+    """Columns that `text` takes on a terminal."""
+    if text.isascii():
+        return len(text)
+    return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def cut(text: str, columns: int) -> str:
+    """As much of `text` as fits into `columns`; what was cut shows as `...`."""
+    if width(text) <= columns:
+        return text
+    room = columns - 3
+    kept = []
+    for char in text:
+        room -= width(char)
+        if room < 0:
+            break
+        kept.append(char)
+    return ("".join(kept) + "...")[: max(columns, 0)]
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[str]], right: str = "") -> list[str]:
+    """Lines of a table. `right` has an `r` for each column that is set to the right. Cells are made printable; the last column is not padded."""
+    cells = [list(headers), *([printable(cell) for cell in row] for row in rows)]
+    widths = [max(width(row[column]) for row in cells) for column in range(len(headers))]
+    lines = []
+    for row in cells:
+        parts = []
+        for column, cell in enumerate(row):
+            gap = " " * (widths[column] - width(cell))
+            parts.append(gap + cell if right[column : column + 1] == "r" else cell + gap)
+        lines.append("  ".join(parts).rstrip())
+    return lines
+
+
+def percent(part: float, whole: float) -> int:
+    """Whole percent, rounded down, so that 100 means all of it; nothing of nothing is all."""
+    return 100 if part >= whole else int(part * 100 / whole)
+
+
+def bar(part: float, whole: float, columns: int) -> str:
+    """A bar of `columns` characters between brackets."""
+    done = columns * percent(part, whole) // 100
+    return "[" + "#" * done + "." * (columns - done) + "]"
+
+
+def progress_text(progress: Progress, elapsed: float, columns: int) -> str:
+    """The progress line: the phase, and what is known: percent, amount, rate, time left, peers. `elapsed` seconds are those of this phase."""
+    parts = [f"{progress.phase:<11}"]
+    if progress.size > 0:
+        parts.append(f"{percent(progress.bytes, progress.size):>3}%")
+        if columns >= 100:
+            parts.append(bar(progress.bytes, progress.size, 20))
+        parts.append(f"{size_text(progress.bytes)} of {size_text(progress.size)}")
+    if progress.rate > 0:
+        parts.append(rate_text(progress.rate))
+        if progress.size > progress.bytes:
+            parts.append(f"{time_text((progress.size - progress.bytes) / progress.rate)} left")
+    elif progress.size <= 0 or progress.bytes < progress.size:
+        parts.append(time_text(elapsed))
+    if progress.phase in ("downloading", "waiting"):
+        parts.append(f"from {count_text(progress.peers, 'peer')}")
+    return cut("  ".join(parts), columns)
+
+
+def amount_from(sources: Mapping[str, int], columns: int = 60) -> str:
+    """Who gave how much, most first: `origin 40.0 MiB, lab-2 24.0 MiB`."""
+    named = sorted(sources.items(), key=lambda item: (-item[1], item[0]))
+    return cut(", ".join(f"{printable(name)} {size_text(count)}" for name, count in named), columns)

@@ -1,0 +1,77 @@
+"""`bin/tracker`: opens the store, puts the service on it and the server on that, prints where it listens, stops them in reverse."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from collections.abc import Sequence
+
+from p2p.cli.common import Job, Parser, Program, add_version, run
+from p2p.config import TrackerConfig
+
+EXAMPLES = """\
+examples:
+  bin/tracker                          serve everybody on port 6969; the directory is kept in the state folder
+  bin/tracker --store memory --port 0  forget everything at the end; print the port that was free
+  bin/tracker --json --trace -         for programs; every message on standard error
+
+Talk to it by hand: printf '{"op":"stats"}\\n' | nc 127.0.0.1 6969
+Exit codes: 0 done, 1 failed, 2 wrong command line, 7 disk; 130 and 143 stopped by Ctrl-C and by SIGTERM.
+"""
+
+
+def build_parser() -> ArgumentParser:
+    """The command line of the tracker."""
+    parser = Parser(
+        prog="tracker", description="Knows which peers exist and who has what. No shared byte passes through it.", epilog=EXAMPLES
+    )
+    add_version(parser)
+    TrackerConfig.add_options(parser)
+    return parser
+
+
+async def serve(job: Job[TrackerConfig]) -> int:
+    """Run a tracker until it is stopped. Raises `UsageError` for a bad address or store, `DiskError` when the store cannot be used."""
+    import asyncio
+    import secrets
+    from random import Random
+
+    from p2p.tracker.server import ServerConfig, TrackerServer
+    from p2p.tracker.service import TrackerService
+    from p2p.tracker.store import open_store
+
+    config, console = job.config, job.console
+    now = asyncio.get_running_loop().time()
+    store = open_store(config.store, now)
+    try:
+        service = TrackerService(
+            store,
+            Random(secrets.randbits(128)),
+            lambda: secrets.token_hex(16),
+            ttl=config.ttl,
+            trust_advertised=config.trust_advertised,
+            started=now,
+        )
+        server = TrackerServer(service, ServerConfig(host=config.host, port=config.port), job.trace)
+        try:
+            addresses = await server.start()
+            console.event(
+                {
+                    "event": "listening",
+                    "host": addresses[0].host,
+                    "port": addresses[0].port,
+                    "addresses": [str(address) for address in addresses],
+                    "store": config.store,
+                }
+            )
+            console.text(f"tracker listens on {', '.join(map(str, addresses))}, store {config.store}")
+            await asyncio.Event().wait()
+        finally:
+            await server.stop()
+    finally:
+        store.close()
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tracker with `argv`; returns the exit code."""
+    return run(Program("tracker", build_parser, TrackerConfig, serve), argv)

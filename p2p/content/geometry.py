@@ -1,0 +1,114 @@
+"""Arithmetic between bytes, blocks, pieces and files of one content; nothing here touches a byte."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from p2p.errors import Refused
+from p2p.model import KIB, MAX_BLOCK, MIB, BlockSpan, FileEntry
+
+MIN_PIECE_LENGTH: Final = 64 * KIB
+MAX_PIECE_LENGTH: Final = 16 * MIB
+"""Piece lengths in bytes; a piece length is a power of two between these, both allowed."""
+
+_MOST_PIECES: Final = 1448
+"""Doubling the piece length above this count keeps contents between 724 and 1,448 pieces: about 1,000, measured in factors."""
+
+
+def choose_piece_length(size: int) -> int:
+    """Piece length in bytes for a content of `size` bytes: a power of two that gives about 1,000 pieces, within the two bounds."""
+    length = MIN_PIECE_LENGTH
+    while length < MAX_PIECE_LENGTH and size > _MOST_PIECES * length:
+        length *= 2
+    return length
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """How `size` bytes are cut: into pieces of `piece_length` bytes (the last may be shorter), and these into blocks."""
+
+    size: int
+    piece_length: int
+
+    @property
+    def pieces(self) -> int:
+        """Number of pieces; 0 for an empty content."""
+        return -(-self.size // self.piece_length)
+
+    @property
+    def block_length(self) -> int:
+        """Bytes of a full block."""
+        return min(self.piece_length, MAX_BLOCK)
+
+    def piece_size(self, piece: int) -> int:
+        """Bytes of piece number `piece`. Raises `IndexError` where there is no such piece."""
+        if not 0 <= piece < self.pieces:
+            raise IndexError(f"piece {piece} of {self.pieces}")
+        return min(self.piece_length, self.size - piece * self.piece_length)
+
+    def blocks(self, piece: int) -> tuple[BlockSpan, ...]:
+        """The blocks of one piece, in order. Raises `IndexError` where there is no such piece."""
+        size, step = self.piece_size(piece), self.block_length
+        return tuple(BlockSpan(piece, offset, min(step, size - offset)) for offset in range(0, size, step))
+
+    def check(self, span: BlockSpan) -> None:
+        """Raise `Refused("bad_range")` unless `span` is at least one byte, at most `MAX_BLOCK`, and lies inside one piece.
+
+        The message holds our own numbers only: those asked for may be thousands of digits long.
+        """
+        if not 0 <= span.piece < self.pieces:
+            raise Refused("bad_range", f"there is no such piece; this content has {self.pieces} pieces, counted from 0")
+        if not 0 < span.length <= MAX_BLOCK:
+            raise Refused("bad_range", f"a block has 1 to {MAX_BLOCK} bytes")
+        size = self.piece_size(span.piece)
+        if not 0 <= span.offset <= size - span.length:
+            raise Refused("bad_range", f"the block is not inside its piece, which has {size} bytes")
+
+    def offset(self, span: BlockSpan) -> int:
+        """Where `span` begins, in bytes from the start of the content."""
+        return span.piece * self.piece_length + span.offset
+
+
+class Layout:
+    """Where the bytes of a content lie in its files, which are laid end to end."""
+
+    __slots__ = ("_numbers", "_starts", "size")
+
+    def __init__(self, files: Sequence[FileEntry]) -> None:
+        """`files` in the order of the manifest. Empty files hold no byte, so no slice ever names one."""
+        self._numbers: list[int] = []
+        self._starts: list[int] = []
+        position = 0
+        for number, entry in enumerate(files):
+            if entry.size:
+                self._numbers.append(number)
+                self._starts.append(position)
+                position += entry.size
+        self.size = position
+
+    def slices(self, offset: int, length: int) -> Iterator[tuple[int, int, int]]:
+        """Yield `(file index, offset in that file, length)` for `length` bytes from `offset`, all in bytes and none empty.
+
+        Raises `IndexError` if the range is not inside the content.
+        """
+        if offset < 0 or length < 0 or offset + length > self.size:
+            raise IndexError(f"{length} bytes at {offset} of {self.size}")
+        at = bisect_right(self._starts, offset) - 1
+        while length:
+            start = self._starts[at]
+            end = self._starts[at + 1] if at + 1 < len(self._starts) else self.size
+            part = min(length, end - offset)
+            yield self._numbers[at], offset - start, part
+            offset += part
+            length -= part
+            at += 1
+
+    def start(self, number: int) -> int:
+        """Where the first byte of file `number` lies in the content. Raises `IndexError` for a file without bytes."""
+        at = bisect_right(self._numbers, number) - 1
+        if at < 0 or self._numbers[at] != number:
+            raise IndexError(f"file {number} holds no bytes")
+        return self._starts[at]

@@ -1,0 +1,199 @@
+"""The manifest: build one from piece hashes, write its one canonical form, name it by its id, and check one before it is believed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from itertools import pairwise
+from types import MappingProxyType
+from typing import Final, Protocol
+
+from p2p.content.geometry import MAX_PIECE_LENGTH, MIN_PIECE_LENGTH, Geometry
+from p2p.content.names import check_collisions, check_part, check_path
+from p2p.errors import IntegrityError, ProtocolError
+from p2p.model import MAX_PIECES, MAX_SIZE, MIB, ContentId, FileEntry, Manifest
+from p2p.strictjson import loads
+
+VERSION: Final = 1
+"""Version of the manifest's form."""
+
+MAX_MANIFEST: Final = 32 * MIB
+"""Longest canonical form in bytes."""
+
+MAX_FILES: Final = 1_000_000
+"""Most files and empty folders together."""
+
+DIGEST_LENGTH: Final = 32
+"""Bytes of a piece's hash, whichever function made it."""
+
+_KEYS: Final = frozenset({"version", "name", "kind", "hash", "piece_length", "files", "folders", "pieces"})
+
+
+class Hash(Protocol):
+    """What `hashlib` makes: fed with bytes, it ends in a digest."""
+
+    def update(self, data: memoryview | bytes, /) -> None:
+        """Take in `data`."""
+
+    def digest(self) -> bytes:
+        """The hash of all that came in."""
+
+    def copy(self) -> Hash:
+        """A hash of the same bytes that goes on by itself."""
+
+
+_blake2b_256: Final = partial(hashlib.blake2b, digest_size=DIGEST_LENGTH)
+
+HASHES: Final[Mapping[str, Callable[[], Hash]]] = MappingProxyType({"blake2b-256": _blake2b_256, "sha256": hashlib.sha256})
+"""The hash functions a manifest may name; each makes digests of `DIGEST_LENGTH` bytes."""
+
+
+def build(
+    *,
+    name: str,
+    kind: str,
+    hash_name: str,
+    piece_length: int,
+    files: Iterable[FileEntry],
+    folders: Iterable[str] = (),
+    pieces: Iterable[bytes],
+) -> Manifest:
+    """Make a manifest. `pieces` are the digests, in order; `folders` are the empty ones; files and folders are sorted here.
+
+    Since piece hashes depend on the order of the files, `files` must come sorted by path already if there is more than one. Raises
+    `ProtocolError` naming the field, as `parse` would, so that nobody publishes what all others would refuse.
+    """
+    manifest = Manifest(name, kind, hash_name, piece_length, tuple(files), tuple(sorted(folders)), tuple(pieces))
+    _check(manifest)
+    return manifest
+
+
+def to_bytes(manifest: Manifest) -> bytes:
+    """The canonical form: JSON in UTF-8 with sorted keys, no spaces, no escapes but the needed ones."""
+    plain = {
+        "version": VERSION,
+        "name": manifest.name,
+        "kind": manifest.kind,
+        "hash": manifest.hash_name,
+        "piece_length": manifest.piece_length,
+        "files": [{"path": entry.path, "size": entry.size} for entry in manifest.files],
+        "folders": manifest.folders,
+        "pieces": [piece.hex() for piece in manifest.pieces],
+    }
+    return json.dumps(plain, ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":")).encode("utf-8")
+
+
+def content_id(data: bytes) -> ContentId:
+    """The id of a content: blake2b-256 of its manifest's canonical form, whichever function hashes the pieces."""
+    return ContentId(_blake2b_256(data).hexdigest())
+
+
+def parse(data: bytes, expected: ContentId | None) -> Manifest:
+    """Read and check a manifest; `expected` is the id it was asked for by, or `None` where it only has to be valid.
+
+    Raises `IntegrityError` if the id does not match, which is looked at before anything else; else `ProtocolError` naming the field.
+    """
+    if len(data) > MAX_MANIFEST:
+        raise ProtocolError("bad_body", f"the manifest is longer than {MAX_MANIFEST} bytes", fatal=True)
+    if expected is not None and content_id(data) != expected:
+        raise IntegrityError(f"the manifest that came does not match the id {expected}")
+    manifest = _read(loads(data, max_depth=4))
+    _check(manifest)
+    if to_bytes(manifest) != data:
+        raise _bad("the whole", "is not in canonical form")
+    return manifest
+
+
+def _read(plain: object) -> Manifest:
+    """Give every field its type; limits are looked at afterwards."""
+    if not isinstance(plain, dict):
+        raise _bad("the whole", "is not an object")
+    if _whole("version", plain.get("version")) != VERSION:
+        raise ProtocolError("unsupported", f"manifest: only version {VERSION} is known here")
+    if plain.keys() != _KEYS:
+        raise _bad("the whole", f"must have exactly the keys {', '.join(sorted(_KEYS))}")
+    return Manifest(
+        name=_text("name", plain["name"]),
+        kind=_text("kind", plain["kind"]),
+        hash_name=_text("hash", plain["hash"]),
+        piece_length=_whole("piece_length", plain["piece_length"]),
+        files=tuple(map(_entry, _list("files", plain["files"]))),
+        folders=tuple(_text("folders", folder) for folder in _list("folders", plain["folders"])),
+        pieces=tuple(map(_digest, _list("pieces", plain["pieces"]))),
+    )
+
+
+def _entry(plain: object) -> FileEntry:
+    if not isinstance(plain, dict) or plain.keys() != {"path", "size"}:
+        raise _bad("files", "must be objects of path and size")
+    return FileEntry(_text("path", plain["path"]), _whole("size", plain["size"]))
+
+
+def _text(field: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise _bad(field, "must be text")
+    return value
+
+
+def _whole(field: str, value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise _bad(field, "must be a whole number")
+    return value
+
+
+def _list(field: str, value: object) -> list[object]:
+    if not isinstance(value, list):
+        raise _bad(field, "must be a list")
+    return value
+
+
+def _digest(value: object) -> bytes:
+    try:
+        return bytes.fromhex(_text("pieces", value))
+    except ValueError:
+        raise _bad("pieces", "must be lower-case hex digits") from None
+
+
+def _check(manifest: Manifest) -> None:
+    """Raise `ProtocolError` naming the first field that breaks a limit."""
+    check_part(manifest.name)
+    if manifest.hash_name not in HASHES:
+        raise _bad("hash", f"must be one of {', '.join(HASHES)}")
+    length = manifest.piece_length
+    if not MIN_PIECE_LENGTH <= length <= MAX_PIECE_LENGTH or length & (length - 1):
+        raise _bad("piece_length", f"must be a power of two from {MIN_PIECE_LENGTH} to {MAX_PIECE_LENGTH}")
+    _check_files(manifest)
+    for entry in manifest.files:
+        if not 0 <= entry.size <= MAX_SIZE:
+            raise _bad("size", f"must be from 0 to {MAX_SIZE}")
+    if manifest.size > MAX_SIZE:
+        raise _bad("size", f"of all files together must be at most {MAX_SIZE}")
+    expected = Geometry(manifest.size, length).pieces
+    if expected > MAX_PIECES or len(manifest.pieces) != expected:
+        raise _bad("pieces", "must be as many as the sizes of the files make, and no more than fit a bitmap")
+    if any(len(piece) != DIGEST_LENGTH for piece in manifest.pieces):
+        raise _bad("pieces", f"must be hashes of {DIGEST_LENGTH} bytes")
+
+
+def _check_files(manifest: Manifest) -> None:
+    paths = [entry.path for entry in manifest.files]
+    if len(paths) + len(manifest.folders) > MAX_FILES:
+        raise _bad("files", f"and folders must be at most {MAX_FILES} together")
+    if manifest.kind == "file":
+        if paths != [manifest.name] or manifest.folders:
+            raise _bad("files", "of a single file must be that file, called as the content, and no folders")
+        return
+    if manifest.kind != "folder":
+        raise _bad("kind", "must be file or folder")
+    for field, names in (("files", paths), ("folders", list(manifest.folders))):
+        for name in names:
+            check_path(name)
+        if any(left >= right for left, right in pairwise(names)):
+            raise _bad(field, "must be sorted by path, and none may come twice")
+    check_collisions([*paths, *manifest.folders])
+
+
+def _bad(field: str, rule: str) -> ProtocolError:
+    return ProtocolError("bad_field", f"manifest: {field} {rule}")

@@ -1,0 +1,393 @@
+"""A content while it is downloaded: written to `NAME.part`, resumed from there, and renamed when all of it is right.
+
+Beside the part lies `NAME.part.manifest` with the manifest's canonical form. It proves that the part is ours and of which content, lets a
+resume begin without asking anybody, and its lock keeps a second download out. What a crash leaves behind, step by step:
+
+    sidecar written        sidecar, no part                    begins anew
+    part made, written     sidecar, part                       resumes from what verifies
+    hard link to target    sidecar, part and target are one    the part's name is taken away, the target stays
+    old moved away         sidecar, part, NAME.old.part        the old target gets its name back
+    new moved in           sidecar, target, NAME.old.part      the old target is deleted
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import Enum, auto
+from pathlib import Path
+from typing import Final
+
+from p2p.content.bitmap import Bitmap
+from p2p.content.fileset import FileSet
+from p2p.content.geometry import Geometry, Layout
+from p2p.content.manifest import MAX_MANIFEST, to_bytes
+from p2p.content.names import MAX_PART, local_part, local_path, local_paths, printable
+from p2p.content.scan import located
+from p2p.errors import DiskError
+from p2p.model import BlockSpan, ContentId, FileSpan, Manifest
+from p2p.system import (
+    OPEN_FILES_CANNOT_MOVE,
+    DiskIO,
+    FileLock,
+    data_ranges,
+    disk_error,
+    free_space,
+    fsync_folder,
+    lock_file,
+    move_new,
+    open_read,
+    open_write,
+)
+
+SIDECAR: Final = ".part.manifest"
+PART: Final = ".part"
+OLD: Final = ".old.part"
+"""Endings of what lies beside a download: its manifest, its bytes, and the former target while it is replaced."""
+
+_OURS: Final = b'{"files":['
+_MANY_FILES: Final = 256
+_WAIT_FOR_READERS: Final = 30.0
+
+
+class _State(Enum):
+    """How far a download has come towards its final name."""
+
+    WRITING = auto()
+    UNSURE = auto()
+    SYNCED = auto()
+    MOVED = auto()
+
+
+def _no_fault(_step: str) -> None:
+    pass
+
+
+class PartialContent:
+    """The download of one content into `folder`. All methods block; `read`, `write` and `opened` may be called from many threads."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        content_id: ContentId,
+        folder: Path,
+        io: DiskIO,
+        overwrite: bool = False,
+        fault: Callable[[str], None] = _no_fault,
+    ) -> None:
+        """`fault` is told each step before it is done (`write`, `fsync`, `rename`, `fsync-folder`), so that tests can stop there."""
+        self.manifest = manifest
+        self.content_id = content_id
+        self.geometry = Geometry(manifest.size, manifest.piece_length)
+        self.folder = folder
+        self.resumed = False
+        name = local_part(manifest.name, top=True)
+        stem = _stem(name, content_id)
+        self.target = folder / name
+        self.part = folder / f"{stem}{PART}"
+        self.sidecar = folder / f"{stem}{SIDECAR}"
+        self._old = folder / f"{stem}{OLD}"
+        self._overwrite = overwrite
+        self._fault = fault
+        self._lock: FileLock | None = None
+        self._state = _State.WRITING
+        self._local = local_paths(manifest)
+        self._files = FileSet(Layout(manifest.files), io, open_file=self._open_file, path_of=self._path_of)
+
+    def open(self) -> None:
+        """Make the folder, take the sidecar's lock, and make the part or find it; then `resumed` tells which.
+
+        Raises `DiskError`, having changed nothing that was there, if the target exists and may not be overwritten, the part is not ours or
+        of another content, another download of it is running, or there is too little room.
+        """
+        with _told("make folder", self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        if not os.path.lexists(self.sidecar):
+            self._check_target()
+        try:
+            lock = lock_file(self.sidecar)
+        except BlockingIOError:
+            raise DiskError(f"another download of '{self.target.name}' into '{_shown(self.folder)}' is running") from None
+        except OSError as error:
+            raise disk_error(error, "create", self.sidecar) from error
+        self._lock = lock
+        try:
+            with _told("prepare", self.part):
+                self._prepare(lock)
+        except BaseException:
+            if lock.fd >= 0 and not os.fstat(lock.fd).st_size:
+                lock.remove()
+            self.abandon()
+            raise
+
+    def write(self, block: BlockSpan, view: memoryview) -> None:
+        """Write the bytes of `block` at their place. Raises `DiskError`; for a full disk it tells what the rest of the content needs."""
+        try:
+            with _told("write", self.part):
+                self._fault("write")
+            self._files.write(self.geometry.offset(block), view[: block.length])
+        except DiskError as error:
+            if isinstance(error.__cause__, OSError):
+                raise disk_error(error.__cause__, "write", self.part, need=self._unwritten()) from error.__cause__
+            raise
+
+    def read(self, block: BlockSpan, into: memoryview) -> None:
+        """Read `block` back into the first bytes of `into`. Raises `DiskError`."""
+        self._files.read(self.geometry.offset(block), into[: block.length])
+
+    @contextmanager
+    def opened(self, block: BlockSpan) -> Iterator[list[FileSpan]]:
+        """The spans that hold `block`, in order, to be sent before the `with` ends; whether its piece is verified, the caller knows.
+
+        Raises `Refused`: `bad_range`, or `unavailable` once the download is finished; and `DiskError`.
+        """
+        self.geometry.check(block)
+        with self._files.opened(self.geometry.offset(block), block.length) as spans:
+            yield spans
+
+    def written(self) -> Bitmap:
+        """The pieces that may hold bytes already, since they are not all hole. Raises `DiskError`."""
+        layout, length, bits = Layout(self.manifest.files), self.manifest.piece_length, 0
+        for index, entry in enumerate(self.manifest.files):
+            if not entry.size:
+                continue
+            path = self._path_of(index)
+            fd, base = open_read(path), layout.start(index)
+            try:
+                with _told("read", path):
+                    for start, end in data_ranges(fd, entry.size):
+                        first, last = (base + start) // length, (base + end - 1) // length
+                        bits |= ((1 << (last - first + 1)) - 1) << first
+            finally:
+                os.close(fd)
+        return Bitmap(self.geometry.pieces, bits)
+
+    def finish(self) -> Path:
+        """Bring all bytes to disk, give them their final name, and return it. Call it when every piece has been verified.
+
+        Raises `DiskError`, with the part kept, if the disk refuses or the target has appeared meanwhile. May be called again then, unless
+        it was the sync that failed: a second one may succeed although bytes are lost, so that download must begin again and verify.
+        """
+        lock = self._held()
+        self._files.close(_WAIT_FOR_READERS if OPEN_FILES_CANNOT_MOVE else 0.0)
+        if self._state is _State.UNSURE:
+            raise DiskError(f"the disk could not be synced; '{_shown(self.part)}' must be verified anew")
+        if self._state is _State.WRITING:
+            self._state = _State.UNSURE
+            with _told("sync", self.part):
+                self._fault("fsync")
+                self._sync()
+            self._state = _State.SYNCED
+        if self._state is _State.SYNCED:
+            with _told("rename", self.part):
+                self._fault("rename")
+                self._move_in()
+            self._state = _State.MOVED
+        with _told("sync", self.folder):
+            self._fault("fsync-folder")
+            fsync_folder(self.folder)
+        with _told("delete", self._old):
+            _delete(self._old)
+        with _told("delete", self.sidecar):
+            lock.remove()
+        self._lock = None
+        return self.target
+
+    def abandon(self) -> None:
+        """Close everything and keep the part, so that a later download resumes it. Harmless after `finish`, and when called again."""
+        self._files.close()
+        lock, self._lock = self._lock, None
+        if lock:
+            lock.close()
+
+    def _prepare(self, lock: FileLock) -> None:
+        canonical = to_bytes(self.manifest)
+        found = _read_all(lock.fd, MAX_MANIFEST + 1)
+        ours = found == canonical
+        if ours:
+            self._tidy(lock)
+        self._check_target()
+        self.resumed = os.path.lexists(self.part)
+        if self.resumed and not ours:
+            whose = "is not a download of ours" if not found else "belongs to another content"
+            raise DiskError(f"'{_shown(self.part)}' {whose}; delete it or choose another -o DIR")
+        if not ours and not (found.startswith(_OURS) or _OURS.startswith(found)):
+            raise DiskError(f"'{_shown(self.sidecar)}' is not ours; delete it or choose another -o DIR")
+        need, have = self._unwritten(), free_space(self.folder)
+        if need > have:
+            raise DiskError(f"disk full: need {need:,} bytes, have {have:,}; cannot download to '{_shown(self.folder)}'")
+        if not ours:
+            _write_all(lock.fd, canonical)
+        self._make()
+
+    def _tidy(self, lock: FileLock) -> None:
+        """Bring what a crash in `finish` left to the old state or the new one."""
+        if self.part.is_file() and os.path.lexists(self.target) and os.path.samestat(os.lstat(self.part), os.lstat(self.target)):
+            self.part.unlink()
+        if os.path.lexists(self._old):
+            if os.path.lexists(self.target):
+                _delete(self._old)
+            else:
+                self._old.rename(self.target)
+        if os.path.lexists(self.target) and not self._overwrite and not os.path.lexists(self.part):
+            lock.remove()
+            self._lock = None
+
+    def _check_target(self) -> None:
+        if not self._overwrite and os.path.lexists(self.target):
+            raise DiskError(f"'{_shown(self.target)}' exists; use --overwrite or another -o DIR")
+
+    def _make(self) -> None:
+        """Make all folders and files of the part that are not there, each file at its full size, as holes."""
+        if self.manifest.kind == "folder":
+            _make_folder(self.part)
+            for folder in sorted(self._folders()):
+                _make_folder(self.part / folder)
+        for index, entry in enumerate(self.manifest.files):
+            path = self._path_of(index)
+            try:
+                fd = open_write(path, create=True)
+            except FileExistsError:
+                if not self.resumed:
+                    raise
+                fd = open_write(path, create=False)
+            try:
+                if os.fstat(fd).st_size != entry.size:
+                    os.ftruncate(fd, entry.size)
+            finally:
+                os.close(fd)
+
+    def _folders(self) -> set[str]:
+        """All folders below the content's own, as they are called on disk."""
+        found: set[str] = set()
+        for path in (*(path.rpartition("/")[0] for path in self._local), *map(local_path, self.manifest.folders)):
+            folder = path
+            while folder and folder not in found:
+                found.add(folder)
+                folder = folder.rpartition("/")[0]
+        return found
+
+    def _sync(self) -> None:
+        if len(self._local) > _MANY_FILES and hasattr(os, "sync"):
+            # One call for all: syncing ten thousand small files one by one takes longer than fetching them.
+            os.sync()
+            return
+        for index in range(len(self._local)):
+            fd = open_write(self._path_of(index), create=False)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        if self.manifest.kind == "folder":
+            for folder in ("", *self._folders()):
+                fsync_folder(self.part / folder)
+
+    def _move_in(self) -> None:
+        if not self._overwrite:
+            try:
+                move_new(self.part, self.target)
+            except FileExistsError:
+                raise DiskError(
+                    f"'{_shown(self.target)}' appeared meanwhile; the download is complete in '{_shown(self.part)}': "
+                    "move that other one away and download again, or use --overwrite"
+                ) from None
+        elif not os.path.lexists(self.target) or (self.manifest.kind == "file" and not _is_folder(self.target)):
+            self.part.replace(self.target)
+        else:
+            _delete(self._old)
+            self.target.rename(self._old)
+            try:
+                self._fault("rename")
+                self.part.rename(self.target)
+            except OSError:
+                self._old.rename(self.target)
+                raise
+
+    def _unwritten(self) -> int:
+        """Bytes that the rest of the content will take on disk."""
+        have = 0
+        for index in range(len(self._local)):
+            try:
+                found = os.lstat(self._path_of(index))
+            except OSError:
+                continue  # not made yet
+            have += min(getattr(found, "st_blocks", found.st_size) * 512, found.st_size)
+        return max(self.manifest.size - have, 0)
+
+    def _open_file(self, index: int) -> int:
+        return open_write(self._path_of(index), create=False)
+
+    def _path_of(self, index: int) -> str:
+        return located(self.part, self.manifest.kind, self._local[index])
+
+    def _held(self) -> FileLock:
+        if self._lock is None:
+            raise RuntimeError("this download is not open")
+        return self._lock
+
+
+def _stem(name: str, content_id: ContentId) -> str:
+    """What the part's and the sidecar's names begin with: the content's name, or its beginning if the ending would make it too long."""
+    octets = name.encode("utf-8")
+    if len(octets) + len(SIDECAR) <= MAX_PART:
+        return name
+    mark = f"~{content_id[:8]}"
+    return octets[: MAX_PART - len(SIDECAR) - len(mark)].decode("utf-8", "ignore") + mark
+
+
+@contextmanager
+def _told(doing: str, path: str | os.PathLike[str]) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise disk_error(error, doing, path) from error
+
+
+def _shown(path: Path) -> str:
+    return printable(str(path))
+
+
+def _is_folder(path: Path) -> bool:
+    return stat.S_ISDIR(os.lstat(path).st_mode)
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir()
+    except FileExistsError:
+        if not _is_folder(path):
+            raise
+
+
+def _delete(path: Path) -> None:
+    """Delete a file, a link or a whole folder, if it is there. Never follows a link."""
+    if not os.path.lexists(path):
+        return
+    if _is_folder(path):
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def _read_all(fd: int, most: int) -> bytes:
+    os.lseek(fd, 0, os.SEEK_SET)
+    found = bytearray()
+    while len(found) < most:
+        data = os.read(fd, min(most - len(found), 1 << 20))
+        if not data:
+            break
+        found += data
+    return bytes(found)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    """Replace what the file holds, and bring it to disk: the part must never be there without it."""
+    os.ftruncate(fd, 0)
+    os.lseek(fd, 0, os.SEEK_SET)
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
+    os.fsync(fd)

@@ -1,0 +1,245 @@
+"""Keep the tracker informed: log in, announce what is new, send heartbeats, come back after it was away, and leave at once when told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Final
+
+from p2p.errors import EnjambreError, Refused, Unreachable
+from p2p.model import ContentId, PeerId
+from p2p.peer.reports import Report, SessionChanged, Warned
+from p2p.peer.session_file import StoredSession, load_session, save_session
+from p2p.peer.tracker_client import TrackerClient
+from p2p.protocol.tracker_messages import (
+    IDS_PER_WITHDRAW,
+    SHARES_PER_ANNOUNCE,
+    Announce,
+    AnnounceAnswer,
+    Login,
+    LoginAnswer,
+    Logout,
+    Share,
+    Withdraw,
+)
+
+RETRY_FIRST: Final = 1.0
+RETRY_MOST: Final = 10.0
+"""Seconds between tries to reach a lost tracker: doubled each time and jittered, so that a thousand peers do not come back at once."""
+LEAVE_TIME: Final = 1.5
+"""Seconds that leaving may take; a tracker that does not answer by then will forget us by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who this peer is to the tracker."""
+
+    peer: PeerId
+    name: str
+    user: str
+    listen: dict[str, int]
+    advertise: str | None = None
+
+
+class Announcer:
+    """The tracker's knowledge of one peer. `room` tells how many bytes it accepts by upload at the moment."""
+
+    def __init__(
+        self,
+        client: TrackerClient,
+        identity: Identity,
+        room: Callable[[], int],
+        report: Callable[[Report], None],
+        rng: Random,
+        state: Path,
+    ) -> None:
+        self._client = client
+        self._identity = identity
+        self._room = room
+        self._report = report
+        self._rng = rng
+        self._state = state
+        self._stored = False
+        self._shares: dict[ContentId, Share] = {}
+        self._news: dict[ContentId, Share] = {}
+        self._gone: set[ContentId] = set()
+        self._wake = asyncio.Event()
+        self._beat = 10.0
+        self._lost = False
+        self._task: asyncio.Task[None] | None = None
+        self.settled = asyncio.Event()
+        """Set while the tracker knows all that was told to this object."""
+        self.ended: asyncio.Future[EnjambreError] = asyncio.get_running_loop().create_future()
+        """Done when somebody else ended the session; its result says why."""
+
+    async def start(self, *, require: bool) -> None:
+        """Log in and announce; then keep at it. With `require`, raises `Unreachable` or `Refused` when that cannot be done now."""
+        stored = load_session(self._state, self._client.address)
+        if stored is not None:
+            self._stored = True
+            self._client.session = stored.token
+            self._identity = Identity(
+                self._identity.peer, self._identity.name, stored.user, self._identity.listen, self._identity.advertise
+            )
+        try:
+            await self._enter()
+        except (Unreachable, Refused) as error:
+            if require:
+                raise
+            self._losing(error)
+        self._task = asyncio.create_task(self._run())
+
+    def set(self, share: Share, *, urgent: bool = True) -> None:
+        """Tell of a content, or of more of it. What is not urgent waits for the next heartbeat."""
+        self._shares[share.id] = self._news[share.id] = share
+        self._gone.discard(share.id)
+        if urgent:
+            self._disturb()
+
+    def drop(self, content: ContentId) -> None:
+        """Take a content out."""
+        if self._shares.pop(content, None) is not None:
+            self._news.pop(content, None)
+            self._gone.add(content)
+            self._disturb()
+
+    async def stop(self) -> None:
+        """Leave the directory at once: log out of a session of our own, or leave a session that the user keeps."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        if self._client.session is None or self._lost or self.ended.done():
+            return
+        leaving = Withdraw(peer=self._identity.peer) if self._stored else Logout()
+        with contextlib.suppress(Unreachable, Refused, TimeoutError):
+            async with asyncio.timeout(LEAVE_TIME):
+                await self._client.ask(leaving)
+
+    def _disturb(self) -> None:
+        self.settled.clear()
+        self._wake.set()
+
+    # -- talking -------------------------------------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        retry = RETRY_FIRST
+        while True:
+            try:
+                if self._lost:
+                    await asyncio.sleep(retry * self._rng.uniform(0.5, 1.5))
+                    retry = min(retry * 2, RETRY_MOST)
+                    await self._enter()
+                    retry = RETRY_FIRST
+                    self._lost = False
+                    self._report(SessionChanged("resumed", self._identity.user))
+                else:
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(self._beat * self._rng.uniform(0.9, 1.0)):
+                            await self._wake.wait()
+                    self._wake.clear()
+                    await self._say()
+            except Unreachable as error:
+                self._losing(error)
+            except Refused as error:
+                if not await self._again(error):
+                    return
+
+    async def _again(self, refused: Refused) -> bool:
+        """What to do when the tracker says no; False when the session is over."""
+        if refused.code == "login_needed":
+            if self._stored and not self._still_stored():
+                self._report(SessionChanged("ended", self._identity.user))
+                self.ended.set_result(Refused("login_needed", f"the session of {self._identity.user} was ended by a logout"))
+                return False
+            self._client.session = None
+            await self._client.close()
+            self._losing(Unreachable("the tracker does not know our session any more"))
+            return True
+        if refused.code in ("unavailable", "busy", "internal"):
+            self._losing(refused)
+            return True
+        self._report(Warned(f"tracker {self._client.address} refuses: {refused}"))
+        if refused.code == "quota":
+            self._news.clear()
+            return True
+        self.ended.set_result(refused)
+        return False
+
+    def _still_stored(self) -> bool:
+        stored = load_session(self._state, self._client.address)
+        if stored is None:
+            return False
+        return stored.token == self._client.session or self._client.session is None
+
+    def _losing(self, error: EnjambreError) -> None:
+        if not self._lost:
+            self._report(SessionChanged("lost", self._identity.user))
+            self._report(Warned(f"{error}; trying again"))
+        self._lost = True
+        self.settled.clear()
+
+    async def _enter(self) -> None:
+        """Open a session unless we have one that the tracker still knows, and announce everything."""
+        try:
+            await self._announce_all()
+        except Refused as refused:
+            if refused.code != "login_needed" or (self._stored and not self._still_stored()):
+                raise
+            await self._client.close()
+            self._client.session = None
+            await self._announce_all()
+        self._lost = False
+
+    async def _announce_all(self) -> None:
+        if self._client.session is None:
+            answer = await self._client.expect(Login(user=self._identity.user), LoginAnswer)
+            self._client.session = answer.session
+            if self._stored:
+                save_session(self._state, StoredSession(self._client.address, self._identity.user, answer.session))
+        self._news = dict(self._shares)
+        self._gone.clear()
+        await self._say()
+
+    async def _say(self) -> None:
+        """Tell all that is new; when nothing is, this is the heartbeat."""
+        known = await self._announce()
+        while self._gone:
+            ids = tuple(self._gone)[:IDS_PER_WITHDRAW]
+            self._gone.difference_update(ids)
+            try:
+                await self._client.ask(Withdraw(peer=self._identity.peer, ids=ids))
+            except EnjambreError:
+                self._gone.update(ids)
+                raise
+            known -= len(ids)
+        if known < len(self._shares) and not self._news:
+            self._news = dict(self._shares)
+            await self._announce()
+        if not self._news and not self._gone:
+            self.settled.set()
+
+    async def _announce(self) -> int:
+        me = self._identity
+        while True:
+            batch = dict(list(self._news.items())[:SHARES_PER_ANNOUNCE])
+            answer = await self._client.expect(
+                Announce(
+                    peer=me.peer,
+                    name=me.name,
+                    listen=me.listen,
+                    advertise=me.advertise,
+                    room=self._room(),
+                    contents=tuple(batch.values()),
+                ),
+                AnnounceAnswer,
+            )
+            self._beat = max(answer.ttl / 3, 0.2)
+            for content, share in batch.items():
+                if self._news.get(content) is share:
+                    del self._news[content]
+            if not self._news:
+                return answer.known

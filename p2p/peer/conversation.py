@@ -1,0 +1,59 @@
+"""The life of one connection to a peer: reads go to the source, all else to control; the same for those that came and those we dialled."""
+
+from __future__ import annotations
+
+import logging
+
+from p2p.errors import EnjambreError, ProtocolError, Refused
+from p2p.model import BlockSpan
+from p2p.peer.transport import Control, Source
+from p2p.peer.wire import LINE_TIME, Wire
+from p2p.protocol.messages import Read, ReadAnswer
+from p2p.protocol.session import Asked, BadRequest, Ended
+
+IDLE_TIME = 90.0
+"""Seconds of silence after which a connection is given up; links ping more often than that (Syncthing: 90 s)."""
+
+log = logging.getLogger(__name__)
+
+
+async def converse(wire: Wire, source: Source, control: Control | None, *, first_line: float = LINE_TIME) -> None:
+    """Serve one connection until it ends; closes it. Raises nothing that comes from the network or the other side."""
+    idle = first_line
+    try:
+        while True:
+            event = await wire.next_event(idle)
+            idle = IDLE_TIME
+            match event:
+                case Asked(Read() as read, seq):
+                    await _serve(wire, source, read, seq)
+                case BadRequest(error, seq):
+                    await wire.send([wire.session.refuse(error, seq)])
+                    if error.fatal:
+                        return
+                case Ended():
+                    return
+                case _ if control is not None:
+                    await control.heard(wire, event)
+                case Asked(request, seq):
+                    await wire.send([wire.session.refuse(Refused("unsupported", f"op: no {request.OP} here"), seq)])
+                case _:
+                    return
+    except (OSError, EnjambreError) as error:
+        log.debug("connection with %s ended: %s", wire.remote, error)
+    finally:
+        wire.close()
+        if control is not None:
+            control.gone(wire)
+
+
+async def _serve(wire: Wire, source: Source, read: Read, seq: int | None) -> None:
+    span = BlockSpan(read.piece, read.offset, read.length)
+    who = wire.peer or wire.remote.host
+    try:
+        async with source.block(who, read.id, span) as files:
+            await wire.send(wire.session.answer(ReadAnswer(), seq, files), source.pace)
+    except Refused as refused:
+        await wire.send([wire.session.refuse(refused, seq)])
+        if refused.code == "bad_range":
+            raise ProtocolError("bad_range", str(refused), fatal=True) from None

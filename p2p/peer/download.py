@@ -1,0 +1,418 @@
+"""One download: bring the manifest, carry out the scheduler's wishes, put the content under its final name.
+
+What to fetch from whom is the scheduler's decision alone; here are the tasks, buffers and disks that its wishes need.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+from typing import Final
+
+from p2p.content.buffers import BufferPool
+from p2p.content.geometry import Geometry
+from p2p.content.hashing import HashPool, PieceChecker, Verdict
+from p2p.content.manifest import parse
+from p2p.content.partial import PartialContent
+from p2p.content.shared import SharedContent, fingerprints
+from p2p.errors import EnjambreError, IntegrityError, NotFound, ProtocolError, Refused, Unreachable
+from p2p.model import BlockSpan, ContentId, Manifest, PeerId
+from p2p.peer.finder import EAGER_TIME, Finder
+from p2p.peer.holding import Holding
+from p2p.peer.lanes import Lanes
+from p2p.peer.links import Link, Links
+from p2p.peer.reports import Downloaded, ManifestKnown, Progress, Report
+from p2p.swarm.events import (
+    BlockArrived,
+    BlockFailed,
+    Cancel,
+    Drop,
+    Failure,
+    Fetch,
+    Finished,
+    GiveUp,
+    Listed,
+    News,
+    PieceCorrupt,
+    PieceVerified,
+    Tell,
+    Tick,
+    Wish,
+)
+from p2p.swarm.pace import Pace
+from p2p.swarm.scheduler import Scheduler
+from p2p.swarm.sources import Policy
+
+REPORT_TIME: Final = 0.5
+"""Seconds between two reports of progress."""
+QUIET_TIME: Final = 5.0
+"""Seconds without a byte after which the phase is called waiting."""
+ROUNDS: Final = 3
+"""How often all listed peers are tried before a download that never began says that nobody can be reached."""
+SPARE_BUFFERS: Final = 8
+"""Buffers for blocks that are being hashed and written, besides those that are being received."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What every download of one peer shares."""
+
+    links: Links
+    lanes: Lanes
+    pool: HashPool
+    finder: Callable[[ContentId, Callable[[PeerId], bool]], Finder]
+    register: Callable[[Holding], None]
+    """Told of the holding as soon as its manifest is known, so that others are served from the first piece on."""
+    unregister: Callable[[Holding], None]
+    changed: Callable[[Holding], None]
+    """Told when a holding has become complete."""
+    report: Callable[[Report], None]
+    rng: Random
+    pace: Pace
+    """The download rate of all downloads together."""
+    policy: Policy
+
+
+class Download:
+    """The fetching of one content into one folder."""
+
+    def __init__(
+        self, content: ContentId, folder: Path, tools: Tools, *, overwrite: bool = False, first: Link | None = None, most: int | None = None
+    ) -> None:
+        """`first` is a link whose peer has the content, as when it asked us to keep a copy; `most` is how many bytes it may have."""
+        self.content = content
+        self._folder = folder
+        self._tools = tools
+        self._overwrite = overwrite
+        self._first = first
+        self._most = most
+        self._finder = tools.finder(content, self._wanted)
+        self._bad: dict[PeerId, str] = {}
+        self._scheduler: Scheduler | None = None
+        self._holding: Holding | None = None
+        self._checker: PieceChecker | None = None
+        self._fetches: dict[tuple[PeerId, BlockSpan], asyncio.Task[None]] = {}
+        self._chores: set[asyncio.Task[None]] = set()
+        self._queue: deque[News] = deque()
+        self._handling = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._arrived = 0
+        self._moved_at = 0.0
+        self._from: dict[str, int] = {}
+        self._by: dict[str, int] = {}
+        self._dropped: list[str] = []
+        self._corrupt = False
+        self.manifest: Manifest | None = None
+
+    async def run(self) -> Downloaded:
+        """Fetch it all. Raises what went wrong: `NotFound`, `Unreachable`, `IntegrityError`, `DiskError`, `Refused`."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        finding: asyncio.Task[None] | None = None
+        try:
+            data, manifest = await self._bring_manifest()
+            finding = asyncio.create_task(self._finder.run(self._told))
+            path = await self._fetch_all(data, manifest)
+        finally:
+            if finding is not None:
+                finding.cancel()
+                await asyncio.gather(finding, return_exceptions=True)
+            await self._finder.close()
+        return Downloaded(path, self.content, manifest.size, loop.time() - began, self._from, self._by)
+
+    async def bring_manifest(self) -> bytes:
+        """Bring the manifest's bytes, checked against the id, and nothing else. Raises as `run`."""
+        try:
+            return (await self._bring_manifest())[0]
+        finally:
+            await self._finder.close()
+
+    # -- the manifest --------------------------------------------------------------------------------------------------------------
+
+    async def _bring_manifest(self) -> tuple[bytes, Manifest]:
+        self._progress("searching")
+        if self._first is not None:
+            with contextlib.suppress(EnjambreError):
+                return await self._manifest_from(self._first)
+        for round_number in range(ROUNDS):
+            if round_number:
+                await asyncio.sleep(EAGER_TIME)
+            await self._finder.look()
+            self._progress("connecting")
+            found = await self._first_manifest()
+            if found is not None:
+                return found
+            if self._finder.listed == 0:
+                break
+        if self._corrupt:
+            raise IntegrityError(f"no peer has a manifest that matches the id: {'; '.join(self._bad.values())}")
+        reasons = [*self._bad.values(), *self._finder.reasons()]
+        raise Unreachable(f"no peer that has it can be reached: {'; '.join(reasons[:4]) or 'none is listed'}")
+
+    async def _first_manifest(self) -> tuple[bytes, Manifest] | None:
+        """Ask each link as it opens, until one brings the manifest; None when all dials have ended and none did."""
+        settled = asyncio.create_task(self._finder.settled())
+        asked: set[PeerId] = set()
+        try:
+            while True:
+                ended = settled.done()
+                for link in self._tools.links.all():
+                    if link.peer in asked or not self._wanted(link.peer):
+                        continue
+                    asked.add(link.peer)
+                    try:
+                        return await self._manifest_from(link)
+                    except IntegrityError as error:
+                        self._corrupt = True
+                        self._bad[link.peer] = f"{link.name}: {error}"
+                    except ProtocolError as error:
+                        self._bad[link.peer] = f"{link.name}: {error}"
+                    except (Refused, Unreachable):
+                        continue
+                if ended:
+                    return None
+                await asyncio.wait([settled], timeout=0.05)
+        finally:
+            settled.cancel()
+
+    async def _manifest_from(self, link: Link) -> tuple[bytes, Manifest]:
+        data = await link.manifest(self.content)
+        manifest = await self._tools.pool.run(lambda: parse(data, self.content))
+        return data, manifest
+
+    # -- the pieces ----------------------------------------------------------------------------------------------------------------
+
+    async def _fetch_all(self, data: bytes, manifest: Manifest) -> Path:
+        tools = self._tools
+        geometry = Geometry(manifest.size, manifest.piece_length)
+        if self._most is not None and manifest.size > self._most:
+            raise Refused("quota", f"it has {manifest.size} bytes, {self._most} were announced")
+        self.manifest = manifest
+        tools.report(ManifestKnown(manifest.name, self.content, manifest.size, geometry.pieces))
+        partial = PartialContent(manifest, self.content, self._folder, tools.pool.io, self._overwrite)
+        finished = False
+        try:
+            await tools.pool.run(partial.open)
+            have = await tools.pool.verify(partial, lambda done: self._progress("verifying", done))
+            holding = self._holding = Holding(self.content, manifest, data, have, partial, self._folder / manifest.name, tools.rng)
+            self._checker = PieceChecker(tools.pool, partial, have)
+            if not have.full:
+                await self._swarm(holding, geometry)
+            path = await tools.pool.run(partial.finish)
+            finished = True
+            marks = await tools.pool.run(lambda: fingerprints(manifest, path))
+            holding.complete(SharedContent(manifest, path, marks, tools.pool.io), path)
+            tools.register(holding)
+            tools.changed(holding)
+        finally:
+            if not finished:
+                if self._holding is not None:
+                    self._holding.news = None
+                    tools.unregister(self._holding)
+                await asyncio.shield(tools.pool.run(partial.abandon))
+        return path
+
+    async def _swarm(self, holding: Holding, geometry: Geometry) -> None:
+        """Fetch what is missing."""
+        loop = asyncio.get_running_loop()
+        policy = self._policy(geometry.block_length)
+        room = policy.in_flight(geometry.block_length)
+        self._buffers = BufferPool(geometry.block_length, room + SPARE_BUFFERS)
+        self._room = asyncio.Semaphore(room + SPARE_BUFFERS)
+        self._moved_at = loop.time()
+        self._scheduler = Scheduler(geometry, holding.have, self._tools.rng, loop.time(), policy)
+        holding.news = self._tell
+        self._tools.register(holding)
+        reporting = asyncio.create_task(self._report_often(holding))
+        try:
+            for link in self._tools.links.all():
+                holding.introduce(link)
+            self._tell(Listed(self._finder.listed))
+            await self._over
+        finally:
+            holding.news = None
+            if self._timer is not None:
+                self._timer.cancel()
+            tasks = [reporting, *self._fetches.values(), *self._chores]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        self._progress("downloading", holding.bytes_here)
+
+    def _policy(self, block_length: int) -> Policy:
+        """With a rate to keep, ask for no more at once than comes in two seconds, and wait for it accordingly."""
+        rate = self._tools.pace.rate
+        if not rate:
+            return self._tools.policy
+        memory = max(block_length, min(self._tools.policy.memory, 2 * rate))
+        return replace(
+            self._tools.policy, memory=memory, block_timeout=self._tools.policy.block_timeout + 2 * math.ceil(block_length / rate)
+        )
+
+    def _tell(self, news: News) -> None:
+        """Tell the scheduler, and carry out its wishes; news that a wish brings waits its turn."""
+        self._queue.append(news)
+        if self._handling or self._scheduler is None:
+            return
+        self._handling = True
+        try:
+            loop = asyncio.get_running_loop()
+            while self._queue and not self._over.done():
+                for wish in self._scheduler.handle(self._queue.popleft(), loop.time()):
+                    self._carry_out(wish)
+            if self._timer is not None:
+                self._timer.cancel()
+            wakeup = None if self._over.done() else self._scheduler.next_wakeup()
+            self._timer = None if wakeup is None else loop.call_at(wakeup, self._tell, Tick())
+        finally:
+            self._handling = False
+
+    def _told(self, listed: int | None) -> None:
+        self._tell(Listed(listed))
+        self._finder.eager = self._scheduler is not None and self._scheduler.sources < 4
+
+    def _carry_out(self, wish: Wish) -> None:
+        match wish:
+            case Fetch(peer, block):
+                self._fetches[peer, block] = asyncio.create_task(self._fetch(peer, block))
+            case Cancel(peer, block):
+                task = self._fetches.pop((peer, block), None)
+                if task is not None:
+                    task.cancel()
+            case Tell(piece):
+                if self._holding is not None:
+                    self._holding.verified(piece)
+            case Drop(peer, why, corrupt):
+                self._drop(peer, why, corrupt=corrupt)
+            case Finished():
+                self._end(None)
+            case GiveUp(missing):
+                self._end(self._given_up(missing))
+
+    async def _fetch(self, peer: PeerId, block: BlockSpan) -> None:
+        """Bring one block, and see what it makes of its piece."""
+        loop = asyncio.get_running_loop()
+        me = asyncio.current_task()
+        link = self._holding.member(peer) if self._holding is not None else None
+        if link is None or self._checker is None:
+            self._failed(peer, block, Failure.BROKEN)
+            return
+        try:
+            delay = self._tools.pace.take(block.length, loop.time())
+            if delay:
+                await asyncio.sleep(delay)
+            async with self._room:
+                lease = self._buffers.lease()
+                if lease is None:
+                    self._failed(peer, block, Failure.BUSY)
+                    return
+                view = lease.window(block.length)
+                try:
+                    if not await self._receive(link, block, view):
+                        return
+                    verdict = await self._checker.take(block, view)
+                finally:
+                    lease.release()
+            if verdict is not Verdict.PENDING:
+                self._tell(PieceVerified(block.piece) if verdict is Verdict.VERIFIED else PieceCorrupt(block.piece))
+        except EnjambreError as error:
+            self._end(error)
+        finally:
+            if self._fetches.get((peer, block)) is me:
+                del self._fetches[peer, block]
+
+    async def _receive(self, link: Link, block: BlockSpan, view: memoryview) -> bool:
+        """Receive one block; tells the scheduler how it went, and returns whether it is here."""
+        transport = ""
+        try:
+            transport, lane = await self._tools.lanes.get(link)
+            await lane.fetch(self.content, block, view)
+        except Refused as refused:
+            lacks = refused.code in ("not_found", "bad_range")
+            busy = refused.code in ("busy", "unavailable", "quota")
+            self._failed(link.peer, block, Failure.LACKS if lacks else Failure.BUSY if busy else Failure.BROKEN)
+            return False
+        except (Unreachable, ProtocolError):
+            if transport:
+                await self._tools.lanes.broke(link.peer, transport)
+            self._failed(link.peer, block, Failure.BROKEN)
+            return False
+        # From here on the block is being checked and written: a cancel would come too late, so this fetch is not known any more.
+        self._fetches.pop((link.peer, block), None)
+        task = asyncio.current_task()
+        if task is not None:
+            self._chores.add(task)
+            task.add_done_callback(self._chores.discard)
+        self._arrived += block.length
+        self._moved_at = asyncio.get_running_loop().time()
+        self._from[link.name] = self._from.get(link.name, 0) + block.length
+        self._by[transport] = self._by.get(transport, 0) + block.length
+        self._tell(BlockArrived(link.peer, block))
+        return True
+
+    def _failed(self, peer: PeerId, block: BlockSpan, failure: Failure) -> None:
+        self._fetches.pop((peer, block), None)
+        self._tell(BlockFailed(peer, block, failure))
+
+    # -- peers that go -------------------------------------------------------------------------------------------------------------
+
+    def _wanted(self, peer: PeerId) -> bool:
+        return peer not in self._bad and not (self._scheduler is not None and self._scheduler.banned(peer))
+
+    def _drop(self, peer: PeerId, why: str, *, corrupt: bool) -> None:
+        link = self._tools.links.get(peer)
+        self._dropped.append(f"{link.name if link else peer[:8]}: {why}")
+        self._corrupt = self._corrupt or corrupt
+        closing = asyncio.create_task(self._tools.lanes.close(peer))
+        self._chores.add(closing)
+        closing.add_done_callback(self._chores.discard)
+        if link is not None:
+            link.close()
+
+    # -- the end -------------------------------------------------------------------------------------------------------------------
+
+    def _end(self, error: EnjambreError | None) -> None:
+        if self._over.done():
+            return
+        if error is None:
+            self._over.set_result(None)
+        else:
+            self._over.set_exception(error)
+
+    def _given_up(self, missing: tuple[int, ...]) -> EnjambreError:
+        told = "; ".join(self._dropped[-4:])
+        if self._corrupt:
+            return IntegrityError(f"what came does not match the id, and no other peer has it ({told}); what was verified is kept")
+        if missing:
+            shown = ", ".join(map(str, missing[:8])) + (" …" if len(missing) > 8 else "")
+            return NotFound(
+                f"nobody has all of it: {len(missing)} pieces are missing ({shown}){'; ' + told if told else ''}; what came is kept"
+            )
+        reasons = "; ".join([*self._dropped[-2:], *self._finder.reasons()[:2]])
+        return Unreachable(f"no peer gives what is missing{': ' + reasons if reasons else ''}; what came is kept")
+
+    # -- progress ------------------------------------------------------------------------------------------------------------------
+
+    async def _report_often(self, holding: Holding) -> None:
+        loop = asyncio.get_running_loop()
+        seen: deque[tuple[float, int]] = deque(maxlen=8)
+        while True:
+            now = loop.time()
+            seen.append((now, self._arrived))
+            since, before = seen[0]
+            rate = (self._arrived - before) / (now - since) if now > since else 0.0
+            phase = "waiting" if now - self._moved_at > QUIET_TIME else "downloading" if self._arrived else "connecting"
+            self._progress(phase, holding.bytes_here, rate)
+            await asyncio.sleep(REPORT_TIME)
+
+    def _progress(self, phase: str, done: int = 0, rate: float = 0.0) -> None:
+        size = self.manifest.size if self.manifest is not None else 0
+        peers = self._scheduler.sources if self._scheduler is not None else 0
+        self._tools.report(Progress(phase, done, size, rate, peers))

@@ -1,0 +1,114 @@
+"""What the commands ask of a running peer in several steps: find a content by name, tell all about it, put copies on other peers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from p2p.content.manifest import parse
+from p2p.errors import EnjambreError, NotFound, Refused
+from p2p.model import Address, ContentId, Manifest, PeerId
+from p2p.peer.node import Node
+from p2p.peer.reports import Placed, Replicated, Report, Shared, Uploaded, Warned
+from p2p.peer.tracker_client import TrackerClient
+from p2p.protocol.messages import PAGE, Replicate
+from p2p.protocol.tracker_messages import HitRow, HitsAnswer, Lookup, LookupAnswer, Place, PlaceAnswer, Search, Source
+
+
+class Ambiguous(NotFound):
+    """A name fits several contents; `ids` are theirs."""
+
+    code = "ambiguous"
+
+    def __init__(self, name: str, hits: tuple[HitRow, ...]) -> None:
+        self.ids = tuple(hit.id for hit in hits)
+        super().__init__(f"{name!r} is the name of {len(hits)} contents; say which by its id: {', '.join(self.ids)}")
+
+
+@dataclass(frozen=True, slots=True)
+class ContentInfo:
+    """A manifest, and who has how much of it."""
+
+    id: ContentId
+    manifest: Manifest
+    hit: HitRow
+    sources: tuple[Source, ...]
+
+
+async def resolve(tracker: TrackerClient, target: str) -> ContentId:
+    """Return the id that a name or an id means. Raises `NotFound`, `Ambiguous`, `Unreachable`, `Refused`."""
+    if len(target) == 64 and set(target) <= set("0123456789abcdef"):
+        return ContentId(target)
+    offset: int | None = 0
+    found: list[HitRow] = []
+    while offset is not None:
+        answer = await tracker.expect(Search(text=target[:200], offset=offset, limit=PAGE), HitsAnswer)
+        found += [hit for hit in answer.hits if hit.name == target]
+        offset = answer.next if len(found) < PAGE else None
+        if answer.hits and answer.hits[-1].name != target and found:
+            break
+    if not found:
+        raise NotFound(f"nobody shares anything called {target!r}")
+    if len(found) > 1:
+        raise Ambiguous(target, tuple(found))
+    return found[0].id
+
+
+async def info(node: Node, content: ContentId) -> ContentInfo:
+    """Bring a content's manifest, and who has how much of it. Raises `NotFound`, `Unreachable`, `IntegrityError`."""
+    try:
+        answer = await node.tracker.expect(Lookup(id=content, peer=node.peer, limit=PAGE), LookupAnswer)
+    except Refused as refused:
+        if refused.code == "not_found":
+            raise NotFound(f"nobody has {content}") from refused
+        raise
+    manifest = parse(await node.manifest_of(content), content)
+    return ContentInfo(content, manifest, answer.content, answer.sources)
+
+
+async def upload(node: Node, path: Path, copies: int, report: Callable[[Report], None]) -> Uploaded:
+    """Share a path and put copies on so many other peers; returns when each has verified its own.
+
+    A peer that refuses or fails is replaced while the tracker knows another. Raises `NotFound` when there are not enough.
+    """
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    shared = await node.share(path)
+    tried: set[PeerId] = {node.peer}
+    faults: list[str] = []
+    done = 0
+    while done < copies:
+        place = Place(id=shared.id, size=shared.size, copies=copies - done, exclude=tuple(sorted(tried))[:PAGE])
+        targets = (await node.tracker.expect(place, PlaceAnswer)).targets
+        fresh = [target for target in targets if target.peer not in tried]
+        if not fresh:
+            why = f": {'; '.join(faults[:4])}" if faults else ": no other peer accepts uploads and has room"
+            raise NotFound(f"{done} of {copies} copies are made{why}")
+        tried.update(target.peer for target in fresh)
+        results = await asyncio.gather(*(_copy(node, shared, target, report) for target in fresh))
+        for fault in results:
+            if fault is None:
+                done += 1
+            else:
+                faults.append(fault)
+                report(Warned(fault))
+    result = Uploaded(shared.id, done, loop.time() - began, node.sent(shared.id) / max(shared.size, 1))
+    report(result)
+    return result
+
+
+async def _copy(node: Node, shared: Shared, target: Source, report: Callable[[Report], None]) -> str | None:
+    """Put one copy on one peer; returns None, or why it failed."""
+    began = asyncio.get_running_loop().time()
+    try:
+        if "tcp" not in target.listen:
+            return f"{target.name}: has no tcp port"
+        link = await node.link_to(Address(target.host, target.listen["tcp"]))
+        request = Replicate(id=shared.id, name=shared.name, size=shared.size)
+        await link.replicate(request, lambda: report(Placed(target.name)))
+    except EnjambreError as error:
+        return f"{target.name}: {error}"
+    report(Replicated(target.name, asyncio.get_running_loop().time() - began))
+    return None

@@ -1,0 +1,119 @@
+"""Find the peers of a swarm while it lasts: ask the tracker, dial who is new, again and again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from p2p.errors import EnjambreError, NotFound, Refused, Unreachable
+from p2p.model import Address, ContentId, PeerId
+from p2p.peer.links import Links
+from p2p.peer.tracker_client import TrackerClient
+from p2p.protocol.tracker_messages import Lookup, LookupAnswer, Source
+
+EAGER_TIME: Final = 2.0
+"""Seconds between looks while too few peers are known."""
+CALM_TIME: Final = 10.0
+"""Seconds between looks while the download goes well."""
+ENOUGH: Final = 40
+"""Links for one content; above that, more would only cost messages."""
+RETRY_TIME: Final = 5.0
+"""Seconds before a peer that could not be reached is dialled again; doubled each time."""
+DIALS: Final = 16
+"""Peers dialled at once."""
+
+
+@dataclass(slots=True)
+class _Failure:
+    times: int
+    again: float
+    why: str
+
+
+class Finder:
+    """The search for peers of one content."""
+
+    def __init__(self, content: ContentId, tracker: TrackerClient, links: Links, wanted: Callable[[PeerId], bool]) -> None:
+        """`wanted` says whether a peer is worth dialling (it is not banned)."""
+        self._content = content
+        self._tracker = tracker
+        self._links = links
+        self._wanted = wanted
+        self._failures: dict[PeerId, _Failure] = {}
+        self._dialling: dict[PeerId, asyncio.Task[None]] = {}
+        self._slots = asyncio.Semaphore(DIALS)
+        self.listed: int | None = None
+        """How many other peers the tracker named at the last look; None when it could not be asked."""
+        self.eager = True
+        """Whether more peers are wanted soon."""
+
+    async def look(self) -> None:
+        """Ask the tracker once and begin to dial who is new. Raises `NotFound` when nobody has the content, `Unreachable`, `Refused`."""
+        try:
+            answer = await self._tracker.expect(Lookup(id=self._content, peer=self._links.me.peer), LookupAnswer)
+        except Refused as refused:
+            self.listed = 0
+            if refused.code == "not_found":
+                raise NotFound(f"nobody has {self._content}") from refused
+            raise
+        except Unreachable:
+            self.listed = None
+            raise
+        self.listed = sum(1 for source in answer.sources if self._wanted(source.peer))
+        self._dial(answer.sources)
+
+    async def run(self, told: Callable[[int | None], None]) -> None:
+        """Look again and again until cancelled; `told` hears each time how many peers the tracker names."""
+        while True:
+            await asyncio.sleep(EAGER_TIME if self.eager else CALM_TIME)
+            try:
+                await self.look()
+            except EnjambreError:
+                pass  # `listed` says it: the tracker is away, or knows nobody; a running download goes on with the peers it has
+            told(self.listed)
+
+    async def settled(self) -> None:
+        """Wait until every dial under way has ended."""
+        if self._dialling:
+            await asyncio.wait(list(self._dialling.values()))
+
+    def reasons(self) -> list[str]:
+        """Why peers could not be reached, a sentence each."""
+        return [failure.why for failure in self._failures.values()]
+
+    async def close(self) -> None:
+        """Stop dialling."""
+        tasks = list(self._dialling.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _dial(self, sources: Sequence[Source]) -> None:
+        now = asyncio.get_running_loop().time()
+        for source in sources:
+            failure = self._failures.get(source.peer)
+            if (
+                len(self._links) + len(self._dialling) >= ENOUGH
+                or source.peer in self._dialling
+                or self._links.get(source.peer) is not None
+                or "tcp" not in source.listen
+                or not self._wanted(source.peer)
+                or (failure is not None and failure.again > now)
+            ):
+                continue
+            self._dialling[source.peer] = asyncio.create_task(self._connect(source))
+
+    async def _connect(self, source: Source) -> None:
+        async with self._slots:
+            try:
+                await self._links.connect(Address(source.host, source.listen["tcp"]))
+            except Unreachable as error:
+                times = self._failures[source.peer].times + 1 if source.peer in self._failures else 0
+                again = asyncio.get_running_loop().time() + RETRY_TIME * 2 ** min(times, 4)
+                self._failures[source.peer] = _Failure(times, again, str(error))
+            else:
+                self._failures.pop(source.peer, None)
+            finally:
+                self._dialling.pop(source.peer, None)

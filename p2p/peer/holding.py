@@ -1,0 +1,170 @@
+"""One content on this peer, and the links that take part in its swarm: who is told what.
+
+No decision is made here: the scheduler says what to fetch, the chooser what to suggest; this object carries the news between them and links.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from random import Random
+from typing import Protocol
+
+from p2p.content.bitmap import Bitmap
+from p2p.content.geometry import Geometry
+from p2p.errors import ProtocolError
+from p2p.model import BlockSpan, ContentId, FileSpan, Manifest, PeerId
+from p2p.peer.links import Link
+from p2p.protocol.messages import PIECES_PER_HAVE, Have
+from p2p.swarm.chooser import Chooser
+from p2p.swarm.events import News, PeerGained, PeerHas, PeerJoined, PeerLeft, Suggested
+
+
+class Storage(Protocol):
+    """Where the bytes of a content are."""
+
+    def opened(self, block: BlockSpan) -> AbstractContextManager[list[FileSpan]]:
+        """The file spans of a block, open while they are sent."""
+
+
+class Holding:
+    """A content that this peer has all or some of. `have` are its verified pieces, shared with the scheduler while it is fetched."""
+
+    def __init__(
+        self, content: ContentId, manifest: Manifest, data: bytes, have: Bitmap, storage: Storage, path: Path, rng: Random
+    ) -> None:
+        """`data` are the manifest's canonical bytes; `path` is where the content lies, or will lie."""
+        self.id = content
+        self.manifest = manifest
+        self.data = data
+        self.geometry = Geometry(manifest.size, manifest.piece_length)
+        self.have = have
+        self.storage = storage
+        self.path = path
+        self.sent = 0
+        """Bytes sent to others."""
+        self.news: Callable[[News], None] | None = None
+        """Told what happens in the swarm while the content is fetched."""
+        self._rng = rng
+        self._members: dict[PeerId, tuple[Link, Bitmap]] = {}
+        self._chooser = Chooser(self.geometry.pieces, rng) if have.full else None
+        self._verified: list[int] = []
+
+    @property
+    def bytes_here(self) -> int:
+        """How much of the content is verified, in bytes."""
+        if self.have.full:
+            return self.manifest.size
+        last = self.geometry.pieces - 1
+        short = self.manifest.piece_length - self.geometry.piece_size(last) if last in self.have else 0
+        return self.have.count * self.manifest.piece_length - short
+
+    def member(self, peer: PeerId) -> Link | None:
+        """The link to a peer of this swarm."""
+        found = self._members.get(peer)
+        return found[0] if found else None
+
+    def introduce(self, link: Link) -> None:
+        """Tell a link what we have, which is also the question what it has."""
+        link.tell(self._all_of_it())
+
+    def heard(self, link: Link, have: Have) -> None:
+        """A link told what it has. Raises `ProtocolError` when it names pieces that this content has not."""
+        bits = self._bits_of(have)
+        known = self._members.get(link.peer)
+        if have.none:
+            if known is not None and known[0] is link:
+                self.left(link)
+            return
+        if known is None or known[0] is not link:
+            known = self._members[link.peer] = (link, Bitmap(self.geometry.pieces))
+            self._tell_news(PeerJoined(link.peer))
+            self.introduce(link)
+        members_bits = known[1]
+        new = Bitmap(self.geometry.pieces, bits) if bits is not None else members_bits | Bitmap.of(self.geometry.pieces, have.add)
+        self._members[link.peer] = (link, new)
+        self._tell_news(PeerHas(link.peer, new.bits) if bits is not None else PeerGained(link.peer, have.add))
+        if have.suggest:
+            self._tell_news(Suggested(link.peer, have.suggest))
+        if self._chooser is not None:
+            self._chooser.has(link.peer, new.bits)
+            self._suggest(link)
+
+    def left(self, link: Link) -> None:
+        """A link is gone, or wants no more of this content."""
+        known = self._members.get(link.peer)
+        if known is None or known[0] is not link:
+            return
+        del self._members[link.peer]
+        if self._chooser is not None:
+            self._chooser.left(link.peer)
+        self._tell_news(PeerLeft(link.peer))
+
+    def served(self, who: str, span: BlockSpan) -> None:
+        """A block was sent."""
+        self.sent += span.length
+        known = self._members.get(PeerId(who))
+        if self._chooser is None or known is None:
+            return
+        if span.offset + span.length == self.geometry.piece_size(span.piece):
+            self._chooser.served(known[0].peer, span.piece)
+            self._suggest(known[0])
+
+    def verified(self, piece: int) -> None:
+        """A piece is here: tell everybody, those of one round of the loop in one line."""
+        if not self._verified:
+            asyncio.get_running_loop().call_soon(self._tell_verified)
+        self._verified.append(piece)
+
+    def complete(self, storage: Storage, path: Path) -> None:
+        """The content is whole, under its final name: from now on this peer is a seed and chooses what to give to whom."""
+        self.storage = storage
+        self.path = path
+        self.news = None
+        self._chooser = Chooser(self.geometry.pieces, self._rng)
+        for link, bits in list(self._members.values()):
+            self._chooser.has(link.peer, bits.bits)
+            self.introduce(link)
+
+    def withdraw(self) -> None:
+        """Tell everybody not to ask for it any more."""
+        for link, _ in self._members.values():
+            link.tell(Have(id=self.id, none=True))
+        self._members.clear()
+
+    def _tell_verified(self) -> None:
+        pieces, self._verified = tuple(self._verified), []
+        for start in range(0, len(pieces), PIECES_PER_HAVE):
+            have = Have(id=self.id, add=pieces[start : start + PIECES_PER_HAVE])
+            for link, _ in list(self._members.values()):
+                link.tell(have)
+
+    def _suggest(self, link: Link) -> None:
+        pieces = self._chooser.suggest(link.peer) if self._chooser is not None else ()
+        if pieces:
+            link.tell(Have(id=self.id, suggest=pieces))
+
+    def _all_of_it(self) -> Have:
+        if self.have.full:
+            return Have(id=self.id, all=True)
+        return Have(id=self.id, pieces=self.have.to_bytes())
+
+    def _bits_of(self, have: Have) -> int | None:
+        """All that a side says it has, or None when it only adds. Raises `ProtocolError` for pieces that there are not."""
+        n = self.geometry.pieces
+        for piece in (*have.add, *have.suggest):
+            if piece >= n:
+                raise ProtocolError("bad_field", f"have: this content has {n} pieces, counted from 0", fatal=True)
+        if have.all:
+            return Bitmap.all(n).bits
+        if have.none:
+            return 0
+        if have.pieces is not None:
+            return Bitmap.from_bytes(have.pieces, n).bits | Bitmap.of(n, have.add).bits
+        return None
+
+    def _tell_news(self, news: News) -> None:
+        if self.news is not None:
+            self.news(news)

@@ -1,0 +1,337 @@
+"""Links: the control connections between peers, one a pair, used in both directions whoever dialled."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from p2p.errors import WIRE_CODES, EnjambreError, ProtocolError, Refused, Unreachable
+from p2p.model import Address, ContentId, PeerId
+from p2p.peer.conversation import converse
+from p2p.peer.transport import Source
+from p2p.peer.wire import Wire, WireTrace, broken, dial
+from p2p.protocol.codec import by_op
+from p2p.protocol.messages import (
+    PEER_OPS,
+    VERSION,
+    Answer,
+    AskManifest,
+    Have,
+    Hello,
+    HelloAnswer,
+    ManifestAnswer,
+    Ping,
+    PingAnswer,
+    Replicate,
+    ReplicateAnswer,
+    Request,
+)
+from p2p.protocol.session import Answered, Asked, Event
+from p2p.system import DiskIO
+
+ANSWER_TIME: Final = 10.0
+"""Seconds that another peer may take for a short answer."""
+MANIFEST_TIME: Final = 60.0
+PING_TIME: Final = 20.0
+"""Seconds between pings, so that a link on which nothing happens is known to be alive."""
+OUTBOX: Final = 1024 * 1024
+"""Bytes that may wait to be told to one peer; one that does not read them is hung up on."""
+LINKS: Final = 512
+"""Links open at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Me:
+    """What this peer says of itself."""
+
+    peer: PeerId
+    name: str
+    listen: dict[str, int]
+
+
+class Handler(Protocol):
+    """Who deals with what links bring."""
+
+    def link_up(self, link: Link) -> None:
+        """A link is open."""
+
+    def link_down(self, link: Link) -> None:
+        """A link is gone."""
+
+    def have(self, link: Link, have: Have) -> None:
+        """A peer told what it has."""
+
+    def manifest(self, content: ContentId) -> bytes:
+        """The manifest's bytes. Raises `Refused("not_found")`."""
+
+    def replicate(self, link: Link, request: Replicate) -> Awaitable[None]:
+        """Accept to fetch a content, or raise `Refused`; what is returned ends when it is verified, or raises."""
+
+
+class Link:
+    """One open control connection to a known peer."""
+
+    def __init__(self, wire: Wire, peer: PeerId, name: str, listen: dict[str, int], *, dialled: bool) -> None:
+        self.peer = peer
+        self.name = name
+        self.listen = listen
+        self.dialled = dialled
+        """Whether this side opened it."""
+        self.wire = wire
+        self._waiting: dict[int, asyncio.Future[tuple[Answer | Refused, bytes]]] = {}
+        self._outbox = bytearray()
+        self._flushing: asyncio.Task[None] | None = None
+        self._pinging = asyncio.create_task(self._ping())
+
+    def address(self, transport: str) -> Address:
+        """Where this peer listens for a transport. Raises `KeyError` if it does not."""
+        return Address(self.wire.remote.host, self.listen[transport])
+
+    def tell(self, have: Have) -> None:
+        """Tell what we have; written soon, in order. A peer that reads too slowly is hung up on."""
+        if self.wire.closed:
+            return
+        self._outbox += self.wire.session.tell(have)
+        if len(self._outbox) > OUTBOX:
+            self.close()
+        elif self._flushing is None:
+            self._flushing = asyncio.create_task(self._flush())
+
+    async def manifest(self, content: ContentId) -> bytes:
+        """Fetch a manifest's bytes, unchecked. Raises `Refused`, `Unreachable`."""
+        _, data = await self._ask(AskManifest(id=content), MANIFEST_TIME)
+        return data
+
+    async def replicate(self, request: Replicate, accepted: Callable[[], None]) -> None:
+        """Ask to keep a copy; `accepted` is called when the peer will, and this returns when it has verified. Raises as `manifest`."""
+        seq, answer = await self._post(request)
+        try:
+            async with asyncio.timeout(ANSWER_TIME):
+                first, _ = self._checked(await answer)
+            accepted()
+            if isinstance(first, ReplicateAnswer) and first.state == "accepted":
+                again = self._waiting[seq] = asyncio.get_running_loop().create_future()
+                self._checked(await again)
+        except TimeoutError as error:
+            raise Unreachable(f"{self.name} does not answer") from error
+        finally:
+            self._waiting.pop(seq, None)
+
+    def answered(self, event: Answered, body: bytes) -> None:
+        """An answer came."""
+        waiting = self._waiting.pop(event.seq, None) if event.seq is not None else None
+        if isinstance(event.answer, ReplicateAnswer) and event.answer.state == "accepted" and event.seq is not None:
+            self.wire.session.expect_more(event.seq, Replicate)
+        if waiting is not None and not waiting.done():
+            waiting.set_result((event.answer, body))
+
+    def close(self) -> None:
+        """Hang up."""
+        self.wire.close()
+
+    def ended(self) -> None:
+        """The connection is over: whoever waits on it is told."""
+        self._pinging.cancel()
+        if self._flushing is not None:
+            self._flushing.cancel()
+        waiting, self._waiting = self._waiting, {}
+        for one in waiting.values():
+            if not one.done():
+                one.set_exception(Unreachable(f"connection to {self.name} broke"))
+
+    async def _ask(self, request: Request, seconds: float) -> tuple[Answer, bytes]:
+        seq, answer = await self._post(request)
+        try:
+            async with asyncio.timeout(seconds):
+                return self._checked(await answer)
+        except TimeoutError as error:
+            raise Unreachable(f"{self.name} does not answer") from error
+        finally:
+            self._waiting.pop(seq, None)
+
+    async def _post(self, request: Request) -> tuple[int, asyncio.Future[tuple[Answer | Refused, bytes]]]:
+        seq, line = self.wire.session.ask(request)
+        waiting = self._waiting[seq] = asyncio.get_running_loop().create_future()
+        try:
+            await self.wire.send([line])
+        except OSError as error:
+            self._waiting.pop(seq, None)
+            raise broken(error, self.name) from error
+        return seq, waiting
+
+    @staticmethod
+    def _checked(came: tuple[Answer | Refused, bytes]) -> tuple[Answer, bytes]:
+        answer, body = came
+        if isinstance(answer, Refused):
+            raise answer
+        return answer, body
+
+    async def _flush(self) -> None:
+        try:
+            while self._outbox:
+                lines = bytes(self._outbox)
+                self._outbox.clear()
+                await self.wire.send([lines])
+        except OSError:
+            self.close()
+        finally:
+            self._flushing = None
+
+    async def _ping(self) -> None:
+        with contextlib.suppress(EnjambreError):
+            while True:
+                await asyncio.sleep(PING_TIME)
+                await self._ask(Ping(), ANSWER_TIME)
+        self.close()
+
+
+class Links:
+    """All links of this peer, and the answers to what comes on the shared port (a `Control`)."""
+
+    def __init__(self, me: Me, handler: Handler, source: Source, io: DiskIO, trace: WireTrace | None) -> None:
+        self.me = me
+        self._handler = handler
+        self._source = source
+        self._io = io
+        self._trace = trace
+        self._by_peer: dict[PeerId, Link] = {}
+        self._by_wire: dict[Wire, Link] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        return len(self._by_peer)
+
+    def get(self, peer: PeerId) -> Link | None:
+        """The link to a peer, if there is one."""
+        return self._by_peer.get(peer)
+
+    def all(self) -> list[Link]:
+        """Every open link."""
+        return list(self._by_peer.values())
+
+    async def connect(self, address: Address) -> Link:
+        """Open a link to whoever listens there. Raises `Unreachable`, naming the address."""
+        sock = await dial(address)
+        wire = Wire(sock, by_op(PEER_OPS), self._io, trace=self._trace)
+        try:
+            hello = Hello(version=VERSION, peer=self.me.peer, name=self.me.name, listen=self.me.listen)
+            _, line = wire.session.ask(hello)
+            await wire.send([line])
+            event = await wire.next_event(ANSWER_TIME)
+            answer = event.answer if isinstance(event, Answered) else None
+            if isinstance(answer, Refused):
+                raise Unreachable(f"peer {address} refuses: {answer}")
+            if not isinstance(answer, HelloAnswer) or answer.peer is None or answer.listen is None:
+                raise Unreachable(f"peer {address} does not speak as a peer")
+            if answer.peer == self.me.peer:
+                raise Unreachable(f"peer {address} is this peer itself")
+        except BaseException as error:
+            wire.close()
+            if isinstance(error, (OSError, ProtocolError)):
+                raise broken(error, f"peer {address}") from error
+            raise
+        wire.peer = answer.peer
+        link = Link(wire, answer.peer, answer.name, answer.listen, dialled=True)
+        kept = self._register(link)
+        task = asyncio.create_task(converse(wire, self._source, self))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return kept
+
+    async def heard(self, wire: Wire, event: Event) -> None:
+        """Deal with what a connection brought that is no block."""
+        match event:
+            case Asked(Hello() as hello, seq):
+                await self._welcome(wire, hello, seq)
+            case Asked(Ping(), seq):
+                await wire.send(wire.session.answer(PingAnswer(), seq))
+            case Asked(request, seq):
+                try:
+                    await self._asked(wire, request, seq)
+                except Refused as refused:
+                    await wire.send([wire.session.refuse(refused, seq)])
+            case Answered():
+                body = await wire.read_body() if event.body else b""
+                link = self._by_wire.get(wire)
+                if link is None:
+                    raise ProtocolError("bad_field", "ok: nothing was asked", fatal=True)
+                link.answered(event, body)
+
+    def gone(self, wire: Wire) -> None:
+        """A connection is over."""
+        link = self._by_wire.pop(wire, None)
+        if link is None:
+            return
+        if self._by_peer.get(link.peer) is link:
+            del self._by_peer[link.peer]
+        link.ended()
+        self._handler.link_down(link)
+
+    async def close(self) -> None:
+        """Hang up on everybody."""
+        for link in self.all():
+            link.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _welcome(self, wire: Wire, hello: Hello, seq: int | None) -> None:
+        if hello.version != VERSION:
+            await wire.send([wire.session.refuse(Refused("unsupported", f"version: {VERSION} is spoken here"), seq)])
+            return
+        wire.peer = hello.peer
+        me = self.me
+        answer = HelloAnswer(version=VERSION, role="peer", name=me.name, peer=me.peer, listen=me.listen)
+        await wire.send(wire.session.answer(answer, seq))
+        if hello.peer is None or hello.listen is None:
+            return
+        if hello.peer == me.peer or len(self._by_wire) >= LINKS:
+            raise ProtocolError("busy", "no link is wanted", fatal=True)
+        self._register(Link(wire, hello.peer, hello.name or hello.peer[:8], hello.listen, dialled=False))
+
+    def _register(self, link: Link) -> Link:
+        """Keep one link a pair: of two that were dialled at once from both sides, both sides keep the one dialled by the smaller id."""
+        self._by_wire[link.wire] = link
+        old = self._by_peer.get(link.peer)
+        crossed = old is not None and not old.wire.closed and old.dialled != link.dialled
+        if old is not None and crossed and old.dialled == (self.me.peer < link.peer):
+            link.close()
+            return old
+        self._by_peer[link.peer] = link
+        if old is not None:
+            old.close()
+        self._handler.link_up(link)
+        return link
+
+    async def _asked(self, wire: Wire, request: Request, seq: int | None) -> None:
+        match request:
+            case AskManifest():
+                await wire.send(wire.session.answer(ManifestAnswer(), seq, self._handler.manifest(request.id)))
+                return
+        link = self._by_wire.get(wire)
+        if link is None:
+            raise Refused("not_allowed", f"{request.OP}: only on a link; say hello with peer and listen first")
+        match request:
+            case Have():
+                self._handler.have(link, request)
+            case Replicate():
+                work = self._handler.replicate(link, request)
+                await wire.send(wire.session.answer(ReplicateAnswer(state="accepted"), seq))
+                task = asyncio.create_task(self._replicated(wire, work, seq))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    async def _replicated(self, wire: Wire, work: Awaitable[None], seq: int | None) -> None:
+        error: Exception | None = None
+        try:
+            await work
+        except EnjambreError as failed:
+            error = Refused(failed.code if failed.code in WIRE_CODES else "unavailable", str(failed))
+        with contextlib.suppress(OSError):
+            if error is None:
+                await wire.send(wire.session.answer(ReplicateAnswer(state="verified"), seq))
+            else:
+                await wire.send([wire.session.refuse(error, seq)])

@@ -1,0 +1,316 @@
+"""A running peer: joins the parts, and offers what the commands need. No decision of its own.
+
+It listens, keeps links and lanes, holds contents, announces them, downloads, keeps copies for others, and leaves in good order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random, SystemRandom
+from typing import Final
+
+from p2p.content.bitmap import Bitmap
+from p2p.content.geometry import choose_piece_length
+from p2p.content.hashing import HashPool
+from p2p.content.manifest import build, content_id, to_bytes
+from p2p.content.scan import Scanned, scan
+from p2p.content.shared import SharedContent
+from p2p.errors import EnjambreError, UsageError
+from p2p.model import Address, ContentId, PeerId
+from p2p.peer.announcer import Announcer, Identity
+from p2p.peer.download import Download, Tools
+from p2p.peer.finder import Finder
+from p2p.peer.holding import Holding
+from p2p.peer.keeper import Keeper
+from p2p.peer.lanes import Lanes
+from p2p.peer.links import Link, Links, Me
+from p2p.peer.reports import Downloaded, Listening, Progress, Report, Shared, Warned, Withdrawn
+from p2p.peer.serving import Serving
+from p2p.peer.tracker_client import TrackerClient
+from p2p.peer.transport import Listener, LoadTransport, Transport
+from p2p.peer.watcher import Watcher
+from p2p.peer.wire import WireTrace
+from p2p.protocol.messages import Have, Replicate
+from p2p.protocol.tracker_messages import Share
+from p2p.swarm.pace import Pace
+from p2p.swarm.sources import Policy
+from p2p.system import disk_io
+
+SETTLE_TIME: Final = 5.0
+"""Seconds that a share may wait for the tracker to know of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSettings:
+    """How a peer runs. Sizes in bytes, rates in bytes a second (0: no limit), times in seconds."""
+
+    name: str
+    tracker: Address
+    state: Path
+    host: str = "0.0.0.0"
+    port: int = 6970
+    port_is_fixed: bool = False
+    """Whether this very port was asked for; otherwise any free one will do when it is taken."""
+    advertise: Address | None = None
+    transport: str = "tcp"
+    accept_uploads: int = 0
+    folder: Path | None = None
+    """Where uploads of others are kept."""
+    limit_down: int = 0
+    limit_up: int = 0
+    patience: float = 60.0
+    portable: bool = False
+    user: str | None = None
+    hash_name: str = "blake2b-256"
+
+
+class Node:
+    """One peer. Make it in the loop it will run in; `start` it, use it, `stop` it."""
+
+    def __init__(
+        self,
+        settings: NodeSettings,
+        load: LoadTransport,
+        report: Callable[[Report], None],
+        trace: WireTrace | None = None,
+        rng: Random | None = None,
+    ) -> None:
+        """`load` makes transports by name; `report` is told what happens. Raises `TransportUnavailable`."""
+        self.settings = settings
+        self.peer = PeerId(f"{SystemRandom().getrandbits(128):032x}")
+        self.tracker = TrackerClient(settings.tracker, trace)
+        self._report = report
+        self._rng = rng or Random(SystemRandom().getrandbits(64))
+        self._io = disk_io(settings.portable)
+        names = ["tcp"] if settings.transport == "tcp" else [settings.transport, "tcp"]
+        self._transports: list[Transport] = [load(name, self._io, trace) for name in names]
+        self._listeners: list[Listener] = []
+        self._pool = HashPool(io=self._io)
+        self._serving = Serving(self._files_changed, settings.limit_up)
+        self._lanes = Lanes(self._transports, self.peer)
+        self._links = Links(Me(self.peer, settings.name, {}), self, self._serving, self._io, trace)
+        self._keeper = Keeper(settings.folder, settings.accept_uploads, self._serving.holdings, self._fetch_copy, report)
+        self._announcer: Announcer | None = None
+        self._watcher = Watcher(self, self._pool, report)
+        self._tools = Tools(
+            links=self._links,
+            lanes=self._lanes,
+            pool=self._pool,
+            finder=lambda content, wanted: Finder(content, self.tracker, self._links, wanted),
+            register=self._register,
+            unregister=self._unregister,
+            changed=self._register,
+            report=report,
+            rng=self._rng,
+            pace=Pace(settings.limit_down),
+            policy=Policy(patience=settings.patience),
+        )
+
+    # -- coming and going ----------------------------------------------------------------------------------------------------------
+
+    async def start(self, *, announce: bool = True, require_tracker: bool = False) -> Listening:
+        """Listen, and begin to announce. Raises `UsageError` for a port that is taken, and with `require_tracker` as `Announcer.start`."""
+        ports: dict[str, int] = {}
+        for transport in reversed(self._transports):
+            listener = await self._listen(transport)
+            self._listeners.append(listener)
+            ports[transport.name] = listener.port
+        self._links.me = Me(self.peer, self.settings.name, self._announced(ports))
+        if announce:
+            advertise = self.settings.advertise
+            identity = Identity(
+                self.peer,
+                self.settings.name,
+                self.settings.user or self.settings.name,
+                self._links.me.listen,
+                advertise.host if advertise else None,
+            )
+            self._announcer = Announcer(self.tracker, identity, lambda: self._keeper.room, self._report, self._rng, self.settings.state)
+            await self._announcer.start(require=require_tracker)
+        listening = Listening(Address(self.settings.host, ports["tcp"]), ports)
+        self._report(listening)
+        return listening
+
+    def _announced(self, ports: dict[str, int]) -> dict[str, int]:
+        advertise = self.settings.advertise
+        return ports if advertise is None else {**ports, "tcp": advertise.port or ports["tcp"]}
+
+    async def _listen(self, transport: Transport) -> Listener:
+        own = transport.name == "tcp"
+        settings = self.settings
+        try:
+            return await transport.listen(self._serving, Address(settings.host, settings.port if own else 0), self._links if own else None)
+        except OSError as error:
+            taken = error.errno in (errno.EADDRINUSE, errno.EACCES)
+            if taken and own and not settings.port_is_fixed:
+                return await transport.listen(self._serving, Address(settings.host, 0), self._links)
+            why = error.strerror or str(error)
+            raise UsageError(f"cannot listen on {Address(settings.host, settings.port)}: {why.lower()}; choose another --port") from error
+
+    async def ended(self) -> EnjambreError:
+        """Wait until the session was ended by somebody else, and return the reason."""
+        if self._announcer is None:
+            raise UsageError("this peer announces nothing")
+        return await asyncio.shield(self._announcer.ended)
+
+    async def stop(self) -> None:
+        """Leave the directory at once, then close everything."""
+        await self._keeper.close()
+        if self._announcer is not None:
+            await self._announcer.stop()
+        await self.tracker.close()
+        await self._lanes.close_all()
+        await self._links.close()
+        for listener in self._listeners:
+            await listener.close()
+        for holding in list(self._serving.holdings.values()):
+            if isinstance(holding.storage, SharedContent):
+                holding.storage.close()
+        self._pool.close()
+
+    # -- sharing -------------------------------------------------------------------------------------------------------------------
+
+    async def share(self, path: Path) -> Shared:
+        """Hash a file or folder and share it; returns when the tracker knows of it, or is out of reach. Raises `DiskError`."""
+        loop = asyncio.get_running_loop()
+
+        def warn(message: str) -> None:
+            loop.call_soon_threadsafe(self._report, Warned(message))
+
+        scanned = await self._pool.run(lambda: scan(path, warn))
+        holding = self._serving.holdings[await self.publish(scanned)]
+        return Shared(holding.manifest.name, holding.id, holding.manifest.size, holding.path)
+
+    async def watch(self, folder: Path, ready: Callable[[], None] = lambda: None) -> None:
+        """Share what is directly in a folder, until cancelled; `ready` is called after each look. Raises `DiskError`."""
+        await self._watcher.watch_folder(folder, ready)
+
+    async def watch_paths(self, paths: Sequence[Path], ready: Callable[[], None] = lambda: None) -> None:
+        """Share these paths, until cancelled."""
+        await self._watcher.watch_paths(paths, ready)
+
+    def held_at(self, path: Path) -> ContentId | None:
+        """The content that is shared from `path`, if one is."""
+        for holding in self._serving.holdings.values():
+            if holding.path == path and holding.have.full:
+                return holding.id
+        return None
+
+    async def publish(self, scanned: Scanned) -> ContentId:
+        """Hash what was scanned and share it. Raises `DiskError`."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+
+        def progress(done: int) -> None:
+            rate = done / max(loop.time() - began, 1e-3)
+            self._report(Progress("hashing", done, scanned.size, rate, 0))
+
+        piece_length = choose_piece_length(scanned.size)
+        pieces = await self._pool.hash_content(scanned, self.settings.hash_name, piece_length, progress)
+        manifest = build(
+            name=scanned.name,
+            kind=scanned.kind,
+            hash_name=self.settings.hash_name,
+            piece_length=piece_length,
+            files=scanned.entries,
+            folders=scanned.folders,
+            pieces=pieces,
+        )
+        data = await self._pool.run(lambda: to_bytes(manifest))
+        content = content_id(data)
+        if content not in self._serving.holdings:
+            storage = SharedContent(manifest, scanned.root, scanned.files, self._io)
+            have = Bitmap.all(len(manifest.pieces))
+            self._register(Holding(content, manifest, data, have, storage, scanned.root, self._rng))
+            if self._announcer is not None:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(SETTLE_TIME):
+                        await self._announcer.settled.wait()
+        self._report(Shared(manifest.name, content, manifest.size, scanned.root))
+        return content
+
+    def retract(self, content: ContentId, path: Path) -> None:
+        """Stop sharing what lies at `path`."""
+        holding = self._serving.holdings.get(content)
+        if holding is not None and holding.path == path:
+            self._unregister(holding)
+            self._report(Withdrawn(holding.manifest.name, holding.id))
+
+    def _files_changed(self, holding: Holding) -> None:
+        if self._serving.holdings.get(holding.id) is holding:
+            self.retract(holding.id, holding.path)
+
+    def _register(self, holding: Holding) -> None:
+        self._serving.holdings[holding.id] = holding
+        if self._announcer is not None:
+            share = Share(id=holding.id, name=holding.manifest.name, size=holding.manifest.size, have=holding.bytes_here)
+            self._announcer.set(share)
+
+    def _unregister(self, holding: Holding) -> None:
+        if self._serving.holdings.get(holding.id) is not holding:
+            return
+        del self._serving.holdings[holding.id]
+        holding.withdraw()
+        if isinstance(holding.storage, SharedContent):
+            holding.storage.close()
+        if self._announcer is not None:
+            self._announcer.drop(holding.id)
+
+    # -- fetching ------------------------------------------------------------------------------------------------------------------
+
+    async def download(self, content: ContentId, folder: Path, *, overwrite: bool = False) -> Downloaded:
+        """Fetch a content into a folder. Raises `NotFound`, `Unreachable`, `IntegrityError`, `DiskError`, `Refused`."""
+        result = await Download(content, folder, self._tools, overwrite=overwrite).run()
+        self._report(result)
+        return result
+
+    async def _fetch_copy(self, content: ContentId, folder: Path, link: Link, most: int) -> Downloaded:
+        return await Download(content, folder, self._tools, first=link, most=most).run()
+
+    async def manifest_of(self, content: ContentId) -> bytes:
+        """Bring a manifest's bytes, checked against the id, without fetching the content. Raises as `download`."""
+        return await Download(content, Path(), self._tools).bring_manifest()
+
+    def sent(self, content: ContentId) -> int:
+        """Bytes of a content that this peer has sent to others."""
+        holding = self._serving.holdings.get(content)
+        return holding.sent if holding is not None else 0
+
+    async def link_to(self, address: Address) -> Link:
+        """A link to the peer that listens there. Raises `Unreachable`."""
+        return await self._links.connect(address)
+
+    # -- what links bring (a `Handler`) --------------------------------------------------------------------------------------------
+
+    def link_up(self, link: Link) -> None:
+        """Ask a new peer what it has of what we are fetching."""
+        for holding in self._serving.holdings.values():
+            if holding.news is not None:
+                holding.introduce(link)
+
+    def link_down(self, link: Link) -> None:
+        """A peer is gone."""
+        self._lanes.forget(link.peer)
+        for holding in list(self._serving.holdings.values()):
+            holding.left(link)
+
+    def have(self, link: Link, have: Have) -> None:
+        """A peer told what it has."""
+        holding = self._serving.holdings.get(have.id)
+        if holding is not None:
+            holding.heard(link, have)
+        elif not have.none:
+            link.tell(Have(id=have.id, none=True))
+
+    def manifest(self, content: ContentId) -> bytes:
+        """The manifest's bytes. Raises `Refused("not_found")`."""
+        return self._serving.get(content).data
+
+    def replicate(self, link: Link, request: Replicate) -> Awaitable[None]:
+        """Accept to keep a copy, or raise `Refused`."""
+        return self._keeper.accept(link, request)

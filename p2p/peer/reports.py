@@ -1,0 +1,138 @@
+"""What a running peer reports to whoever runs it, as values; the command line turns them into JSON events or text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from p2p.model import Address, ContentId
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """The peer accepts connections."""
+
+    address: Address
+    transports: dict[str, int]
+    """Port of each transport."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """A content of this peer is in the directory."""
+
+    name: str
+    id: ContentId
+    size: int
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """A content of this peer is no longer served: its file changed or went away."""
+
+    name: str
+    id: ContentId
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A copy that another peer asked us to keep is verified and in its place."""
+
+    name: str
+    id: ContentId
+    size: int
+    peer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Warned:
+    """Something was left out or went wrong, and the peer goes on."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class SessionChanged:
+    """A session with the tracker: `opened`, `lost` (the tracker is out of reach; we try again), `resumed`, or `ended`."""
+
+    state: str
+    user: str
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a download or a hashing is. Sizes in bytes, rate in bytes a second."""
+
+    phase: str
+    """hashing, searching, connecting, verifying, downloading, waiting"""
+    bytes: int
+    size: int
+    rate: float
+    peers: int
+    """How many peers give data now."""
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestKnown:
+    """The manifest has come and matches the id."""
+
+    name: str
+    id: ContentId
+    size: int
+    pieces: int
+
+
+@dataclass(frozen=True, slots=True)
+class Downloaded:
+    """A content is complete under its final name."""
+
+    path: Path
+    id: ContentId
+    size: int
+    seconds: float
+    bytes_from: dict[str, int] = field(default_factory=dict)
+    """Bytes received from each peer, by its name."""
+    bytes_by: dict[str, int] = field(default_factory=dict)
+    """Bytes received over each transport."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A peer was chosen for a copy, and accepted."""
+
+    peer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Replicated:
+    """A peer has verified its copy."""
+
+    peer: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Uploaded:
+    """All copies are verified. `origin_copies` is bytes this peer sent / size of the content."""
+
+    id: ContentId
+    copies: int
+    seconds: float
+    origin_copies: float
+
+
+Report = (
+    Listening
+    | Shared
+    | Withdrawn
+    | Received
+    | Warned
+    | SessionChanged
+    | Progress
+    | ManifestKnown
+    | Downloaded
+    | Placed
+    | Replicated
+    | Uploaded
+)

@@ -1,0 +1,65 @@
+"""A session with a tracker that outlives one command, kept in a file of the user's state folder that nobody else can read."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from p2p.errors import DiskError
+from p2p.model import Address
+from p2p.system import disk_error
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSession:
+    """Who is logged in where. `token` is a secret."""
+
+    tracker: Address
+    user: str
+    token: str
+
+
+def _path(state: Path, tracker: Address) -> Path:
+    return state / f"session-{hashlib.blake2b(str(tracker).encode(), digest_size=8).hexdigest()}.json"
+
+
+def load_session(state: Path, tracker: Address) -> StoredSession | None:
+    """Return the session kept for a tracker, or None. Raises `DiskError` when the file cannot be read or is not ours."""
+    path = _path(state, tracker)
+    try:
+        data = json.loads(path.read_bytes())
+        return StoredSession(tracker, str(data["user"]), str(data["token"]))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise disk_error(error, "read", path) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise DiskError(f"{path}: not a session file; remove it and log in again") from error
+
+
+def save_session(state: Path, session: StoredSession) -> None:
+    """Keep a session: written beside and renamed, created with mode 0600 in a folder of mode 0700. Raises `DiskError`."""
+    path = _path(state, session.tracker)
+    fresh = path.with_suffix(f".{os.getpid()}.new")
+    try:
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            fresh.unlink()
+        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(fd, "w", encoding="utf-8") as file:
+            json.dump({"tracker": str(session.tracker), "user": session.user, "token": session.token}, file)
+        fresh.replace(path)
+    except OSError as error:
+        raise disk_error(error, "write", path) from error
+
+
+def forget_session(state: Path, tracker: Address) -> None:
+    """Remove the session kept for a tracker, if there is one. Raises `DiskError`."""
+    try:
+        _path(state, tracker).unlink(missing_ok=True)
+    except OSError as error:
+        raise disk_error(error, "remove", _path(state, tracker)) from error

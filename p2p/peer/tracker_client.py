@@ -1,0 +1,119 @@
+"""Ask the tracker: one connection, opened when it is needed and opened again when it broke."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TypeVar
+
+from p2p.errors import ProtocolError, Refused, Unreachable
+from p2p.model import Address
+from p2p.peer.wire import Wire, WireTrace, broken, dial
+from p2p.protocol.messages import VERSION, Answer, Hello, Request
+from p2p.protocol.session import Answered, BadRequest, Ended
+from p2p.system import disk_io
+
+A = TypeVar("A", bound=Answer)
+
+
+class TrackerClient:
+    """A conversation with one tracker. Several questions may be under way at once. `session` is shown at each new connection."""
+
+    def __init__(self, address: Address, trace: WireTrace | None = None, timeout: float = 5.0) -> None:
+        """`timeout` is for one question and its answer, in seconds."""
+        self.address = address
+        self.session: str | None = None
+        self._trace = trace
+        self._timeout = timeout
+        self._wire: Wire | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._waiting: dict[int, asyncio.Future[Answer]] = {}
+        self._connecting = asyncio.Lock()
+
+    async def ask(self, request: Request) -> Answer:
+        """Return the tracker's answer. Raises `Refused` with its code, or `Unreachable` naming the address."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await self._ask(await self._connected(), request)
+        except TimeoutError as error:
+            raise Unreachable(f"tracker {self.address} does not answer within {self._timeout:g} s") from error
+
+    async def expect(self, request: Request, kind: type[A]) -> A:
+        """Return the tracker's answer, which is of this kind. Raises as `ask` does."""
+        answer = await self.ask(request)
+        if not isinstance(answer, kind):
+            raise Unreachable(f"tracker {self.address} answers {request.OP} with something else")
+        return answer
+
+    async def close(self) -> None:
+        """Hang up; what is under way raises `Unreachable`."""
+        reader = self._reader
+        self._lost(Unreachable(f"connection to tracker {self.address} was closed"))
+        if reader is not None:
+            reader.cancel()
+            await asyncio.gather(reader, return_exceptions=True)
+
+    async def _connected(self) -> Wire:
+        async with self._connecting:
+            if self._wire is None:
+                sock = await dial(self.address, "tracker")
+                self._wire = Wire(sock, {}, disk_io(), trace=self._trace)
+                self._reader = asyncio.create_task(self._read(self._wire))
+                if self.session is not None:
+                    try:
+                        await self._ask(self._wire, Hello(version=VERSION, session=self.session))
+                    except BaseException:
+                        self._lost(Unreachable(f"tracker {self.address} did not resume the session"))
+                        raise
+            return self._wire
+
+    async def _ask(self, wire: Wire, request: Request) -> Answer:
+        seq, line = wire.session.ask(request)
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting[seq] = answer
+        try:
+            await wire.send([line])
+            return await answer
+        except OSError as error:
+            raise broken(error, f"tracker {self.address}") from error
+        finally:
+            self._waiting.pop(seq, None)
+
+    async def _read(self, wire: Wire) -> None:
+        fault: BaseException = Unreachable(f"tracker {self.address} hung up")
+        try:
+            while True:
+                match await wire.next_event():
+                    case Answered(answer, seq, _) if seq is not None:
+                        self._answered(seq, answer)
+                    case Answered(Refused() as refused, _, _):
+                        fault = Unreachable(f"tracker {self.address} ended the connection: {refused}")
+                        return
+                    case BadRequest(error, _):
+                        fault = error
+                        return
+                    case Ended():
+                        return
+        except (OSError, ProtocolError) as error:
+            fault = error
+        finally:
+            if self._wire is wire:
+                self._lost(broken(fault, f"tracker {self.address}"))
+            wire.close()
+
+    def _answered(self, seq: int, answer: Answer | Refused) -> None:
+        waiting = self._waiting.pop(seq, None)
+        if waiting is None or waiting.done():
+            return
+        if isinstance(answer, Refused):
+            waiting.set_exception(answer)
+        else:
+            waiting.set_result(answer)
+
+    def _lost(self, error: Unreachable) -> None:
+        wire, self._wire, self._reader = self._wire, None, None
+        if wire is not None:
+            wire.close()
+        waiting, self._waiting = self._waiting, {}
+        for one in waiting.values():
+            if not one.done():
+                one.set_exception(error)

@@ -1,0 +1,81 @@
+"""What a transport offers: it listens with a source and hands out blocks, and it connects and fetches blocks into buffers.
+
+Duties that `tests/contract/test_transport.py` proves of every transport:
+- `fetch` fills exactly the buffer it is given with exactly the bytes asked for, or raises; never less, never other bytes.
+- What the source refuses arrives as `Refused` with the same code. A lane that is broken raises `Unreachable` for all it had under way.
+- Cancelling a `fetch` leaves the buffer untouched from then on, and the other fetches of the lane go on or fail; none hangs.
+- `close` may be called at any time, again, and from within; it ends what is under way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Protocol
+
+from p2p.model import Address, BlockSpan, ContentId, FileSpan, PeerId
+
+if TYPE_CHECKING:
+    from p2p.peer.wire import Wire, WireTrace
+    from p2p.protocol.session import Event
+    from p2p.system import DiskIO
+
+
+class Source(Protocol):
+    """Where a listening transport gets blocks from."""
+
+    def block(self, who: str, content: ContentId, span: BlockSpan) -> AbstractAsyncContextManager[list[FileSpan]]:
+        """Admit a request of `who` (a peer id, or a host for a nobody) and open the block's files while it is sent.
+
+        Entering waits for a free upload slot. Raises `Refused`: `not_found`, `bad_range`, `busy`.
+        """
+
+    def pace(self, count: int) -> None:
+        """Told in a worker thread that `count` bytes were sent; sleeps to keep the upload rate."""
+
+
+class Control(Protocol):
+    """What a peer does with all that is no block, on the port that it shares with the TCP transport."""
+
+    async def heard(self, wire: Wire, event: Event) -> None:
+        """Deal with one event of a connection. A `ProtocolError` or `ConnectionError` raised here ends the connection."""
+
+    def gone(self, wire: Wire) -> None:
+        """A connection is over."""
+
+
+class Lane(Protocol):
+    """A way to fetch blocks from one peer. Several fetches may be under way; they are served in the order asked."""
+
+    async def fetch(self, content: ContentId, span: BlockSpan, into: memoryview) -> None:
+        """Fill `into`, which is as long as the block. Raises `Refused`, `Unreachable`, `ProtocolError`."""
+
+    async def close(self) -> None:
+        """End it; what is under way raises `Unreachable`."""
+
+
+class Listener(Protocol):
+    """An open door."""
+
+    @property
+    def port(self) -> int:
+        """The port that is listened on."""
+
+    async def close(self) -> None:
+        """Close the door and all connections that came through it."""
+
+
+class Transport(Protocol):
+    """One way to move blocks."""
+
+    name: str
+
+    async def listen(self, source: Source, address: Address, control: Control | None = None) -> Listener:
+        """Serve blocks at `address`, whose port may be 0. Raises `OSError` when it cannot be had."""
+
+    async def connect(self, address: Address, me: PeerId | None = None) -> Lane:
+        """Reach a peer. Raises `Unreachable`, naming the address and why."""
+
+
+LoadTransport = Callable[[str, "DiskIO", "WireTrace | None"], Transport]
+"""Makes a transport by its name. Raises `TransportUnavailable`."""

@@ -1,0 +1,146 @@
+"""Watch what is shared: publish what is added, take back what is changed or removed.
+
+The standard library has no notice from the kernel, so this looks again each second; a look is a `stat` a file. A file that is still being
+written is left alone until two looks in a row see the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from p2p.content.hashing import HashPool
+from p2p.content.scan import Scanned, scan
+from p2p.errors import DiskError, EnjambreError
+from p2p.model import ContentId
+from p2p.peer.reports import Report, Warned
+from p2p.system import disk_error
+
+LOOK_TIME: Final = 1.0
+"""Seconds between two looks; ten times the length of a look if that is more."""
+AT_REST: Final = 2.0
+"""A file last changed longer ago than this, in seconds, is shared at the first look."""
+UNFINISHED: Final = (".part", ".part.manifest")
+
+
+class Library(Protocol):
+    """What the watcher works on."""
+
+    def held_at(self, path: Path) -> ContentId | None:
+        """The content that is shared from `path` already, as after an upload."""
+
+    async def publish(self, scanned: Scanned) -> ContentId:
+        """Hash and share. Raises `DiskError`."""
+
+    def retract(self, content: ContentId, path: Path) -> None:
+        """Stop sharing what lies at `path`."""
+
+
+@dataclass(slots=True)
+class _Seen:
+    """A path at the last look: what was there, and the id it is shared under, if it is."""
+
+    scanned: Scanned
+    content: ContentId | None
+    refused: bool = False
+
+
+class Watcher:
+    """Watches the entries of one folder, or some named paths."""
+
+    def __init__(self, library: Library, pool: HashPool, report: Callable[[Report], None]) -> None:
+        self._library = library
+        self._pool = pool
+        self._report = report
+        self._seen: dict[Path, _Seen] = {}
+        self._warned: dict[str, None] = {}
+        self._loop = asyncio.get_running_loop()
+
+    async def watch_folder(self, folder: Path, ready: Callable[[], None] = lambda: None) -> None:
+        """Share each file and folder directly in `folder` until cancelled. Raises `DiskError` if there is no such folder at first."""
+        if not folder.is_dir():
+            raise DiskError(f"cannot share '{folder}': it is not a folder")
+        await self._watch(lambda: _entries(folder), ready)
+
+    async def watch_paths(self, paths: Iterable[Path], ready: Callable[[], None] = lambda: None) -> None:
+        """Share these paths until cancelled."""
+        fixed = [Path(path).absolute() for path in paths]
+        await self._watch(lambda: fixed, ready)
+
+    async def _watch(self, targets: Callable[[], list[Path]], ready: Callable[[], None]) -> None:
+        while True:
+            began = time.monotonic()
+            try:
+                found = await self._pool.run(targets)
+            except DiskError as error:
+                self._warn(str(error))
+                found = []
+            await self._look(found)
+            ready()
+            await asyncio.sleep(max(LOOK_TIME, 10 * (time.monotonic() - began)) if self._seen else LOOK_TIME)
+
+    async def _look(self, paths: list[Path]) -> None:
+        for path in [path for path in self._seen if path not in paths]:
+            self._gone(path)
+        for path in paths:
+            try:
+                scanned = await self._pool.run(lambda path=path: scan(path, self._warn_soon))  # type: ignore[misc]
+            except EnjambreError as error:
+                self._gone(path)
+                self._warn(str(error))
+            else:
+                await self._compare(path, scanned)
+
+    async def _compare(self, path: Path, scanned: Scanned) -> None:
+        seen = self._seen.get(path)
+        held = self._library.held_at(path)
+        if seen is None and held is not None:
+            self._seen[path] = _Seen(scanned, held)
+            return
+        if seen is not None and seen.scanned == scanned and (seen.content == held or seen.refused):
+            if seen.content is None and not seen.refused:
+                await self._share(seen)
+            return
+        if seen is not None and seen.content is not None:
+            self._library.retract(seen.content, path)
+        fresh = self._seen[path] = _Seen(scanned, None)
+        newest = max((file.mtime_ns for file in scanned.files), default=0) / 1e9
+        if seen is None and abs(time.time() - newest) > AT_REST:
+            await self._share(fresh)
+
+    async def _share(self, seen: _Seen) -> None:
+        try:
+            seen.content = await self._library.publish(seen.scanned)
+        except EnjambreError as error:
+            seen.refused = True
+            self._warn(str(error))
+
+    def _gone(self, path: Path) -> None:
+        seen = self._seen.pop(path, None)
+        if seen is not None and seen.content is not None:
+            self._library.retract(seen.content, path)
+
+    def _warn_soon(self, message: str) -> None:
+        """For the worker thread that scans: the report itself belongs to the loop."""
+        self._loop.call_soon_threadsafe(self._warn, message)
+
+    def _warn(self, message: str) -> None:
+        """Report a warning once; the memory of what was said is bounded."""
+        if message in self._warned:
+            return
+        self._warned[message] = None
+        if len(self._warned) > 1000:
+            del self._warned[next(iter(self._warned))]
+        self._report(Warned(message))
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What lies directly in a folder, without hidden files and unfinished downloads. Raises `DiskError`."""
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and not path.name.endswith(UNFINISHED))
+    except OSError as error:
+        raise disk_error(error, "read", folder) from error

@@ -1,0 +1,199 @@
+"""One TCP connection and its conversation: the four steps that every peer connection goes through, and how it is dialled.
+
+The socket is ours alone (no asyncio stream owns it), so that a block can be received straight into its buffer and sent straight from its file.
+Lines are written by the loop; file spans by a worker thread, since reading a file that is not in memory would stop the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from typing import Final
+
+from p2p.errors import ProtocolError, Unreachable
+from p2p.model import Address, FileSpan, PeerId, canonical_host
+from p2p.protocol.messages import Request
+from p2p.protocol.session import Chunk, Event, Session
+from p2p.system import DiskIO
+
+LINE_TIME: Final = 10.0
+"""Seconds from the first byte of a line to its last, and from the connection to its first line (libtorrent and websockets: 10 s)."""
+STALL_TIME: Final = 20.0
+"""Seconds without a byte, while bytes are due, after which a connection is given up."""
+DIAL_TIME: Final = 4.0
+"""Seconds for one address of a host to answer."""
+_READ: Final = 65_536
+
+WireTrace = Callable[[str, str, bytes], None]
+"""Told of each control line: `sent` or `received`, the other side's address, the line."""
+
+
+class Wire:
+    """A connected, non-blocking socket and the `Session` on it. Safe for one reader and many writers in one loop."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        ops: Mapping[str, type[Request]],
+        io: DiskIO,
+        *,
+        senders: Executor | None = None,
+        trace: WireTrace | None = None,
+        read_size: int = _READ,
+    ) -> None:
+        """`ops` are the requests understood here; `senders` are the threads that send files, for a wire that does."""
+        remote = sock.getpeername()
+        self.remote = Address(canonical_host(remote[0]), remote[1])
+        other = str(self.remote)
+        self.session = Session(ops, None if trace is None else lambda direction, line: trace(direction, other, line))
+        self.peer: PeerId | None = None
+        """Who the other side says it is; None is nobody."""
+        self._sock = sock
+        self._io = io
+        self._senders = senders
+        self._read_size = read_size
+        self._writing = asyncio.Lock()
+        self._line_due: float | None = None
+        self._closed = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether this side has closed it."""
+        return self._closed
+
+    async def next_event(self, idle: float | None = None) -> Event:
+        """Wait for what happens next. Raises `TimeoutError` after `idle` seconds of silence, or when a line takes too long to come whole."""
+        loop = asyncio.get_running_loop()
+        until = None if idle is None else loop.time() + idle
+        while (event := self.session.next_event()) is None:
+            if self.session.partial:
+                self._line_due = self._line_due or loop.time() + LINE_TIME
+                until = self._line_due
+            async with asyncio.timeout_at(until):
+                self.session.receive_data(await loop.sock_recv(self._sock, self._read_size))
+        self._line_due = None
+        return event
+
+    async def read_body_into(self, view: memoryview) -> None:
+        """Fill `view` with the body that follows. Raises `ConnectionError` when it ends early, `TimeoutError` when it stalls."""
+        loop = asyncio.get_running_loop()
+        held = self.session.take_body(len(view))
+        view[: len(held)] = held
+        got = len(held)
+        while got < len(view):
+            async with asyncio.timeout(STALL_TIME):
+                count = await loop.sock_recv_into(self._sock, view[got:])
+            if not count:
+                raise ConnectionResetError("the other side hung up in the middle of a block")
+            self.session.body_arrived(count)
+            got += count
+
+    async def read_body(self) -> bytes:
+        """Read all of the body that follows; memory grows with what comes, never with what was announced."""
+        loop = asyncio.get_running_loop()
+        parts = [self.session.take_body()]
+        while self.session.body_missing:
+            async with asyncio.timeout(STALL_TIME):
+                part = await loop.sock_recv(self._sock, min(self.session.body_missing, 262_144))
+            if not part:
+                raise ConnectionResetError("the other side hung up in the middle of a body")
+            self.session.body_arrived(len(part))
+            parts.append(part)
+        return b"".join(parts)
+
+    async def skip_body(self) -> None:
+        """Read the body that follows, and forget it."""
+        loop = asyncio.get_running_loop()
+        self.session.take_body()
+        while self.session.body_missing:
+            async with asyncio.timeout(STALL_TIME):
+                part = await loop.sock_recv(self._sock, min(self.session.body_missing, _READ))
+            if not part:
+                raise ConnectionResetError("the other side hung up in the middle of a body")
+            self.session.body_arrived(len(part))
+
+    async def send(self, chunks: Sequence[Chunk], pace: Callable[[int], None] | None = None) -> None:
+        """Write chunks, whole and in order. Raises `OSError` (`TimeoutError` is one) when the other side is gone, `DiskError` for a file."""
+        async with self._writing:
+            loop = asyncio.get_running_loop()
+            for chunk in chunks:
+                if self._closed:
+                    raise ConnectionAbortedError("this connection was closed")
+                if isinstance(chunk, FileSpan):
+                    sending = loop.run_in_executor(self._senders, self._io.send_span, self._sock, chunk, STALL_TIME, pace)
+                    try:
+                        await asyncio.shield(sending)
+                    except asyncio.CancelledError:
+                        self.close()
+                        with contextlib.suppress(OSError):
+                            await sending
+                        raise
+                else:
+                    async with asyncio.timeout(STALL_TIME):
+                        await loop.sock_sendall(self._sock, chunk)
+
+    def close(self) -> None:
+        """Hang up; what is being read or written on it fails."""
+        if self._closed:
+            return
+        self._closed = True
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+        # Whoever waits on the socket is woken by the shutdown. Only then may its number be free for another connection: two rounds from now.
+        loop = asyncio.get_running_loop()
+        loop.call_soon(loop.call_soon, self._sock.close)
+
+
+def prepare(sock: socket.socket) -> None:
+    """Set what every peer connection wants: no delay of small lines, and keep-alive so that a host that vanished is noticed."""
+    sock.setblocking(False)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 20), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
+        if hasattr(socket, name):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+async def dial(address: Address, what: str = "peer") -> socket.socket:
+    """Connect to the first address of a host that answers. Raises `Unreachable`, which names the address and the reason."""
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(DIAL_TIME):
+            infos = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise Unreachable(f"{what} {address} cannot be reached: {_reason(error)}") from error
+    reason = "no address"
+    for family, kind, proto, _, target in infos[:4]:
+        sock = None
+        try:
+            sock = socket.socket(family, kind, proto)
+            prepare(sock)
+            async with asyncio.timeout(DIAL_TIME):
+                await loop.sock_connect(sock, target)
+            return sock
+        except OSError as error:
+            reason = _reason(error)
+            if sock is not None:
+                sock.close()
+        except BaseException:
+            if sock is not None:
+                sock.close()
+            raise
+    raise Unreachable(f"{what} {address} cannot be reached: {reason}")
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).lower()
+
+
+def broken(error: BaseException, whom: object) -> Unreachable:
+    """The error for a connection that failed while it was used."""
+    if isinstance(error, Unreachable):
+        return error
+    why = str(error) if isinstance(error, ProtocolError) else _reason(error)
+    return Unreachable(f"connection to {whom} broke: {why}")

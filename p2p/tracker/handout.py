@@ -1,0 +1,138 @@
+"""Which peers to hand to whom, and under which address: best first, spread by chance, and only where the asker can reach them."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import lru_cache
+from random import Random
+from typing import Final, NamedTuple
+
+from p2p.errors import ProtocolError
+from p2p.model import PeerId, canonical_host
+from p2p.tracker.store.base import PeerRecord
+
+LOOPBACK: Final = "loopback"
+PRIVATE: Final = "private"
+PUBLIC: Final = "public"
+USELESS: Final = "useless"
+NAME: Final = "name"
+
+CLASSES: Final = 8
+"""Peers that have a part are told apart by eighths of the content; within an eighth, chance decides."""
+
+_METADATA: Final = frozenset({"169.254.169.254", "fd00:ec2::254"})
+"""Where clouds keep credentials: no peer ever lives there."""
+
+_PRIVATE_NETS: Final = tuple(
+    ipaddress.ip_network(net)
+    for net in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "169.254.0.0/16", "fc00::/7", "fe80::/10")
+)
+_LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9])?"
+_HOST_NAME: Final = re.compile(rf"(?=.{{1,253}}\.?\Z){_LABEL}(?:\.{_LABEL})*\.?", re.IGNORECASE)
+
+
+class Choice(NamedTuple):
+    """A peer to hand out: how many bytes of the content it has, and the host under which the asker can dial it."""
+
+    peer: PeerRecord
+    have: int
+    host: str
+
+
+@lru_cache(maxsize=16384)
+def kind_of(host: str) -> str:
+    """`loopback`, `private` (RFC 1918, RFC 6598, ULA, link local), `public`, `useless` (no peer can be dialled there), or `name`."""
+    try:
+        ip = ipaddress.ip_address(host)
+    except ValueError:
+        return NAME
+    if ip.is_loopback:
+        return LOOPBACK
+    if ip.is_unspecified or ip.is_multicast or host in _METADATA or host.startswith("0.") or host == "255.255.255.255":
+        return USELESS
+    if any(ip.version == net.version and ip in net for net in _PRIVATE_NETS):
+        return PRIVATE
+    return PUBLIC
+
+
+def check_advertised(host: str) -> str:
+    """Return the canonical form of a host that a peer wants handed out. Raises `ProtocolError("bad_field")` naming `advertise`.
+
+    Refused: zones of IPv6 (they mean something on one machine only), addresses no peer can have, and what is no host name.
+    """
+    if "%" in host:
+        raise ProtocolError("bad_field", "advertise: an address with a zone means nothing on another machine")
+    plain = canonical_host(host)
+    kind = kind_of(plain)
+    if kind == USELESS:
+        raise ProtocolError("bad_field", "advertise: no peer can be dialled at this address")
+    if kind == NAME and (not _HOST_NAME.fullmatch(plain) or plain.rstrip(".").rpartition(".")[2].isdigit()):
+        raise ProtocolError("bad_field", "advertise: must be a host name or an address without brackets and port")
+    return plain
+
+
+def reachable_host(seen: str, advertised: str | None, asker: str, reached: str) -> str | None:
+    """The host under which the asker can dial a peer, or None when there is none. All are canonical.
+
+    `seen` is where the peer was seen, `advertised` what it wants handed out (None where the operator does not allow it), `asker` the
+    asker's own address, `reached` the address by which it reached the tracker. A peer on a loopback address runs on the tracker's machine,
+    so others find it where they found the tracker. A private address goes only to askers with a private or loopback address, and an
+    advertised one that is of no use to the asker falls back to the one seen.
+    """
+    inside = kind_of(asker) in (LOOPBACK, PRIVATE)
+    if advertised is not None:
+        kind = kind_of(advertised)
+        if kind in (PUBLIC, NAME) or (inside and kind == PRIVATE) or kind == LOOPBACK == kind_of(asker):
+            return advertised
+    host = seen
+    if kind_of(seen) == LOOPBACK and kind_of(asker) != LOOPBACK:
+        host = reached
+    kind = kind_of(host)
+    if kind in (PUBLIC, NAME) or (inside and kind == PRIVATE) or kind == LOOPBACK == kind_of(asker):
+        return host
+    return None
+
+
+def choose(
+    holders: Mapping[PeerRecord, int], size: int, limit: int, rng: Random, host_for: Callable[[PeerRecord], str | None]
+) -> list[Choice]:
+    """Choose at most `limit` of the peers that hold a content of `size` bytes, and that have a host for the asker.
+
+    Seeds first, then those with more; within a class chance decides, so that the load spreads. Takes time in proportion to the holders.
+    """
+    classes: list[list[tuple[PeerRecord, int]]] = [[] for _ in range(CLASSES + 1)]
+    for peer, have in holders.items():
+        classes[CLASSES if have >= size else have * CLASSES // size].append((peer, have))
+    chosen: list[Choice] = []
+    for group in reversed(classes):
+        # Draws one by one and stops when enough are found: 10,000 seeds are not shuffled for the sake of 50.
+        while group and len(chosen) < limit:
+            at = rng.randrange(len(group))
+            group[at], group[-1] = group[-1], group[at]
+            peer, have = group.pop()
+            host = host_for(peer)
+            if host is not None:
+                chosen.append(Choice(peer, have, host))
+    return chosen
+
+
+def place(
+    accepting: Iterable[PeerRecord],
+    holders: Collection[PeerRecord],
+    size: int,
+    copies: int,
+    exclude: Collection[PeerId],
+    host_for: Callable[[PeerRecord], str | None],
+) -> list[Choice]:
+    """Choose at most `copies` of the accepting peers, in the order given: those with room for `size` bytes that lack the content."""
+    chosen: list[Choice] = []
+    for peer in accepting:
+        if peer.room >= size and peer not in holders and peer.id not in exclude:
+            host = host_for(peer)
+            if host is not None:
+                chosen.append(Choice(peer, 0, host))
+                if len(chosen) == copies:
+                    break
+    return chosen

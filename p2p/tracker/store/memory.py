@@ -1,0 +1,371 @@
+"""A store in memory: dictionaries of sessions, peers and contents, and two sorted views for pages and for search.
+
+There is no index from terms to contents. A word matches when it is part of the folded name, so an index would have to be scanned for terms
+that hold the word, and real directories have about as many terms as names (numbers, dates). A plain scan of 100,000 names takes about
+20 ms on a slow core; announces stay cheap, and memory small: about 100 bytes a (content, peer) pair.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter
+from typing import Any, Final, Generic, Protocol, TypeVar
+
+from p2p.errors import Refused
+from p2p.model import ContentId, PeerId
+from p2p.tracker.store.base import EVICT_IDLE, SESSION_IDLE, Caps, Claim, ContentRecord, Gone, PeerRecord, SessionRecord, Totals, fold
+
+
+class _Ordered(Protocol):
+    @property
+    def order(self) -> tuple[str, str]: ...
+
+
+T = TypeVar("T", bound=_Ordered)
+_BY_ORDER: Final = attrgetter("order")
+_FEW: Final = 64
+"""Up to so many changes are put into a sorted view one by one; more of them are cheaper by sorting anew, which is nearly linear here."""
+
+
+class _Sorted(Generic[T]):
+    """A view in order, brought up to date when it is asked for. An entry's order must not change while it is in."""
+
+    def __init__(self) -> None:
+        self._list: list[T] = []
+        self._added: dict[T, None] = {}
+        self._removed: dict[T, None] = {}
+
+    def add(self, entry: T) -> None:
+        self._added[entry] = None
+
+    def remove(self, entry: T) -> None:
+        if entry in self._added:
+            del self._added[entry]
+        else:
+            self._removed[entry] = None
+
+    def view(self) -> list[T]:
+        added, removed = self._added, self._removed
+        if len(removed) > _FEW:
+            self._list = [entry for entry in self._list if entry not in removed]
+        else:
+            for entry in removed:
+                del self._list[bisect_left(self._list, entry.order, key=_BY_ORDER)]
+        if len(added) > _FEW:
+            self._list.extend(added)
+            self._list.sort(key=_BY_ORDER)
+        else:
+            for entry in added:
+                insort(self._list, entry, key=_BY_ORDER)
+        if added:
+            self._added = {}
+        if removed:
+            self._removed = {}
+        return self._list
+
+
+class MemoryStore:
+    """`TrackerStore` in memory. A store that also writes to disk overrides `_session_changed`, `_peer_changed` and `_claim_changed`."""
+
+    def __init__(self, caps: Caps | None = None) -> None:
+        self._caps = caps or Caps()
+        self._sessions: OrderedDict[str, SessionRecord] = OrderedDict()  # longest unused first
+        self._peers: OrderedDict[PeerId, PeerRecord] = OrderedDict()  # longest unseen first
+        self._accepting: OrderedDict[PeerId, PeerRecord] = OrderedDict()
+        self._contents: dict[ContentId, ContentRecord] = {}
+        self._contents_of: dict[PeerRecord, dict[ContentRecord, None]] = {}
+        self._sorted_peers: _Sorted[PeerRecord] = _Sorted()
+        self._sorted_contents: _Sorted[ContentRecord] = _Sorted()
+        self._pairs = 0
+        self._bytes = 0
+
+    # -- sessions ------------------------------------------------------------------------------------------------------------------
+
+    def put_session(self, key: str, user: str, now: float) -> None:
+        """Keep a new session. Raises `Refused("quota")`."""
+        if len(self._sessions) >= self._caps.sessions:
+            self._evict_session(now)
+        self._sessions[key] = record = SessionRecord(key, user, now, now)
+        self._session_changed(record, alive=True)
+
+    def session(self, key: str) -> SessionRecord | None:
+        """The session with this key."""
+        return self._sessions.get(key)
+
+    def touch_session(self, key: str, now: float) -> None:
+        """Note that a session was resumed."""
+        record = self._sessions.get(key)
+        if record is not None:
+            record.used = now
+            self._sessions.move_to_end(key)
+
+    def drop_session(self, key: str) -> Gone:
+        """Take out a session with all its peers and what they announced."""
+        record = self._sessions.pop(key, None)
+        if record is None:
+            return Gone(0, 0)
+        peers = [self._peers[peer_id] for peer_id in record.peers]
+        pairs = sum([self._drop_peer(peer) for peer in peers])
+        self._session_changed(record, alive=False)
+        return Gone(len(peers), pairs)
+
+    def _evict_session(self, now: float) -> None:
+        oldest = self._oldest_session(now)
+        if oldest is None or oldest.used + EVICT_IDLE > now:
+            raise Refused("quota", "the tracker keeps no more sessions; ask again later")
+        self.drop_session(oldest.key)
+
+    def _oldest_session(self, now: float) -> SessionRecord | None:
+        """The session without peers that is unused for longest. Those with peers are in use and move to the end as they are met."""
+        for _ in range(len(self._sessions)):
+            record = next(iter(self._sessions.values()))
+            if not record.peers:
+                return record
+            self.touch_session(record.key, now)
+        return None
+
+    # -- peers ---------------------------------------------------------------------------------------------------------------------
+
+    def put_peer(self, record: PeerRecord) -> None:
+        """Keep a new peer, or the new state of a known one. Raises `Refused("quota")`."""
+        record.order = (fold(record.name), record.id)
+        known = self._peers.get(record.id)
+        if known is None:
+            if len(self._peers) >= self._caps.peers:
+                raise Refused("quota", "the tracker keeps no more peers; ask again later")
+            self._peers[record.id] = record
+            self._contents_of[record] = {}
+            self._sessions[record.session].peers.add(record.id)
+            self._sorted_peers.add(record)
+        else:
+            self._renew_peer(known, record)
+            record = known
+        if not record.room:
+            self._accepting.pop(record.id, None)
+        elif record.id not in self._accepting:
+            self._accepting[record.id] = record
+        self._peer_changed(record, alive=True)
+
+    def _renew_peer(self, known: PeerRecord, fresh: PeerRecord) -> None:
+        if known.order != fresh.order:
+            self._sorted_peers.view()  # settles it: an entry that is in view under its old order must leave before it gets a new one
+            self._sorted_peers.remove(known)
+            self._sorted_peers.view()
+            known.order = fresh.order
+            self._sorted_peers.add(known)
+        known.name, known.host, known.advertised = fresh.name, fresh.host, fresh.advertised
+        known.listen, known.room = fresh.listen, fresh.room
+        self.touch_peer(known, fresh.seen)
+
+    def touch_peer(self, peer: PeerRecord, now: float) -> None:
+        """Renew a lease."""
+        peer.seen = now
+        self._peers.move_to_end(peer.id)
+
+    def peer(self, peer_id: PeerId) -> PeerRecord | None:
+        """The peer with this id."""
+        return self._peers.get(peer_id)
+
+    def peers(self) -> Sequence[PeerRecord]:
+        """All peers by name."""
+        return self._sorted_peers.view()
+
+    def accepting(self) -> Iterable[PeerRecord]:
+        """Peers with room, the one that was placed at longest ago first."""
+        return self._accepting.values()
+
+    def placed(self, peer_id: PeerId) -> None:
+        """Move a peer to the end of `accepting`."""
+        if peer_id in self._accepting:
+            self._accepting.move_to_end(peer_id)
+
+    def _drop_peer(self, peer: PeerRecord) -> int:
+        del self._peers[peer.id]
+        self._accepting.pop(peer.id, None)
+        contents = self._contents_of.pop(peer)
+        for content in contents:
+            self._unhold(content, peer)
+        self._pairs -= len(contents)
+        session = self._sessions.get(peer.session)
+        if session is not None:
+            session.peers.discard(peer.id)
+        self._sorted_peers.remove(peer)
+        self._peer_changed(peer, alive=False)
+        return len(contents)
+
+    # -- contents ------------------------------------------------------------------------------------------------------------------
+
+    def put_claims(self, peer: PeerRecord, claims: Sequence[Claim]) -> None:
+        """Keep what a known peer says it has: all, or nothing and `Refused("quota")`."""
+        mine = self._contents_of[peer]
+        new = len({claim.id for claim in claims if peer not in self._holders(claim.id)})
+        if new and len(mine) + new > self._caps.contents_per_peer:
+            raise Refused("quota", f"a peer may announce at most {self._caps.contents_per_peer} contents")
+        if new and self._pairs + new > self._caps.pairs:
+            raise Refused("quota", "the tracker keeps no more contents; ask again later")
+        for claim in claims:
+            content = self._contents.get(claim.id)
+            if content is None:
+                content = ContentRecord(claim.id, claim.name, claim.size, 0, fold(claim.name), {})
+                self._contents[claim.id] = content
+                self._bytes += content.size
+                self._sorted_contents.add(content)
+            if self._hold(content, peer, claim):
+                self._claim_changed(peer, claim.id, claim)
+            mine[content] = None
+        self._pairs += len(mine) - peer.contents
+        peer.contents = len(mine)
+
+    def _holders(self, content_id: ContentId) -> Mapping[PeerRecord, int]:
+        content = self._contents.get(content_id)
+        return content.holders if content is not None else {}
+
+    def _hold(self, content: ContentRecord, peer: PeerRecord, claim: Claim) -> bool:
+        """Note a claim; return whether it says anything new."""
+        said = (claim.name, claim.size)
+        old = content.holders.get(peer)
+        others = content.others or {}
+        if old is not None:
+            old_said = others.get(peer, (content.name, content.size))
+            if old == claim.have and said == old_said:
+                return False
+            content.seeds -= old >= old_said[1]
+        # the same int object for all seeds of a content: 32 bytes a pair less
+        content.holders[peer] = content.size if claim.have == content.size else claim.have
+        content.seeds += claim.have >= claim.size
+        if said != (content.name, content.size):
+            content.others = others
+            others[peer] = said
+        else:
+            others.pop(peer, None)
+        if next(iter(content.holders)) is peer:
+            self._retitle(content)
+        return True
+
+    def _unhold(self, content: ContentRecord, peer: PeerRecord) -> None:
+        have = content.holders.pop(peer)
+        size = content.size
+        if content.others:
+            size = content.others.pop(peer, (content.name, size))[1]
+        content.seeds -= have >= size
+        if not content.holders:
+            del self._contents[content.id]
+            self._bytes -= content.size
+            self._sorted_contents.remove(content)
+        elif content.others:
+            self._retitle(content)
+
+    def _retitle(self, content: ContentRecord) -> None:
+        """Give a content the name and size that its first live announcer says; the others' are then what differs from that."""
+        others = content.others or {}
+        said = others.pop(next(iter(content.holders)), None)
+        if said is None:
+            content.others = others or None
+            return
+        for peer in content.holders:
+            others.setdefault(peer, (content.name, content.size))
+        del others[next(iter(content.holders))]
+        content.others = {peer: other for peer, other in others.items() if other != said} or None
+        self._bytes += said[1] - content.size
+        if said[0] != content.name:
+            self._sorted_contents.view()  # as for a peer's name: out under the old order, in under the new one
+            self._sorted_contents.remove(content)
+            self._sorted_contents.view()
+            content.name, content.folded = said[0], fold(said[0])
+            self._sorted_contents.add(content)
+        content.size = said[1]
+
+    def drop_claims(self, peer: PeerRecord, ids: Iterable[ContentId]) -> int:
+        """Take contents of a peer out; return how many were there."""
+        mine = self._contents_of[peer]
+        before = len(mine)
+        for content_id in ids:
+            content = self._contents.get(content_id)
+            if content is not None and peer in content.holders:
+                self._unhold(content, peer)
+                del mine[content]
+                self._claim_changed(peer, content_id, None)
+        peer.contents = len(mine)
+        self._pairs -= before - len(mine)
+        return before - len(mine)
+
+    def content(self, content_id: ContentId) -> ContentRecord | None:
+        """The content with this id."""
+        return self._contents.get(content_id)
+
+    def contents_of(self, peer: PeerRecord) -> Iterable[ContentRecord]:
+        """What a peer has."""
+        return self._contents_of[peer]
+
+    def contents(self) -> Sequence[ContentRecord]:
+        """All contents by name."""
+        return self._sorted_contents.view()
+
+    def find(self, words: Sequence[str]) -> Sequence[ContentRecord]:
+        """Contents whose folded name holds every word, by name."""
+        found = self._sorted_contents.view()
+        if words:
+            # The longest is likely to be the rarest; the others then have few names left to look at, or share one pass over many.
+            longest, *others = sorted(words, key=len, reverse=True)
+            found = [content for content in found if longest in content.folded]
+            if others:
+                found = [content for content in found if all(map(content.folded.__contains__, others))]
+        return found
+
+    def totals(self) -> Totals:
+        """The figures."""
+        return Totals(len(self._sessions), len(self._peers), len(self._contents), self._pairs, self._bytes)
+
+    # -- time ----------------------------------------------------------------------------------------------------------------------
+
+    def expire(self, now: float, ttl: float) -> float:
+        """Drop peers whose lease is over and idle sessions; return a time before which nothing more is due."""
+        while self._peers:
+            peer = next(iter(self._peers.values()))
+            if peer.seen + ttl > now:
+                break
+            session = self._sessions.get(peer.session)
+            self._drop_peer(peer)
+            if session is not None and not session.peers:
+                self.touch_session(session.key, now)
+        due = next(iter(self._peers.values())).seen + ttl if self._peers else now + ttl
+        while self._sessions and next(iter(self._sessions.values())).used + SESSION_IDLE <= now:
+            oldest = self._oldest_session(now)
+            if oldest is not None and oldest.used + SESSION_IDLE <= now:
+                self.drop_session(oldest.key)
+        idle = next(iter(self._sessions.values())).used + SESSION_IDLE if self._sessions else now + ttl
+        return min(due, idle)
+
+    # -- disk ----------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def unsaved(self) -> bool:
+        """Nothing ever waits for a disk here."""
+        return False
+
+    def take_pending(self) -> Mapping[Any, Any]:
+        """Nothing to take."""
+        return {}
+
+    def commit(self, changes: Mapping[Any, Any]) -> None:
+        """Nothing to write."""
+
+    def settle(self, changes: Mapping[Any, Any], *, written: bool) -> None:
+        """Nothing to note."""
+
+    def close(self) -> None:
+        """Nothing to give up."""
+
+    def interrupt(self) -> None:
+        """Nothing waits."""
+
+    def _session_changed(self, record: SessionRecord, *, alive: bool) -> None:
+        """A session came or went."""
+
+    def _peer_changed(self, record: PeerRecord, *, alive: bool) -> None:
+        """A peer came, changed or went, and with it all that it announced."""
+
+    def _claim_changed(self, peer: PeerRecord, content_id: ContentId, claim: Claim | None) -> None:
+        """A peer says something new of a content, or (None) has it no more."""

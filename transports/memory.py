@@ -1,0 +1,111 @@
+"""Blocks without sockets: a real transport inside one process, for tests and for teaching.
+
+A "network" is a table from port to listener that the transports of one process share; host names mean nothing in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from p2p.errors import Unreachable
+from p2p.model import Address, BlockSpan, ContentId, FileSpan, PeerId
+from p2p.peer.transport import Control, Source
+from p2p.peer.wire import WireTrace
+from p2p.system import DiskIO
+
+
+class MemoryTransport:
+    """Moves blocks by reading the source's files straight into the asker's buffer."""
+
+    name = "memory"
+
+    def __init__(self, io: DiskIO, trace: WireTrace | None = None, network: dict[int, MemoryListener] | None = None) -> None:
+        self._io = io
+        self._network: dict[int, MemoryListener] = {} if network is None else network
+
+    async def listen(self, source: Source, address: Address, control: Control | None = None) -> MemoryListener:
+        """Serve blocks at a port of this network. Raises `OSError` when it is taken."""
+        port = address.port or next(port for port in range(1024, 65536) if port not in self._network)
+        if port in self._network:
+            raise OSError(f"port {port} is taken")
+        listener = self._network[port] = MemoryListener(port, source, self._network)
+        return listener
+
+    async def connect(self, address: Address, me: PeerId | None = None) -> MemoryLane:
+        """Reach a listener of this network."""
+        listener = self._network.get(address.port)
+        if listener is None:
+            raise Unreachable(f"peer {address} cannot be reached: nobody listens")
+        return MemoryLane(listener, me or address.host, self._io)
+
+
+class MemoryListener:
+    """An open door of this process."""
+
+    def __init__(self, port: int, source: Source, network: dict[int, MemoryListener]) -> None:
+        self.port = port
+        self.source = source
+        self.lanes: set[MemoryLane] = set()
+        self._network = network
+
+    async def close(self) -> None:
+        """Close the door and all lanes through it."""
+        self._network.pop(self.port, None)
+        for lane in list(self.lanes):
+            await lane.close()
+
+
+class MemoryLane:
+    """A way to one listener. Fetches are served one after the other, as on a connection."""
+
+    def __init__(self, listener: MemoryListener, who: str, io: DiskIO) -> None:
+        self._listener = listener
+        self._who = who
+        self._io = io
+        self._turn = asyncio.Lock()
+        self._under_way: set[asyncio.Task[None]] = set()
+        self._closed = False
+        listener.lanes.add(self)
+
+    async def fetch(self, content: ContentId, span: BlockSpan, into: memoryview) -> None:
+        """Fill `into` with the block. Raises `Refused`, `Unreachable`."""
+        if self._closed:
+            raise Unreachable("the lane was closed")
+        task = asyncio.create_task(self._move(content, span, into))
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.cancelled() and self._closed:
+                raise Unreachable("the lane was closed") from None
+            task.cancel()
+            await asyncio.wait([task])
+            raise
+
+    async def close(self) -> None:
+        """End it; what is under way raises `Unreachable`."""
+        self._closed = True
+        self._listener.lanes.discard(self)
+        for task in list(self._under_way):
+            task.cancel()
+
+    async def _move(self, content: ContentId, span: BlockSpan, into: memoryview) -> None:
+        async with self._turn, self._listener.source.block(self._who, content, span) as files:
+            got = 0
+            for file in files:
+                got += await self._copy(file, into[got:])
+            if got != len(into):
+                raise Unreachable(f"{got} bytes came instead of {len(into)}")
+
+    async def _copy(self, file: FileSpan, into: memoryview) -> int:
+        got = 0
+        while got < file.length and got < len(into):
+            window = into[got : min(file.length, len(into))]
+            count = self._io.pread_into(file.fd, window, file.offset + got)
+            if not count:
+                raise Unreachable("the other side's file became shorter")
+            self._listener.source.pace(count)
+            got += count
+            await asyncio.sleep(0)
+        return got

@@ -1,0 +1,255 @@
+"""Blocks over TCP: a request line, an answer line, then the bytes, from file to socket and from socket to buffer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import socket
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final
+
+from p2p.errors import ProtocolError, Refused, Unreachable
+from p2p.model import Address, BlockSpan, ContentId, PeerId
+from p2p.peer.conversation import converse
+from p2p.peer.transport import Control, Source
+from p2p.peer.wire import Wire, WireTrace, broken, dial, prepare
+from p2p.protocol.codec import by_op, encode_error
+from p2p.protocol.messages import PEER_OPS, VERSION, Hello, HelloAnswer, Read, ReadAnswer
+from p2p.protocol.session import Answered, BadRequest
+from p2p.swarm.uploads import SLOTS
+from p2p.system import DiskIO
+
+CONNECTIONS: Final = 1024
+"""Connections that one door holds open in all; over it, the newcomer is told `busy`."""
+CONNECTIONS_OF_ONE: Final = 128
+"""The same from one host; loopback, where many peers share a host, may have them all."""
+
+log = logging.getLogger(__name__)
+
+
+class TcpTransport:
+    """The transport that every peer speaks. `trace` is told of each control line: direction, other side, line."""
+
+    name = "tcp"
+
+    def __init__(self, io: DiskIO, trace: WireTrace | None = None) -> None:
+        self._io = io
+        self._trace = trace
+
+    async def listen(self, source: Source, address: Address, control: Control | None = None) -> TcpListener:
+        """Serve blocks, and control if given, at `address`. Raises `OSError` when it cannot be had."""
+        loop = asyncio.get_running_loop()
+        infos = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, proto, _, target = infos[0]
+        sock = socket.socket(family, kind, proto)
+        try:
+            if os.name == "posix":
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(target)
+            sock.listen(512)
+            sock.setblocking(False)
+        except OSError:
+            sock.close()
+            raise
+        return TcpListener(sock, source, control, self._io, self._trace)
+
+    async def connect(self, address: Address, me: PeerId | None = None) -> TcpLane:
+        """Dial a peer and say who we are, without waiting for its answer."""
+        sock = await dial(address)
+        lane = TcpLane(sock, self._io, self._trace)
+        if me is not None:
+            lane.introduce(me)
+        return lane
+
+
+class TcpListener:
+    """An open door: accepts, and holds one task a connection."""
+
+    def __init__(self, sock: socket.socket, source: Source, control: Control | None, io: DiskIO, trace: WireTrace | None) -> None:
+        self._sock = sock
+        self._source = source
+        self._control = control
+        self._io = io
+        self._trace = trace
+        self._senders = ThreadPoolExecutor(SLOTS + 2, thread_name_prefix="send")
+        self._open: dict[asyncio.Task[None], str] = {}
+        self._accepting = asyncio.create_task(self._accept())
+
+    @property
+    def port(self) -> int:
+        """The port that is listened on."""
+        return int(self._sock.getsockname()[1])
+
+    async def _accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                sock, remote = await loop.sock_accept(self._sock)
+            except OSError as error:
+                # Out of descriptors or memory: what is open goes on, and a newcomer waits in the queue until some are free again.
+                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    log.warning("cannot accept a connection: %s", error.strerror)
+                    await asyncio.sleep(0.2)
+                continue
+            try:
+                self._welcome(sock, str(remote[0]))
+            except OSError:
+                sock.close()
+
+    def _welcome(self, sock: socket.socket, host: str) -> None:
+        prepare(sock)
+        of_one = sum(1 for other in self._open.values() if other == host)
+        limit = CONNECTIONS if host.startswith("127.") or host == "::1" else CONNECTIONS_OF_ONE
+        if len(self._open) >= CONNECTIONS or of_one >= limit:
+            with contextlib.suppress(OSError):
+                sock.send(encode_error(Refused("busy", "too many connections")))
+            sock.close()
+            return
+        wire = Wire(sock, by_op(PEER_OPS), self._io, senders=self._senders, trace=self._trace)
+        task = asyncio.create_task(converse(wire, self._source, self._control))
+        self._open[task] = host
+        task.add_done_callback(self._left)
+
+    def _left(self, task: asyncio.Task[None]) -> None:
+        del self._open[task]
+        if not task.cancelled() and task.exception() is not None:
+            log.error("a connection ended by a fault of ours", exc_info=task.exception())
+
+    async def close(self) -> None:
+        """Close the door and all connections that came through it."""
+        self._accepting.cancel()
+        tasks = [self._accepting, *self._open]
+        for task in self._open:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._sock.close()
+        self._senders.shutdown(wait=False)
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A block asked for: where it goes (None: nobody wants it any more) and who waits for it."""
+
+    into: memoryview | None
+    done: asyncio.Future[None]
+
+
+class TcpLane:
+    """One connection on which blocks are asked for; answers come in the order of the questions."""
+
+    def __init__(self, sock: socket.socket, io: DiskIO, trace: WireTrace | None) -> None:
+        # A small read takes the answer's line and leaves nearly all of the block for `recv_into`.
+        self._wire = Wire(sock, {}, io, trace=trace, read_size=1024)
+        self._waiting: dict[int, _Waiting] = {}
+        self._outbox: deque[bytes] = deque()
+        self._flushing: asyncio.Task[None] | None = None
+        self._reading_into: _Waiting | None = None
+        self._fault: Unreachable | None = None
+        self._reader = asyncio.create_task(self._read())
+
+    def introduce(self, me: PeerId) -> None:
+        """Say who asks, so that the other side can share its uploads fairly."""
+        _, line = self._wire.session.ask(Hello(version=VERSION, peer=me))
+        self._post(line)
+
+    async def fetch(self, content: ContentId, span: BlockSpan, into: memoryview) -> None:
+        """Fill `into` with the block. Raises `Refused`, `Unreachable`, `ProtocolError`."""
+        if self._fault is not None:
+            raise self._fault
+        seq, line = self._wire.session.ask(Read(id=content, piece=span.piece, offset=span.offset, length=span.length))
+        waiting = self._waiting[seq] = _Waiting(into, asyncio.get_running_loop().create_future())
+        self._post(line)
+        try:
+            await waiting.done
+        except asyncio.CancelledError:
+            waiting.into = None
+            if self._reading_into is waiting:
+                # Half of it may be in the caller's buffer, and more would follow: only hanging up makes the buffer safe to reuse.
+                await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Hang up; what is under way raises `Unreachable`."""
+        self._fail(Unreachable(f"connection to {self._wire.remote} was closed"))
+        if self._reader is not asyncio.current_task():
+            self._reader.cancel()
+            await asyncio.gather(self._reader, return_exceptions=True)
+
+    def _post(self, line: bytes) -> None:
+        self._outbox.append(line)
+        if self._flushing is None:
+            self._flushing = asyncio.create_task(self._flush())
+
+    async def _flush(self) -> None:
+        try:
+            while self._outbox:
+                lines = b"".join(self._outbox)
+                self._outbox.clear()
+                await self._wire.send([lines])
+        except OSError as error:
+            self._fail(broken(error, self._wire.remote))
+        finally:
+            self._flushing = None
+
+    async def _read(self) -> None:
+        try:
+            while True:
+                await self._hear()
+        except (OSError, ProtocolError, Unreachable) as error:
+            self._fail(broken(error, self._wire.remote))
+        finally:
+            self._fail(Unreachable(f"connection to {self._wire.remote} was closed"))
+
+    async def _hear(self) -> None:
+        event = await self._wire.next_event()
+        if isinstance(event, BadRequest):
+            raise event.error
+        if not isinstance(event, Answered) or event.seq is None:
+            refused = event.answer if isinstance(event, Answered) and isinstance(event.answer, Refused) else None
+            raise Unreachable(f"{self._wire.remote} ended the connection{': ' + str(refused) if refused else ''}")
+        waiting = self._waiting.pop(event.seq, None)
+        if waiting is None:
+            if isinstance(event.answer, (HelloAnswer, Refused)):
+                return
+            raise ProtocolError("bad_field", "seq: answers nothing that was asked", fatal=True)
+        if isinstance(event.answer, Refused):
+            if not waiting.done.done():
+                waiting.done.set_exception(event.answer)
+            return
+        await self._receive(waiting, event)
+
+    async def _receive(self, waiting: _Waiting, event: Answered) -> None:
+        into = waiting.into
+        if into is None:
+            await self._wire.skip_body()
+            return
+        self._reading_into = waiting
+        try:
+            if not isinstance(event.answer, ReadAnswer) or event.body != len(into):
+                raise ProtocolError("bad_body", f"body: {len(into)} bytes were asked for, {event.body} announced", fatal=True)
+            await self._wire.read_body_into(into)
+        except (OSError, ProtocolError) as error:
+            if not waiting.done.done():
+                waiting.done.set_exception(error if isinstance(error, ProtocolError) else broken(error, self._wire.remote))
+            raise
+        finally:
+            self._reading_into = None
+            if not waiting.done.done() and self._wire.closed:
+                waiting.done.set_exception(Unreachable(f"connection to {self._wire.remote} was closed"))
+        if not waiting.done.done():
+            waiting.done.set_result(None)
+
+    def _fail(self, error: Unreachable) -> None:
+        if self._fault is not None:
+            return
+        self._fault = error
+        self._wire.close()
+        waiting, self._waiting = self._waiting, {}
+        for one in waiting.values():
+            if not one.done.done():
+                one.done.set_exception(error)
