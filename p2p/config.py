@@ -64,7 +64,7 @@ def parse_size(text: str, what: str = "size") -> int:
     if match is None:
         raise UsageError(f"{what}: {text!r} is not a size; write bytes, or a number with K, M, G or T, such as 64M")
     number, unit = match.groups()
-    factor = 1024 ** " kmgt".index(unit.lower() or " ")
+    factor: int = 1024 ** " kmgt".index(unit.lower() or " ")
     whole, _, part = number.partition(".")
     return int(whole) * factor + (int(part) * factor // 10 ** len(part) if part else 0)
 

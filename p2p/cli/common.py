@@ -14,6 +14,7 @@ from p2p.errors import EnjambreError, UsageError
 
 # What only a running command needs is imported when one runs: `--help` shall come at once.
 if TYPE_CHECKING:
+    from asyncio import Future
     from signal import Signals
 
     from p2p.cli.console import Console
@@ -150,7 +151,7 @@ async def _supervised(work: Callable[[], Awaitable[int]], console: Console) -> i
             await asyncio.sleep(TICK)
             console.tick()
 
-    console.on_broken = lambda: asyncio.get_running_loop().call_soon(task.cancel) and None
+    console.on_broken = lambda: _cancel(task)
     ticker = asyncio.create_task(tick())
     uninstall = install_stop_signals(asyncio.get_running_loop(), stop)
     try:
@@ -171,6 +172,10 @@ async def _supervised(work: Callable[[], Awaitable[int]], console: Console) -> i
             stop_at_once_on_signals()
         console.end_progress()
     return stopped[0] if stopped else code
+
+
+def _cancel(task: Future[int]) -> None:
+    task.cancel()
 
 
 def _unread(console: Console) -> int:
@@ -252,7 +257,7 @@ class _TraceFile:
         if self._where == "-":
             return Writer(lambda line: self._console.complain(line.rstrip("\n")), time.time).message
         try:
-            file = open(self._where, "a", encoding="ascii", buffering=1)  # noqa: SIM115  closed by __exit__
+            file = open(self._where, "a", encoding="ascii", buffering=1)
         except OSError as error:
             raise disk_error(error, "write", self._where) from error
         writer = Writer(file.write, time.time)

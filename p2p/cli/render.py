@@ -67,7 +67,7 @@ def cut(text: str, columns: int) -> str:
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]], right: str = "") -> list[str]:
-    """Lines of a table. `right` has an `r` for each column that is set to the right. Cells are made printable; the last column is not padded."""
+    """Lines of a table, its cells made printable. `right` has an `r` at the place of each column that is set to the right."""
     cells = [list(headers), *([printable(cell) for cell in row] for row in rows)]
     widths = [max(width(row[column]) for row in cells) for column in range(len(headers))]
     lines = []
@@ -92,7 +92,7 @@ def bar(part: float, whole: float, columns: int) -> str:
 
 
 def progress_text(progress: Progress, elapsed: float, columns: int) -> str:
-    """The progress line: the phase, and what is known: percent, amount, rate, time left, peers. `elapsed` seconds are those of this phase."""
+    """The progress line: the phase, and what is known: percent, amount, rate, time left, peers. `elapsed`: seconds since the phase began."""
     parts = [f"{progress.phase:<11}"]
     if progress.size > 0:
         parts.append(f"{percent(progress.bytes, progress.size):>3}%")

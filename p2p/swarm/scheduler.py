@@ -99,12 +99,12 @@ class Scheduler:
         overdue = self._ledger.earliest()
         if overdue is not None:
             times.append(overdue)
-        if not self._unbegun:
+        if self._is_tail():
             times += [entry.asked + self._policy.tail_patience for entry in self._ledger.entries()]
         for source in self._sources.values():
             times.append(source.paused_until)
             if source.suggests and not self._ledger.count(source.peer):
-                times.append(source.suggested_at + self._policy.suggestion_patience)
+                times.append(source.silent_at(self._policy))
         return min(time for time in times if time > self._now)
 
     @property
@@ -173,16 +173,18 @@ class Scheduler:
 
     def _arrived(self, peer: PeerId, block: BlockSpan, now: float) -> None:
         entry = self._ledger.close(peer, block)
-        source = self._sources.get(peer)
-        if entry is not None and source is not None:
-            source.arrived(block.length, entry.asked, now)
-        active = self._active.get(block.piece)
-        if active is None or block not in active.missing:
+        if entry is None:
             return
+        self._progress_at = now
+        source = self._sources.get(peer)
+        if source is not None:
+            source.arrived(block.length, entry.asked, now)
+        active = self._active[block.piece]
         active.missing.discard(block)
         active.senders.add(peer)
-        if block in active.todo:
-            active.todo.remove(block)
+        self._cancel(block)
+
+    def _cancel(self, block: BlockSpan) -> None:
         for other in self._ledger.asked(block):
             self._ledger.close(other, block)
             self._wishes.append(Cancel(other, block))
@@ -203,27 +205,39 @@ class Scheduler:
 
     def _verified(self, piece: int, now: float) -> None:
         self.have.add(piece)
-        self._active.pop(piece, None)
         self._unbegun &= ~(1 << piece)
         self._alone.discard(piece)
         self._progress_at = now
+        active = self._end(piece)
+        if active is not None and len(active.senders) == 1:
+            for peer in active.senders & self._sources.keys():
+                self._sources[peer].corrupt = 0
         for source in self._sources.values():
             source.suggested.pop(piece, None)
         self._wishes.append(Tell(piece))
 
     def _corrupt(self, piece: int) -> None:
-        active = self._active.pop(piece, None)
-        self._unbegun |= 1 << piece
+        active = self._end(piece)
         if active is None:
             return
-        self._alone.add(piece)
-        for peer in active.senders:
-            source = self._sources.get(peer)
-            if source is None:
-                continue
+        self._unbegun |= 1 << piece
+        if len(active.senders) > 1:
+            self._alone.add(piece)
+        for peer in sorted(active.senders & self._sources.keys()):
+            source = self._sources[peer]
             source.corrupt += 1
-            if len(active.senders) == 1 or source.corrupt >= self._policy.strikes:
+            if len(active.senders) == 1:
                 self._drop(peer, f"piece {piece} from it does not match its hash", corrupt=True)
+            elif source.corrupt >= self._policy.strikes:
+                self._drop(peer, f"it took part in {source.corrupt} pieces that do not match their hash", corrupt=False)
+
+    def _end(self, piece: int) -> _Active | None:
+        """Close a piece, whatever may still be under way of it."""
+        active = self._active.pop(piece, None)
+        if active is not None:
+            for block in sorted(active.missing):
+                self._cancel(block)
+        return active
 
     # -- peers that fail -----------------------------------------------------------------------------------------------------------
 
@@ -279,11 +293,12 @@ class Scheduler:
     # -- asking --------------------------------------------------------------------------------------------------------------------
 
     def _ask_all(self, now: float) -> None:
+        few = len(self._sources) <= self._policy.few
         for source in sorted(self._sources.values(), key=lambda source: self._ledger.count(source.peer)):
             if source.paused_until > now:
                 continue
             room = min(
-                source.window(self._policy, self._geometry.block_length) - self._ledger.count(source.peer),
+                source.window(self._policy, self._geometry.block_length, few=few) - self._ledger.count(source.peer),
                 self._policy.in_flight(self._geometry.block_length) - len(self._ledger),
             )
             while room > 0:
@@ -298,14 +313,13 @@ class Scheduler:
         block = self._go_on(source)
         if block is not None:
             return block
+        left = self._unbegun & source.has
+        if not left:
+            return self._at_the_tail(source, now)
         piece = self._suggestion(source)
-        if piece is None:
-            if self._waits_for_suggestion(source, now):
-                return None
-            piece = pick(self._unbegun & source.has, self._availability, self._geometry.pieces, self._rng)
-        if piece is not None:
-            return self._begin(piece, source)
-        return self._at_the_tail(source, now)
+        if piece is None and not self._waits_for_suggestion(source, now):
+            piece = pick(left, self._availability, self._geometry.pieces, self._rng)
+        return None if piece is None else self._begin(piece, source)
 
     def _go_on(self, source: SourcePeer) -> BlockSpan | None:
         for piece, active in self._active.items():
@@ -325,7 +339,10 @@ class Scheduler:
     def _waits_for_suggestion(self, source: SourcePeer, now: float) -> bool:
         if not source.suggests:
             return False
-        return self._ledger.count(source.peer) > 0 or now < source.suggested_at + self._policy.suggestion_patience
+        if self._ledger.count(source.peer) or now < source.silent_at(self._policy):
+            return True
+        source.suggests = False
+        return False
 
     def _begin(self, piece: int, source: SourcePeer) -> BlockSpan:
         first, *rest = self._geometry.blocks(piece)
@@ -334,8 +351,8 @@ class Scheduler:
         return first
 
     def _at_the_tail(self, source: SourcePeer, now: float) -> BlockSpan | None:
-        """A block that another peer is slow to bring, when every piece was begun. Sooner would send bytes twice for nothing."""
-        if self._unbegun or self._ledger.count(source.peer) >= self._policy.window_least:
+        """A block that another peer is slow to bring, and from then on its piece. Sooner would send bytes twice for nothing."""
+        if self._ledger.count(source.peer) >= self._policy.window_least or not self._is_tail():
             return None
         for entry in self._ledger.entries():
             block = entry.block
@@ -343,8 +360,13 @@ class Scheduler:
                 continue
             asked = self._ledger.asked(block)
             if source.peer not in asked and len(asked) < self._policy.duplicates:
+                self._active[block.piece].owner = source.peer
                 return block
         return None
+
+    def _is_tail(self) -> bool:
+        """Whether every piece that anybody has was begun."""
+        return self._availability.nobody(self._unbegun) == self._unbegun
 
     # -- the end -------------------------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,9 @@ class Policy:
     """The numbers a scheduler decides with; times in seconds."""
 
     window_least: int = 2
-    """Blocks asked of one peer at once: one coming, one to follow, so that its link never waits for our next request."""
+    """Blocks asked of one peer at once where few peers are known: one coming, one to follow, so that its link never waits for us."""
+    few: int = 3
+    """Where more peers than this are known, a slow one is asked for one block at once: what waits in its queue was chosen too early."""
     window_most: int = 16
     window_time: float = 0.05
     """A fast peer is asked for as much ahead as it sends in this time."""
@@ -29,7 +31,7 @@ class Policy:
     duplicates: int = 2
     """At the tail, one block is asked of at most so many peers at once."""
     patience: float = 60.0
-    """The download gives up when peers are here and nothing was verified for this long."""
+    """The download gives up when peers are here and nothing came for this long."""
     patience_alone: float = 10.0
     """The same when no peer is here and the tracker knows of none."""
     patience_offline: float = 900.0
@@ -39,7 +41,7 @@ class Policy:
 
     def in_flight(self, block_length: int) -> int:
         """How many blocks may be under way from all peers together."""
-        return min(self.memory // block_length, 256)
+        return max(1, min(self.memory // block_length, 256))
 
 
 @dataclass(slots=True)
@@ -57,6 +59,7 @@ class SourcePeer:
     last_arrival: float = 0.0
     failures: int = 0
     corrupt: int = 0
+    """Corrupt pieces it took part in, since it last sent a good one alone."""
 
     def arrived(self, length: int, asked: float, now: float) -> None:
         """Learn from a block of `length` bytes that came: blocks overlap, so its time runs from the block before it."""
@@ -66,7 +69,11 @@ class SourcePeer:
         self.rate = sample if not self.rate else 0.8 * self.rate + 0.2 * sample
         self.failures = 0
 
-    def window(self, policy: Policy, block_length: int) -> int:
-        """How many blocks may be under way at this peer."""
-        ahead = policy.window_least + int(self.rate * policy.window_time) // block_length
+    def silent_at(self, policy: Policy) -> float:
+        """From when on a peer that suggests, and of which nothing is under way, counts as silent."""
+        return max(self.suggested_at, self.last_arrival) + policy.suggestion_patience
+
+    def window(self, policy: Policy, block_length: int, *, few: bool = True) -> int:
+        """How many blocks may be under way at this peer, one of `few` or of many."""
+        ahead = (policy.window_least if few else 1) + int(self.rate * policy.window_time) // block_length
         return 1 if self.failures else min(ahead, policy.window_most)

@@ -201,9 +201,16 @@ class TrackerService:
             self.store.put_claims(peer, claims)
         return AnnounceAnswer(ttl=self.ttl, known=peer.contents)
 
-    def _withdraw(self, request: Withdraw, asker: Asker, _now: float) -> WithdrawAnswer:
-        peer = self._own_peer(request, self._session(asker))
-        return WithdrawAnswer(withdrawn=0 if peer is None else self.store.drop_claims(peer, request.ids))
+    def _withdraw(self, request: Withdraw, asker: Asker, now: float) -> WithdrawAnswer:
+        session = self._session(asker)
+        peer = self._own_peer(request, session)
+        if peer is None:
+            return WithdrawAnswer(withdrawn=0)
+        if request.ids:
+            return WithdrawAnswer(withdrawn=self.store.drop_claims(peer, request.ids))
+        withdrawn = self.store.drop_peer(peer)
+        self.store.touch_session(session.key, now)
+        return WithdrawAnswer(withdrawn=withdrawn)
 
     # -- questions -----------------------------------------------------------------------------------------------------------------
 

@@ -152,6 +152,9 @@ class TrackerStore(Protocol):
     def peer(self, peer_id: PeerId) -> PeerRecord | None:
         """The peer with this id."""
 
+    def drop_peer(self, peer: PeerRecord) -> int:
+        """Take out a known peer with all that it announced; return how many contents that was."""
+
     def peers(self) -> Sequence[PeerRecord]:
         """All peers in the order of `PeerRecord.order`. Not to be kept across a change."""
 

@@ -107,7 +107,7 @@ class MemoryStore:
         if record is None:
             return Gone(0, 0)
         peers = [self._peers[peer_id] for peer_id in record.peers]
-        pairs = sum([self._drop_peer(peer) for peer in peers])
+        pairs = sum([self.drop_peer(peer) for peer in peers])
         self._session_changed(record, alive=False)
         return Gone(len(peers), pairs)
 
@@ -181,7 +181,8 @@ class MemoryStore:
         if peer_id in self._accepting:
             self._accepting.move_to_end(peer_id)
 
-    def _drop_peer(self, peer: PeerRecord) -> int:
+    def drop_peer(self, peer: PeerRecord) -> int:
+        """Take out a known peer with all that it announced; return how many contents that was."""
         del self._peers[peer.id]
         self._accepting.pop(peer.id, None)
         contents = self._contents_of.pop(peer)
@@ -327,7 +328,7 @@ class MemoryStore:
             if peer.seen + ttl > now:
                 break
             session = self._sessions.get(peer.session)
-            self._drop_peer(peer)
+            self.drop_peer(peer)
             if session is not None and not session.peers:
                 self.touch_session(session.key, now)
         due = next(iter(self._peers.values())).seen + ttl if self._peers else now + ttl

@@ -1,0 +1,316 @@
+"""The commands that run a peer: `serve`, `share`, `info`, `download`, `upload`. What a peer reports is printed; nothing is decided here."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import os
+import socket
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import transports
+from p2p.cli.common import Job
+from p2p.cli.console import Console
+from p2p.cli.events import event_of, manifest_events
+from p2p.cli.render import amount_from, count_text, percent, rate_text, size_text, table, time_text
+from p2p.config import DEFAULT_PEER_PORT, DEFAULT_TRACKER_PORT, PeerConfig
+from p2p.errors import UsageError
+from p2p.link import Link, content_id, is_link, parse_link
+from p2p.model import Address
+from p2p.peer.node import Node, NodeSettings
+from p2p.peer.reports import (
+    Downloaded,
+    Listening,
+    ManifestKnown,
+    Placed,
+    Progress,
+    Received,
+    Replicated,
+    Report,
+    SessionChanged,
+    Shared,
+    Uploaded,
+    Warned,
+    Withdrawn,
+)
+
+Work = Job[PeerConfig]
+
+FILES_SHOWN: Final = 1000
+"""Most files that `info` lists for people; programs get them all."""
+
+
+class Reporter:
+    """Prints what a peer reports, each report once."""
+
+    def __init__(self, console: Console, config: PeerConfig, link_tracker: Address | None, *, talks: bool) -> None:
+        """`link_tracker` is what links name; `talks` says that being a peer is the whole command, so that people want to read of it."""
+        self._console = console
+        self._config = config
+        self._link_tracker = link_tracker
+        self._talks = talks
+
+    def __call__(self, report: Report) -> None:
+        console = self._console
+        match report:
+            case Progress():
+                console.progress(report)
+                return
+            case Warned():
+                console.warning(report.message)
+                return
+            case Downloaded() | Uploaded():
+                return  # the command itself prints how it ended
+            case Shared():
+                console.end_progress()
+                link = str(Link(report.id, self._link_tracker, report.name)) if self._link_tracker else None
+                console.event({**event_of(report), **({"link": link} if link else {})})
+                if self._talks:
+                    console.text(f"shared {report.name} ({size_text(report.size)})  {link or report.id}")
+                return
+        console.event(event_of(report))
+        if (
+            self._talks
+            or isinstance(report, Placed | Replicated)
+            or (isinstance(report, SessionChanged) and report.state in ("lost", "resumed"))
+        ):
+            self._tell(report)
+
+    def _tell(self, report: Report) -> None:
+        console, config = self._console, self._config
+        match report:
+            case Listening():
+                ports = ", ".join(f"{name} {port}" for name, port in sorted(report.transports.items()))
+                console.text(f"{config.name} listens on {report.address} ({ports}), tracker {config.tracker}")
+            case Withdrawn():
+                console.text(f"no longer shared: {report.name}  {report.id}")
+            case Received():
+                console.text(f"received {report.name} ({size_text(report.size)}) from {report.peer}  {report.id}")
+            case SessionChanged(state="lost"):
+                console.note(f"tracker {config.tracker} is out of reach; trying again")
+            case SessionChanged(state="resumed"):
+                console.note(f"tracker {config.tracker} is back")
+            case Placed():
+                console.text(f"{report.peer} takes a copy")
+            case Replicated():
+                console.text(f"{report.peer} has verified its copy after {time_text(report.seconds)}")
+            case ManifestKnown():
+                console.text(f"{report.name}: {size_text(report.size)} in {count_text(report.pieces, 'piece')}")
+
+
+@asynccontextmanager
+async def _peer(job: Work, *, folder: Path | None = None, talks: bool = False, links: bool = False) -> AsyncIterator[Node]:
+    """A peer that leaves the directory and closes everything at the end."""
+    config = job.config
+    settings = NodeSettings(
+        name=config.name,
+        host=config.host,
+        port=DEFAULT_PEER_PORT if config.port is None else config.port,
+        port_is_fixed=config.port is not None,
+        advertise=config.advertise,
+        tracker=config.tracker,
+        transport=config.transport,
+        state=config.state,
+        accept_uploads=config.accept_uploads,
+        folder=folder,
+        limit_down=config.limit,
+        limit_up=config.limit_up,
+        patience=config.patience,
+        portable=config.portable,
+        user=config.user,
+        hash_name=config.hash_name,
+    )
+    link_tracker = await _tracker_for_others(job) if links else None
+    node = Node(settings, transports.load, Reporter(job.console, config, link_tracker, talks=talks), job.trace)
+    try:
+        yield node
+    finally:
+        await node.stop()
+
+
+async def serve(job: Work) -> int:
+    """`serve DIR`. Raises `UsageError` when there is no such folder, and what ended the session when somebody else did."""
+    folder = Path(job.words.dir)
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder")
+    async with _peer(job, folder=folder, talks=True, links=True) as node:
+        await node.start()
+        await _until_ended(node, node.watch(folder))
+    return 0
+
+
+async def share(job: Work) -> int:
+    """`share PATH…`. Raises `UsageError` for a path that is not there, and what ended the session when somebody else did."""
+    paths = [_existing(text) for text in job.words.paths]
+    async with _peer(job, talks=True, links=True) as node:
+        await node.start()
+        await _until_ended(node, node.watch_paths(paths))
+    return 0
+
+
+async def download(job: Work) -> int:
+    """`download TARGET`. Raises `NotFound`, `IntegrityError`, `Unreachable`, `Refused`, `DiskError`."""
+    job, target = _aimed(job)
+    config, console = job.config, job.console
+    async with _peer(job) as node:
+        try:
+            console.progress(_phase("connecting"))
+            await node.start(require_tracker=True)
+            console.progress(_phase("searching"))
+            content = await node.resolve(target)
+            done = await node.download(content, config.output, overwrite=config.overwrite)
+        except asyncio.CancelledError:
+            console.note("stopped; the same command goes on from here")
+            raise
+        rate = done.size / done.seconds if done.seconds > 0 else 0.0
+        console.progress(Progress("downloading", done.size, done.size, rate, len(done.bytes_from)))
+        console.end_progress()
+        console.event(event_of(done))
+        console.text(f"saved {done.path}: {size_text(done.size)} in {time_text(done.seconds)}, {rate_text(rate)}")
+        if done.bytes_from:
+            console.text(f"  from {count_text(len(done.bytes_from), 'peer')}: {amount_from(done.bytes_from)}")
+        if config.seed:
+            console.text("serving it to others until stopped")
+            raise await node.ended()
+    return 0
+
+
+async def info(job: Work) -> int:
+    """`info TARGET`. Raises `NotFound`, `Unreachable`, `Refused`."""
+    job, target = _aimed(job)
+    console = job.console
+    async with _peer(job) as node:
+        console.progress(_phase("connecting"))
+        await node.start(announce=False)
+        console.progress(_phase("searching"))
+        found = await node.info(await node.resolve(target))
+    console.end_progress()
+    manifest = found.manifest
+    for event in manifest_events(found.id, manifest):
+        console.event(event)
+    for source in found.sources:
+        console.event({"event": "peer", "name": source.name, "host": source.host, "transports": source.listen, "have": source.have})
+    console.text(
+        f"{manifest.name} ({manifest.kind}): {size_text(manifest.size)}, {count_text(len(manifest.files), 'file')}",
+        f"  id      {found.id}",
+        f"  pieces  {len(manifest.pieces)} of {size_text(manifest.piece_length)}, {manifest.hash_name}",
+    )
+    console.text("", *table(("SIZE", "FILE"), [(size_text(entry.size), entry.path) for entry in manifest.files[:FILES_SHOWN]], "r"))
+    if len(manifest.files) > FILES_SHOWN:
+        console.text(f"and {len(manifest.files) - FILES_SHOWN} more")
+    rows = [
+        (source.name, str(Address(source.host, source.listen.get("tcp", 0))), f"{percent(source.have, manifest.size)}%")
+        for source in found.sources
+    ]
+    console.text("", *table(("PEER", "ADDRESS", "HAS"), rows, "  r"))
+    return 0
+
+
+async def upload(job: Work) -> int:
+    """`upload PATH`. Raises `UsageError` for a path that is not there, `Refused` when too few peers accept, `Unreachable`."""
+    path = _existing(job.words.path)
+    console = job.console
+    async with _peer(job) as node:
+        console.progress(_phase("connecting"))
+        await node.start(require_tracker=True)
+        done = await node.upload(path, job.config.copies)
+        console.end_progress()
+        console.event(event_of(done))
+        console.text(
+            f"{count_text(done.copies, 'copy', 'copies')} of {path.name} verified in {time_text(done.seconds)}; "
+            f"{done.origin_copies:.2f} of its size was sent from here",
+            f"  id {done.id}",
+        )
+    return 0
+
+
+def _phase(name: str) -> Progress:
+    return Progress(name, 0, 0, 0.0, 0)
+
+
+def _existing(text: str) -> Path:
+    path = Path(text)
+    if not os.path.lexists(path):
+        raise UsageError(f"{path}: no such file or folder")
+    return path
+
+
+async def _until_ended(node: Node, work: Coroutine[Any, Any, None]) -> None:
+    """Do `work`, which ends only when cancelled or failing, until the session is ended by somebody else; raises why."""
+    tasks = [asyncio.ensure_future(work), asyncio.ensure_future(node.ended())]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if tasks[0].done():
+            tasks[0].result()
+        if tasks[1].done() and (error := tasks[1].result()) is not None:
+            raise error
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _aimed(job: Work) -> tuple[Work, str]:
+    """What to fetch, and the job with the tracker to ask: a link brings its own, unless another was named."""
+    target: str = job.words.target
+    if not target.strip():
+        raise UsageError("TARGET: a name, an id or a link is needed")
+    if not is_link(target):
+        return job, content_id(target) or target
+    link = parse_link(target, DEFAULT_TRACKER_PORT)
+    named = hasattr(job.words, "tracker") or bool(os.environ.get("P2P_TRACKER"))
+    if link.tracker is not None and not named:
+        job = replace(job, config=replace(job.config, tracker=link.tracker))
+    return job, link.id
+
+
+async def _tracker_for_others(job: Work) -> Address:
+    """The tracker's address as others can use it, for links.
+
+    Behind a loopback address it is this machine, so others need this machine's own address, if the tracker listens there too.
+    """
+    tracker, console = job.config.tracker, job.console
+    if not _is_loopback(tracker.host):
+        return tracker
+    host = _own_host()
+    if host is None:
+        console.warning(f"the links work on this machine only: it has no network, and its tracker is {tracker}")
+        return tracker
+    outside = Address(host, tracker.port)
+    if await _answers(tracker) and not await _answers(outside):
+        console.warning(f"the links work on this machine only: the tracker does not listen on {outside}; start it with --host 0.0.0.0")
+        return tracker
+    return outside
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def _own_host() -> str | None:
+    """This machine's address towards other networks, found without sending anything: to connect a datagram socket only picks a route."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+            host: str = probe.getsockname()[0]
+        except OSError:
+            return None
+    return None if _is_loopback(host) or host == "0.0.0.0" else host
+
+
+async def _answers(address: Address) -> bool:
+    """Whether something listens at an address of this machine."""
+    try:
+        async with asyncio.timeout(1.0):
+            _, writer = await asyncio.open_connection(address.host, address.port)
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    return True
