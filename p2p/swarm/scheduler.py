@@ -12,6 +12,7 @@ Guarantees, which `tests/property` checks: no peer is asked for what it lacks; t
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from random import Random
 
@@ -85,8 +86,8 @@ class Scheduler:
         self._now = now
         self._apply(news, now)
         if not self._over:
-            self._time_out(now)
-            self._ask_all(now)
+            timed_out = self._time_out(now)
+            self._ask(self._sources.values() if timed_out else self._concerned(news), now)
             self._conclude(now)
         wishes, self._wishes = self._wishes, []
         return wishes
@@ -241,7 +242,11 @@ class Scheduler:
 
     # -- peers that fail -----------------------------------------------------------------------------------------------------------
 
-    def _time_out(self, now: float) -> None:
+    def _time_out(self, now: float) -> bool:
+        """Take back what is overdue; return whether anything was."""
+        earliest = self._ledger.earliest()
+        if earliest is None or earliest > now:
+            return False
         for entry in self._ledger.overdue(now):
             if self._ledger.close(entry.peer, entry.block) is None:
                 continue
@@ -250,6 +255,7 @@ class Scheduler:
             source = self._sources.get(entry.peer)
             if source is not None:
                 self._strike(source, now, "it stalls")
+        return True
 
     def _strike(self, source: SourcePeer, now: float, why: str) -> None:
         if now < source.paused_until:
@@ -292,20 +298,29 @@ class Scheduler:
 
     # -- asking --------------------------------------------------------------------------------------------------------------------
 
-    def _ask_all(self, now: float) -> None:
-        few = len(self._sources) <= self._policy.few
-        for source in sorted(self._sources.values(), key=lambda source: self._ledger.count(source.peer)):
+    def _concerned(self, news: News) -> Collection[SourcePeer]:
+        """Who may be asked for something after this news that could not be asked before. Most news by far is that a peer gained a piece."""
+        match news:
+            case PeerGained(peer, _) | Suggested(peer, _):
+                return [self._sources[peer]] if peer in self._sources else []
+            case PieceVerified():
+                return []
+            case _:
+                return self._sources.values()
+
+    def _ask(self, sources: Collection[SourcePeer], now: float) -> None:
+        policy, ledger, length = self._policy, self._ledger, self._geometry.block_length
+        few = len(self._sources) <= policy.few
+        most = policy.in_flight(length)
+        for source in sorted(sources, key=lambda source: ledger.count(source.peer)):
             if source.paused_until > now:
                 continue
-            room = min(
-                source.window(self._policy, self._geometry.block_length, few=few) - self._ledger.count(source.peer),
-                self._policy.in_flight(self._geometry.block_length) - len(self._ledger),
-            )
+            room = min(source.window(policy, length, few=few) - ledger.count(source.peer), most - len(ledger))
             while room > 0:
                 block = self._choose(source, now)
                 if block is None:
                     break
-                self._ledger.open(source.peer, block, now, now + self._policy.block_timeout)
+                ledger.open(source.peer, block, now, now + policy.block_timeout)
                 self._wishes.append(Fetch(source.peer, block))
                 room -= 1
 

@@ -20,7 +20,7 @@ class Policy:
     """A fast peer is asked for as much ahead as it sends in this time."""
     block_timeout: float = 20.0
     """A block that has not come by then is asked elsewhere (libtorrent waits 20 s for a piece)."""
-    suggestion_patience: float = 0.3
+    suggestion_patience: float = 1.0
     """A peer that suggests is asked for nothing of our own choice until it was silent for this long."""
     busy_pause: float = 0.5
     """A peer that said "busy" is left alone for this long."""
