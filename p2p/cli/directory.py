@@ -108,12 +108,12 @@ async def login(job: Work) -> int:
 
 
 async def logout(job: Work) -> int:
-    """`logout`: ends this user's session; its peers and their contents leave the directory. Raises `Refused("login_needed")` without one."""
+    """`logout`: ends this user's session; its peers leave the directory. Raises `Refused("login_needed")` without one."""
     config, console = job.config, job.console
     stored = load_session(config.state, config.tracker)
     if stored is None:
         raise Refused("login_needed", f"there is no session with tracker {config.tracker}; nothing to log out of")
-    gone = LogoutAnswer(0, 0)
+    gone = LogoutAnswer(peers=0, contents=0)
     async with _tracker(job) as client:
         client.session = stored.token
         try:
@@ -142,7 +142,8 @@ async def status(job: Work) -> int:
         f"tracker {config.tracker}, version {stats.version}, up {time_text(stats.uptime)}",
         f"  {count_text(stats.peers, 'peer')}, {count_text(stats.contents, 'content')} ({size_text(stats.bytes)}), "
         f"{count_text(stats.shares, 'share')}",
-        f"  {count_text(stats.sessions, 'session')}, {count_text(stats.connections, 'connection')}, {count_text(stats.requests, 'request')}",
+        f"  {count_text(stats.sessions, 'session')}, {count_text(stats.connections, 'connection')}, "
+        f"{count_text(stats.requests, 'request')}",
     )
     if stats.user is not None:
         console.text(f"you are logged in as {stats.user}")

@@ -92,7 +92,7 @@ def bar(part: float, whole: float, columns: int) -> str:
 
 
 def progress_text(progress: Progress, elapsed: float, columns: int) -> str:
-    """The progress line: the phase, and what is known: percent, amount, rate, time left, peers. `elapsed`: seconds since the phase began."""
+    """The progress line: the phase, and what is known: percent, amount, rate, time left, peers. `elapsed`: seconds of this phase."""
     parts = [f"{progress.phase:<11}"]
     if progress.size > 0:
         parts.append(f"{percent(progress.bytes, progress.size):>3}%")

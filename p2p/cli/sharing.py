@@ -21,6 +21,7 @@ from p2p.config import DEFAULT_PEER_PORT, DEFAULT_TRACKER_PORT, PeerConfig
 from p2p.errors import UsageError
 from p2p.link import Link, content_id, is_link, parse_link
 from p2p.model import Address
+from p2p.peer import errands
 from p2p.peer.node import Node, NodeSettings
 from p2p.peer.reports import (
     Downloaded,
@@ -59,19 +60,21 @@ class Reporter:
         match report:
             case Progress():
                 console.progress(report)
-                return
             case Warned():
                 console.warning(report.message)
-                return
             case Downloaded() | Uploaded():
-                return  # the command itself prints how it ended
+                pass  # the command itself prints how it ended
             case Shared():
                 console.end_progress()
                 link = str(Link(report.id, self._link_tracker, report.name)) if self._link_tracker else None
                 console.event({**event_of(report), **({"link": link} if link else {})})
                 if self._talks:
                     console.text(f"shared {report.name} ({size_text(report.size)})  {link or report.id}")
-                return
+            case _:
+                self._other(report)
+
+    def _other(self, report: Report) -> None:
+        console = self._console
         console.event(event_of(report))
         if (
             self._talks
@@ -161,14 +164,14 @@ async def download(job: Work) -> int:
             console.progress(_phase("connecting"))
             await node.start(require_tracker=True)
             console.progress(_phase("searching"))
-            content = await node.resolve(target)
+            content = await errands.resolve(node.tracker, target)
             done = await node.download(content, config.output, overwrite=config.overwrite)
         except asyncio.CancelledError:
             console.note("stopped; the same command goes on from here")
             raise
         rate = done.size / done.seconds if done.seconds > 0 else 0.0
-        console.progress(Progress("downloading", done.size, done.size, rate, len(done.bytes_from)))
         console.end_progress()
+        console.event(event_of(Progress("downloading", done.size, done.size, rate, len(done.bytes_from))))
         console.event(event_of(done))
         console.text(f"saved {done.path}: {size_text(done.size)} in {time_text(done.seconds)}, {rate_text(rate)}")
         if done.bytes_from:
@@ -187,7 +190,7 @@ async def info(job: Work) -> int:
         console.progress(_phase("connecting"))
         await node.start(announce=False)
         console.progress(_phase("searching"))
-        found = await node.info(await node.resolve(target))
+        found = await errands.info(node, await errands.resolve(node.tracker, target))
     console.end_progress()
     manifest = found.manifest
     for event in manifest_events(found.id, manifest):
@@ -217,7 +220,7 @@ async def upload(job: Work) -> int:
     async with _peer(job) as node:
         console.progress(_phase("connecting"))
         await node.start(require_tracker=True)
-        done = await node.upload(path, job.config.copies)
+        done = await errands.upload(node, path, job.config.copies, Reporter(console, job.config, None, talks=False))
         console.end_progress()
         console.event(event_of(done))
         console.text(

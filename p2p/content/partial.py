@@ -172,7 +172,6 @@ class PartialContent:
         it was the sync that failed: a second one may succeed although bytes are lost, so that download must begin again and verify.
         """
         lock = self._held()
-        self._files.close(_WAIT_FOR_READERS if OPEN_FILES_CANNOT_MOVE else 0.0)
         if self._state is _State.UNSURE:
             raise DiskError(f"the disk could not be synced; '{_shown(self.part)}' must be verified anew")
         if self._state is _State.WRITING:
@@ -182,6 +181,8 @@ class PartialContent:
                 self._sync()
             self._state = _State.SYNCED
         if self._state is _State.SYNCED:
+            # Others are served up to here: a sync may take long, and a swarm should not lose a peer while it lasts.
+            self._files.close(_WAIT_FOR_READERS if OPEN_FILES_CANNOT_MOVE else 0.0)
             with _told("rename", self.part):
                 self._fault("rename")
                 self._move_in()

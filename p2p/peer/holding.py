@@ -47,6 +47,8 @@ class Holding:
         """Bytes sent to others."""
         self.news: Callable[[News], None] | None = None
         """Told what happens in the swarm while the content is fetched."""
+        self.whole = asyncio.Event()
+        """Set when all of it is there under its final name."""
         self._rng = rng
         self._members: dict[PeerId, tuple[Link, Bitmap]] = {}
         self._chooser = Chooser(self.geometry.pieces, rng) if have.full else None
@@ -123,6 +125,7 @@ class Holding:
         self.storage = storage
         self.path = path
         self.news = None
+        self.whole.set()
         self._chooser = Chooser(self.geometry.pieces, self._rng)
         for link, bits in list(self._members.values()):
             self._chooser.has(link.peer, bits.bits)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
+from typing import Final
 
 from p2p.errors import Refused
 from p2p.model import BlockSpan, ContentId, FileSpan
 from p2p.peer.holding import Holding
 from p2p.swarm.pace import Pace
 from p2p.swarm.uploads import Ticket, Uploads
+
+RENAME_TIME: Final = 5.0
+"""Seconds that a request may wait while a finished download gets its final name."""
 
 
 class Serving:
@@ -46,8 +51,8 @@ class Serving:
         try:
             self._admit(self._uploads.ask(who, ticket))
             await turn
-            with self._opened(holding, span) as files:
-                yield files
+            with ExitStack() as stack:
+                yield await self._open(holding, span, stack)
             holding.served(who, span)
         finally:
             del self._turns[ticket]
@@ -67,25 +72,22 @@ class Serving:
             if turn is not None and not turn.done():
                 turn.set_result(None)
 
-    def _opened(self, holding: Holding, span: BlockSpan) -> _Opened:
-        return _Opened(holding, span, self._changed)
-
-
-class _Opened:
-    """A block's files, open; notices when they are not what they were."""
-
-    def __init__(self, holding: Holding, span: BlockSpan, changed: Callable[[Holding], None]) -> None:
-        self._holding = holding
-        self._files = holding.storage.opened(span)
-        self._changed = changed
-
-    def __enter__(self) -> list[FileSpan]:
+    async def _open(self, holding: Holding, span: BlockSpan, stack: ExitStack) -> list[FileSpan]:
+        """Open a block's files. While a download gets its final name, which may take as long as a slow disk, the asker waits."""
         try:
-            return self._files.__enter__()
+            return self._enter(holding, span, stack)
+        except Refused as refused:
+            if refused.code != "unavailable":
+                raise
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RENAME_TIME):
+                    await holding.whole.wait()
+            return self._enter(holding, span, stack)
+
+    def _enter(self, holding: Holding, span: BlockSpan, stack: ExitStack) -> list[FileSpan]:
+        try:
+            return stack.enter_context(holding.storage.opened(span))
         except Refused as refused:
             if refused.code == "not_found":
-                self._changed(self._holding)
+                self._changed(holding)
             raise
-
-    def __exit__(self, *error: object) -> None:
-        self._files.__exit__(*error)  # type: ignore[arg-type]

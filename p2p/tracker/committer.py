@@ -25,7 +25,7 @@ class Waiter(Protocol):
     """Somebody with answers that wait."""
 
     def committed(self, upto: int) -> None:
-        """All changes of tickets up to this number are on disk."""
+        """All changes of tickets up to this number are on disk. Who waits for more takes a ticket again."""
 
     def commit_failed(self) -> None:
         """A commit failed: no answer may wait any longer."""

@@ -163,7 +163,7 @@ class SqliteStore(MemoryStore):
             if number not in claims:
                 self._put_loaded(claims, peers)
                 claims = {number: []}
-            content_id = ids.setdefault(content, ContentId(content.hex()))
+            content_id = ids.setdefault(content, ContentId(bytes.hex(content)))
             claims[number].append(Claim(content_id, names.setdefault(name, name), int(size), int(have)))
         self._put_loaded(claims, peers)
 

@@ -1,0 +1,361 @@
+"""The duties of a tracker's store, proved for each kind; where it is durable, also after it was opened again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from p2p.errors import Refused
+from p2p.model import ContentId, PeerId
+from p2p.tracker.store.base import EVICT_IDLE, SESSION_IDLE, Caps, Claim, ContentRecord, PeerRecord, TrackerStore, fold
+from p2p.tracker.store.memory import MemoryStore
+from p2p.tracker.store.sqlite import SqliteStore
+
+TTL = 30.0
+
+Opener = Callable[..., TrackerStore]
+
+
+def save(store: TrackerStore) -> None:
+    changes = store.take_pending()
+    store.commit(changes)
+    store.settle(changes, written=True)
+    assert not store.unsaved
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
+    """Opens a store of each kind; `again` gives back what a restart would find (for memory, the store itself)."""
+    stores: list[TrackerStore] = []
+
+    def open_it(caps: Caps | None = None, *, again: TrackerStore | None = None, now: float = 0.0) -> TrackerStore:
+        if request.param == "memory":
+            return again or MemoryStore(caps)
+        if again is not None:
+            save(again)
+            again.close()
+            stores.remove(again)
+        stores.append(SqliteStore(tmp_path / "tracker.db", now, caps))
+        return stores[-1]
+
+    yield open_it
+    for store in stores:
+        store.close()
+
+
+def cid(number: int) -> ContentId:
+    return ContentId(f"{number:064x}")
+
+
+def record(number: int, session: str = "s", name: str = "", room: int = 0, seen: float = 0.0) -> PeerRecord:
+    return PeerRecord(PeerId(f"{number:032x}"), session, name or f"peer {number}", "alice", "10.0.0.7", None, {"tcp": 7000}, room, seen)
+
+
+def put(store: TrackerStore, number: int, **more: object) -> PeerRecord:
+    store.put_peer(record(number, **more))  # type: ignore[arg-type]
+    peer = store.peer(PeerId(f"{number:032x}"))
+    assert peer is not None
+    return peer
+
+
+def claim(number: int, name: str = "", size: int = 100, have: int = 100) -> Claim:
+    return Claim(cid(number), name or f"file-{number}", size, have)
+
+
+def shape(store: TrackerStore) -> object:
+    """All that a restart must keep."""
+    contents = [
+        (c.id, c.name, c.size, c.seeds, [(peer.id, have) for peer, have in c.holders.items()]) for c in store.contents()
+    ]
+    peers = [
+        (p.id, p.session, p.name, p.user, p.host, p.advertised, p.listen, p.room, p.contents, sorted(c.id for c in store.contents_of(p)))
+        for p in store.peers()
+    ]
+    return peers, contents, store.totals()
+
+
+def content(store: TrackerStore, number: int) -> ContentRecord:
+    found = store.content(cid(number))
+    assert found is not None
+    return found
+
+
+def test_a_session_that_was_put_is_found_and_one_that_was_dropped_is_not(opened: Opener) -> None:
+    store = opened()
+    store.put_session("s", "alice", 1.0)
+    session = store.session("s")
+    assert session is not None
+    assert (session.user, session.created, session.used) == ("alice", 1.0, 1.0)
+    assert store.session("other") is None
+    assert store.drop_session("s") == (0, 0)
+    assert store.session("s") is None
+    assert store.drop_session("s") == (0, 0)
+    store.touch_session("s", 2.0)
+    assert store.session("s") is None
+
+
+def test_everything_is_still_there_after_a_restart(opened: Opener) -> None:
+    store = opened()
+    store.put_session("s", "alice", 0.0)
+    store.put_session("t", "bob", 0.0)
+    one, two = put(store, 1, name="Zoë", room=5), put(store, 2, session="t")
+    store.put_peer(PeerRecord(PeerId(f"{3:032x}"), "t", "three", "bob", "::1", "host.example", {"tcp": 7000, "grpc": 7001}, 0, 0.0))
+    store.put_claims(one, [claim(1), claim(2, have=50), claim(3, name="Ünï/ code")])
+    store.put_claims(two, [claim(2), claim(1, name="another name", size=7, have=7), claim(4)])
+    store.drop_claims(two, [cid(4)])
+    before = shape(store)
+    after = opened(again=store, now=1000.0)
+    # Who was first to announce is part of it, so the order of holders is compared too; users come from the session.
+    assert [row[1:] for row in before[1]] == [row[1:] for row in shape(after)[1]]  # type: ignore[index]
+    assert before[2] == shape(after)[2]  # type: ignore[index]
+    assert {peer.id: peer.contents for peer in store.peers()} == {peer.id: peer.contents for peer in after.peers()}
+    assert [(p.listen, p.advertised, p.host, p.room) for p in after.peers()] == [(p.listen, p.advertised, p.host, p.room) for p in store.peers()]
+
+
+def test_what_was_dropped_does_not_come_back_after_a_restart(opened: Opener) -> None:
+    store = opened()
+    for key in ("s", "t"):
+        store.put_session(key, "alice", 0.0)
+    one, two = put(store, 1), put(store, 2, session="t")
+    store.put_claims(one, [claim(1), claim(2)])
+    store.put_claims(two, [claim(2)])
+    store = opened(again=store)
+    assert store.drop_session("s") == (1, 2)
+    peer = store.peer(two.id)
+    assert peer is not None
+    assert store.drop_claims(peer, [cid(2), cid(9)]) == 1
+    store = opened(again=store)
+    assert store.totals() == (1, 1, 0, 0, 0)
+    # The same peer and contents again, in one go with their end: nothing of the old ones is mixed in.
+    peer = store.peer(two.id)
+    assert peer is not None
+    store.put_claims(peer, [claim(5)])
+    assert store.drop_peer(peer) == 1
+    put(store, 2, session="t")
+    store = opened(again=store)
+    assert store.totals() == (1, 1, 0, 0, 0)
+
+
+def test_a_loaded_peer_gets_a_fresh_lease(opened: Opener) -> None:
+    store = opened()
+    store.put_session("s", "alice", 0.0)
+    peer = put(store, 1)
+    store.touch_peer(peer, 500.0)
+    store = opened(again=store, now=500.0)
+    store.expire(500.0 + TTL - 0.001, TTL)
+    assert store.peer(peer.id) is not None
+    store.expire(500.0 + TTL, TTL)
+    assert store.peer(peer.id) is None
+
+
+def test_a_lease_ends_exactly_when_the_ttl_has_passed_and_takes_the_contents_along(opened: Opener) -> None:
+    store = opened()
+    store.put_session("s", "alice", 0.0)
+    old, young = put(store, 1, seen=0.0), put(store, 2, seen=10.0)
+    store.put_claims(old, [claim(1), claim(2)])
+    store.put_claims(young, [claim(2, have=1)])
+    assert store.expire(29.0, TTL) == 30.0
+    assert store.expire(30.0, TTL) == 40.0
+    assert store.peer(old.id) is None
+    assert store.content(cid(1)) is None
+    assert (content(store, 2).seeds, len(content(store, 2).holders)) == (0, 1)
+    assert store.totals() == (1, 1, 1, 1, 100)
+    store.touch_peer(young, 39.0)
+    store.expire(40.0, TTL)
+    assert store.peer(young.id) is young
+    store.expire(69.0, TTL)
+    assert store.totals() == (1, 0, 0, 0, 0)
+
+
+def test_an_idle_session_ends_but_not_while_it_has_peers(opened: Opener) -> None:
+    store = opened()
+    for key in ("idle", "resumed", "peers"):
+        store.put_session(key, "alice", 0.0)
+    store.touch_session("resumed", 10.0)
+    peer = put(store, 1, session="peers")
+    store.touch_peer(peer, SESSION_IDLE)
+    store.expire(SESSION_IDLE, TTL)
+    assert [store.session(key) is not None for key in ("idle", "resumed", "peers")] == [False, True, True]
+    # Its time begins when its last peer is gone.
+    store.expire(SESSION_IDLE + TTL, TTL)
+    assert store.peer(peer.id) is None
+    store.expire(2 * SESSION_IDLE + TTL - 1, TTL)
+    assert store.session("peers") is not None
+    store.expire(2 * SESSION_IDLE + TTL, TTL)
+    assert store.totals().sessions == 0
+
+
+def test_a_name_is_that_of_the_first_live_announcer(opened: Opener) -> None:
+    store = opened()
+    store.put_session("s", "alice", 0.0)
+    one, two, three = put(store, 1), put(store, 2), put(store, 3)
+    store.put_claims(one, [claim(1, name="first")])
+    store.put_claims(two, [claim(1, name="second", size=7, have=7)])
+    store.put_claims(three, [claim(1, name="first", have=3)])
+    assert (content(store, 1).name, content(store, 1).size, content(store, 1).seeds) == ("first", 100, 2)
+    store.drop_claims(one, [cid(1)])
+    assert (content(store, 1).name, content(store, 1).size, content(store, 1).seeds) == ("second", 7, 1)
+    assert store.totals().bytes == 7
+    assert [c.name for c in store.find(["second"])] == ["second"]
+    assert not store.find(["first"])
+    store.put_claims(two, [claim(1, name="renamed", size=7, have=7)])
+    assert content(store, 1).name == "renamed"
+    store.put_claims(one, [claim(1, name="late")])
+    store = opened(again=store)
+    assert content(store, 1).name == "renamed"
+    first = store.peer(two.id)
+    assert first is not None
+    store.drop_peer(first)
+    assert (content(store, 1).name, content(store, 1).size, content(store, 1).seeds) == ("first", 100, 1)
+    third = store.peer(three.id)
+    assert third is not None
+    store.drop_peer(third)
+    assert content(store, 1).name == "late"
+
+
+def test_two_contents_may_have_one_name(opened: Opener) -> None:
+    store = opened()
+    store.put_session("s", "alice", 0.0)
+    store.put_claims(put(store, 1), [claim(2, name="same"), claim(1, name="same")])
+    assert [c.id for c in store.contents()] == [cid(1), cid(2)]
+
+
+def test_seeds_and_totals_follow_every_change(opened: Opener) -> None:
+    store = opened()
+    store.put_session("s", "alice", 0.0)
+    one, two = put(store, 1), put(store, 2)
+    store.put_claims(one, [claim(1, have=0)])
+    assert content(store, 1).seeds == 0
+    store.put_claims(one, [claim(1)])
+    store.put_claims(two, [claim(1), claim(2, size=0, have=0)])
+    assert (content(store, 1).seeds, content(store, 2).seeds) == (2, 1)
+    assert store.totals() == (1, 2, 2, 3, 100)
+    store.put_claims(two, [claim(1, have=99)])
+    assert content(store, 1).seeds == 1
+    assert (one.contents, two.contents) == (1, 2)
+    assert store.drop_claims(two, [cid(1), cid(1), cid(2)]) == 2
+    assert store.totals() == (1, 2, 1, 1, 100)
+
+
+def test_peers_come_by_name_and_a_new_name_moves_them(opened: Opener) -> None:
+    store = opened()
+    store.put_session("s", "alice", 0.0)
+    for number, name in ((1, "b"), (2, "A"), (3, "ß"), (4, "a")):
+        put(store, number, name=name)
+    assert [peer.name for peer in store.peers()] == ["A", "a", "b", "ß"]
+    put(store, 2, name="z")
+    assert [peer.name for peer in store.peers()] == ["a", "b", "ß", "z"]
+    store.drop_session("s")
+    assert not store.peers()
+
+
+def test_many_changes_at_once_keep_the_views_sorted(opened: Opener) -> None:
+    store = opened()
+    store.put_session("s", "alice", 0.0)
+    peer = put(store, 1)
+    numbers = list(range(300))
+    store.put_claims(peer, [claim((number * 7) % 300, name=f"n{(number * 7) % 300:04}") for number in numbers])
+    assert [c.name for c in store.contents()] == [f"n{number:04}" for number in numbers]
+    store.drop_claims(peer, [cid(number) for number in numbers if number % 3])
+    store.put_claims(peer, [claim(1000, name="n0001x"), claim(1001, name="a")])
+    assert [c.name for c in store.contents()][:3] == ["a", "n0000", "n0001x"]
+    assert len(store.contents()) == 102
+    store.put_claims(peer, [claim(2000)])
+    store.drop_claims(peer, [cid(2000)])
+    assert len(store.contents()) == 102
+
+
+def test_peers_with_room_take_turns(opened: Opener) -> None:
+    store = opened()
+    store.put_session("s", "alice", 0.0)
+    for number, room in ((1, 10), (2, 0), (3, 10)):
+        put(store, number, room=room)
+    assert [int(peer.id, 16) for peer in store.accepting()] == [1, 3]
+    store.placed(PeerId(f"{1:032x}"))
+    store.placed(PeerId(f"{2:032x}"))
+    assert [int(peer.id, 16) for peer in store.accepting()] == [3, 1]
+    put(store, 3, room=0)
+    assert [int(peer.id, 16) for peer in store.accepting()] == [1]
+    put(store, 1, room=7)
+    assert [peer.room for peer in store.accepting()] == [7]
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        ((), ["100% proof", "a_b", "Linux ISO", "Straße"]),
+        (("linux",), ["Linux ISO"]),
+        (("inu",), ["Linux ISO"]),
+        (("iso", "lin"), ["Linux ISO"]),
+        (("iso", "mac"), []),
+        (("%",), ["100% proof"]),
+        (("_",), ["a_b"]),
+        (("strasse",), ["Straße"]),
+    ],
+)
+def test_a_word_matches_any_part_of_a_folded_name(opened: Opener, words: tuple[str, ...], names: list[str]) -> None:
+    store = opened()
+    store.put_session("s", "alice", 0.0)
+    store.put_claims(put(store, 1), [claim(n, name=name) for n, name in enumerate(["Linux ISO", "Straße", "100% proof", "a_b"])])
+    assert [c.name for c in store.find(words)] == names
+
+
+def test_compatible_forms_and_cases_fold_to_one() -> None:
+    assert fold("ＡＢＣ") == fold("abc") == "abc"
+    assert fold("E\u0301") == fold("é")
+    name = "already-folded"
+    assert fold(name) is name
+
+
+def test_a_cap_refuses_all_of_an_announce_or_nothing(opened: Opener) -> None:
+    store = opened(Caps(contents_per_peer=3, peers=2, pairs=4, sessions=2))
+    store.put_session("s", "alice", 0.0)
+    one, two = put(store, 1), put(store, 2)
+    with pytest.raises(Refused, match="no more peers") as caught:
+        put(store, 3)
+    assert caught.value.code == "quota"
+    put(store, 2, name="known peers may still change")
+    store.put_claims(one, [claim(1), claim(2)])
+    with pytest.raises(Refused, match="at most 3") as caught:
+        store.put_claims(one, [claim(3), claim(4)])
+    assert caught.value.code == "quota"
+    assert one.contents == 2
+    store.put_claims(one, [claim(1, have=5), claim(2), claim(2), claim(3)])
+    store.put_claims(two, [claim(1)])
+    with pytest.raises(Refused, match="no more contents"):
+        store.put_claims(two, [claim(2)])
+    store.put_claims(two, [claim(1, have=3)])
+    assert store.totals().pairs == 4
+
+
+def test_sessions_at_their_cap_make_room_only_by_what_is_long_idle(opened: Opener) -> None:
+    store = opened(Caps(sessions=2))
+    store.put_session("s", "alice", 0.0)
+    store.put_session("t", "bob", 0.0)
+    put(store, 1)
+    with pytest.raises(Refused) as caught:
+        store.put_session("u", "eve", EVICT_IDLE - 1)
+    assert caught.value.code == "quota"
+    store.put_session("u", "eve", EVICT_IDLE)
+    assert [store.session(key) is not None for key in ("s", "t", "u")] == [True, False, True]
+    put(store, 2, session="u")
+    with pytest.raises(Refused):
+        store.put_session("v", "eve", 10 * EVICT_IDLE)
+    assert store.session("s") is not None
+
+
+def test_a_heartbeat_that_changes_nothing_leaves_nothing_to_write(opened: Opener) -> None:
+    store = opened()
+    store.put_session("s", "alice", 0.0)
+    peer = put(store, 1)
+    store.put_claims(peer, [claim(1)])
+    save(store)
+    store.touch_peer(peer, 1.0)
+    store.touch_session("s", 1.0)
+    store.put_claims(peer, [claim(1)])
+    store.placed(peer.id)
+    assert not store.unsaved
+    assert not store.take_pending()
+    store.interrupt()

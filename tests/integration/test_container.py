@@ -1,0 +1,272 @@
+"""The image, for real: built without a network from a base made of Debian packages, then a tracker and two peers run from it.
+
+The base stands in for `python:3.11-slim` and is committed under that very name, so the Dockerfile is built as it stands. It is made once
+and kept in `${XDG_CACHE_HOME:-~/.cache}/enjambre-test`. Everything else lives in the test's own folder and goes with it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Final
+
+import pytest
+
+ROOT: Final = Path(__file__).parents[2]
+BASE: Final = "docker.io/library/python:3.11-slim"
+IMAGE: Final = "localhost/enjambre:test"
+SUITE: Final = "bookworm"
+USER: Final = 10001
+
+__test__ = sys.platform.startswith("linux")
+
+
+def why_not() -> str:
+    """The reason why no image can be built here, or an empty string."""
+    if os.geteuid() != 0:
+        return "building the image without a daemon needs root"
+    missing = [tool for tool in ("buildah", "debootstrap") if shutil.which(tool) is None]
+    return f"{' and '.join(missing)} missing (Debian packages of that name)" if missing else ""
+
+
+pytestmark = [
+    pytest.mark.needs_root,
+    pytest.mark.skipif(bool(why_not()), reason=why_not() or "never"),
+    pytest.mark.timeout(600),
+]
+
+
+def make_base() -> Path:
+    """A tar file of a small Debian with Python, made once and kept; two test runs at a time wait for each other."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "enjambre-test"
+    cache.mkdir(parents=True, exist_ok=True)
+    kept = cache / f"base-{SUITE}-1.tar"
+    with open(cache / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if kept.exists():
+            return kept
+        folder, unfinished = cache / "base.new", cache / "base.new.tar"
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            command = ["debootstrap", "--variant=minbase", "--include=python3", SUITE, os.fspath(folder)]
+            done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=540, check=False)
+            assert done.returncode == 0, f"debootstrap: {(done.stdout + done.stderr)[-2000:]}"
+            for name in ("var/cache", "var/lib/apt", "usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info"):
+                shutil.rmtree(folder / name, ignore_errors=True)
+            with tarfile.open(unfinished, "w") as tar:
+                tar.add(folder, ".", filter=lambda entry: None if entry.isdev() else entry)
+            unfinished.rename(kept)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            unfinished.unlink(missing_ok=True)
+    return kept
+
+
+@dataclass(slots=True)
+class Service:
+    """One command running from the image: `pid` is the command's own, as the host sees it, and `events` are its lines so far."""
+
+    shell: subprocess.Popen[str]
+    log: Path
+    lines: IO[str]
+    events: list[dict[str, Any]] = field(default_factory=list)
+    pid: int = 0
+    unfinished: str = ""
+
+    def wait_for(self, name: str, seconds: float = 60.0) -> dict[str, Any]:
+        """The next event called `name`; fails the test when the command ends first or is silent about it for `seconds`."""
+        deadline = time.monotonic() + seconds
+        ended = False
+        while time.monotonic() < deadline and not ended:
+            ended = self.shell.poll() is not None
+            while line := self.lines.readline():
+                self.unfinished += line
+                if self.unfinished.endswith("\n"):
+                    self.events.append(json.loads(self.unfinished))
+                    self.unfinished = ""
+                    if self.events[-1]["event"] == name:
+                        return self.events[-1]
+            time.sleep(0.02)
+        pytest.fail(f"no event {name!r}; had {self.events}; standard error: {self.log.read_text()[-2000:]}")
+
+    def stop(self, seconds: float = 10.0) -> float:
+        """Send SIGTERM to the command itself and return how many seconds it took to go."""
+        start = time.monotonic()
+        os.kill(self.pid, signal.SIGTERM)
+        self.shell.wait(timeout=seconds)
+        return time.monotonic() - start
+
+
+class Builder:
+    """`buildah` with stores of its own in one folder, and what was started through it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.tool = ["buildah", "--root", f"{folder}/store", "--runroot", f"{folder}/run", "--storage-driver", "vfs"]
+        self.services: list[Service] = []
+
+    def call(self, *words: str, timeout: float = 300.0) -> str:
+        done = subprocess.run(
+            [*self.tool, *words], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=timeout, check=False, cwd=self.folder
+        )
+        assert done.returncode == 0, f"buildah {words[0]}: {(done.stdout + done.stderr)[-3000:]}"
+        return done.stdout.strip()
+
+    def config(self, image: str) -> dict[str, Any]:
+        """The image's configuration, as Docker would read it."""
+        config = json.loads(self.call("inspect", "--type", "image", image))["Docker"]["config"]
+        assert isinstance(config, dict)
+        return config
+
+    def run_words(self, container: str, words: Sequence[str], environment: dict[str, str], volumes: dict[Path, str]) -> list[str]:
+        options = [f"--env={key}={value}" for key, value in environment.items()]
+        options += [f"--volume={source}:{target}" for source, target in volumes.items()]
+        return [*self.tool, "run", "--isolation", "chroot", *options, container, "--", *words]
+
+    def start(
+        self, words: Sequence[str], environment: dict[str, str] | None = None, volumes: dict[Path, str] | None = None
+    ) -> tuple[str, Service]:
+        """Run the image's entry point with `words` in a container of its own; returns the container and the running service."""
+        container = self.call("from", "--pull-never", IMAGE)
+        out, log = self.folder / f"{container}.out", self.folder / f"{container}.err"
+        command = self.run_words(container, [*self.config(IMAGE)["Entrypoint"], *words], environment or {}, volumes or {})
+        with open(out, "w") as stdout, open(log, "w") as stderr:
+            shell = subprocess.Popen(command, stdout=stdout, stderr=stderr, stdin=subprocess.DEVNULL, text=True)
+        service = Service(shell, log, open(out))  # noqa: SIM115 - closed by close()
+        self.services.append(service)
+        deadline = time.monotonic() + 30
+        while service.pid == 0 and shell.poll() is None and time.monotonic() < deadline:
+            service.pid = next((pid for pid in reversed(descendants(shell.pid)) if real_user(pid) == USER), 0)
+            time.sleep(0.02)
+        assert service.pid or shell.poll() is not None, "no process of the image's user was seen"
+        return container, service
+
+    def finish(self, container: str, words: Sequence[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        """Run `words` inside a container to their end."""
+        command = self.run_words(container, words, environment, {})
+        return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60, check=False)
+
+    def close(self) -> None:
+        for service in self.services:
+            if service.shell.poll() is None:
+                for pid in (*descendants(service.shell.pid), service.shell.pid):
+                    kill(pid)
+            service.shell.wait(timeout=10)
+            service.lines.close()
+        self.call("rm", "--all")
+
+
+def kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def descendants(pid: int) -> list[int]:
+    """All processes below `pid`, deepest first."""
+    found: list[int] = []
+    try:
+        threads = list(Path(f"/proc/{pid}/task").iterdir())
+        for child in [int(word) for thread in threads for word in (thread / "children").read_text().split()]:
+            found += [*descendants(child), child]
+    except OSError:
+        return found
+    return found
+
+
+def real_user(pid: int) -> int:
+    """The user id that `pid` runs as; -1 when it is gone."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return -1
+    return int(next(line for line in status.splitlines() if line.startswith("Uid:")).split()[1])
+
+
+@pytest.fixture(scope="module")
+def builder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Builder]:
+    folder = tmp_path_factory.mktemp("images")
+    made = Builder(folder)
+    try:
+        base = made.call("from", "--pull-never", "scratch")
+        made.call("add", "--quiet", base, os.fspath(make_base()), "/")
+        made.call("commit", "--quiet", "--rm", base, BASE)
+        dockerfile = os.fspath(ROOT / "Dockerfile")
+        flags = ["--isolation", "chroot", "--format", "docker", "--pull-never", "--layers=false"]
+        made.call("build", *flags, "--tag", IMAGE, "--file", dockerfile, os.fspath(ROOT))
+        yield made
+    finally:
+        made.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_the_image_is_not_root_and_says_where_it_listens_and_how_it_is_asked(builder: Builder) -> None:
+    config = builder.config(IMAGE)
+    assert config["User"] == f"{USER}:{USER}"
+    assert set(config["ExposedPorts"]) == {"6969/tcp", "6970/tcp"}
+    assert set(config["Volumes"]) == {"/state", "/share"}
+    assert config["StopSignal"] in {"SIGTERM", "15"}
+    assert config["Healthcheck"]["Test"][-1] == "/opt/enjambre/deploy/healthcheck.py"
+
+
+def test_the_image_carries_the_program_and_nothing_else_of_the_checkout(builder: Builder) -> None:
+    container = builder.call("from", "--pull-never", IMAGE)
+    listed = builder.finish(container, ["find", "/opt/enjambre", "-mindepth", "1", "-maxdepth", "2"], {}).stdout.split()
+    names = {line.removeprefix("/opt/enjambre/") for line in listed}
+    assert {"p2p", "transports", "protos", "bin", "bin/tracker", "bin/peer", "deploy/healthcheck.py"} <= names
+    assert not {"tests", "docs", "bench", ".git", "deploy/user-data.sh"} & names
+    written = builder.finish(container, ["sh", "-c", "touch /opt/enjambre/x || touch /opt/enjambre/bin/peer"], {})
+    assert written.returncode != 0, "the program's own files can be changed by the user it runs as"
+
+
+def test_a_first_word_that_is_no_command_of_ours_is_run_as_it_is(builder: Builder) -> None:
+    container = builder.call("from", "--pull-never", IMAGE)
+    entry = builder.config(IMAGE)["Entrypoint"]
+    assert builder.finish(container, [*entry, "id", "-u"], {}).stdout.strip() == str(USER)
+
+
+def test_a_tracker_and_two_peers_from_the_image_move_a_file(builder: Builder, tmp_path: Path) -> None:
+    data = random.Random(7).randbytes(3_000_000)
+    share, target = tmp_path / "share", tmp_path / "target"
+    for folder in (share, target):
+        folder.mkdir()
+        os.chown(folder, USER, USER)
+    (share / "lecture.bin").write_bytes(data)
+    (share / "lecture.bin").chmod(0o644)
+
+    tracker_box, tracker = builder.start(["tracker", "--json", "--host", "127.0.0.1", "--port", "0"])
+    port = str(tracker.wait_for("listening")["port"])
+    here = {"P2P_HOST": "127.0.0.1", "P2P_TRACKER": f"127.0.0.1:{port}"}
+    seed_box, seed = builder.start(["peer", "--json", "serve", "/share", "--port", "0"], here, {share: "/share"})
+    seed_port = str(seed.wait_for("listening")["port"])
+    seed.wait_for("shared")
+
+    words = ["peer", "--json", "download", "lecture.bin", "--port", "0", "-o", "/share"]
+    _, fetching = builder.start(words, here, {target: "/share"})
+    done = fetching.wait_for("done")
+    assert fetching.shell.wait(timeout=20) == 0
+    assert done["size"] == len(data)
+    assert (target / "lecture.bin").read_bytes() == data
+    assert (target / "lecture.bin").stat().st_uid == USER
+
+    check = builder.config(IMAGE)["Healthcheck"]["Test"][1:]
+    for box, service, its_port in ((seed_box, seed, seed_port), (tracker_box, tracker, port)):
+        asked = {"P2P_HOST": "127.0.0.1", "P2P_PORT": its_port}
+        well = builder.finish(box, check, asked)
+        assert well.returncode == 0, well.stderr
+        assert service.stop() < 5.0, "SIGTERM is honoured only late"
+        gone = builder.finish(box, check, asked)
+        assert gone.returncode != 0
+        assert "not well" in gone.stderr

@@ -1,0 +1,311 @@
+"""The tracker against a model made of plain dicts: any order of register, search, login, logout, expire, disconnect, and restart."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule
+
+from p2p.errors import Refused
+from p2p.model import ContentId, PeerId
+from p2p.protocol.messages import Hello
+from p2p.protocol.tracker_messages import (
+    Announce,
+    AnnounceAnswer,
+    HitsAnswer,
+    Login,
+    LoginAnswer,
+    Logout,
+    LogoutAnswer,
+    Lookup,
+    LookupAnswer,
+    Peers,
+    PeersAnswer,
+    Search,
+    Share,
+    Stats,
+    StatsAnswer,
+    Withdraw,
+    WithdrawAnswer,
+)
+from p2p.tracker.service import Asker, TrackerService
+from p2p.tracker.store.base import TrackerStore
+from p2p.tracker.store.memory import MemoryStore
+from p2p.tracker.store.sqlite import SqliteStore
+
+TTL = 30
+HOST = "127.0.0.1"
+PEERS = [PeerId(f"{number:032x}") for number in range(4)]
+IDS = [ContentId(f"{number:064x}") for number in range(4)]
+NAMES = ["Linux ISO", "linux iso", "Straße", "a_b %"]
+SIZE = 8
+
+
+@dataclass
+class ModelPeer:
+    secret: str
+    seen: float
+    name: str
+    has: dict[ContentId, tuple[str, int]] = field(default_factory=dict)
+
+
+class TrackerMachine(RuleBasedStateMachine):
+    """Does the same to a real service and to the model, and compares each answer."""
+
+    durable: ClassVar[bool]
+    connections = Bundle("connections")
+    secrets = Bundle("secrets")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.tokens = (f"{number:032x}" for number in itertools.count(1))
+        self.folder = tempfile.TemporaryDirectory(prefix="tracker-model-")
+        self.store = self.open()
+        self.service = self.serve()
+        self.users: dict[str, str] = {}
+        self.peers: dict[PeerId, ModelPeer] = {}
+        self.order: dict[ContentId, list[PeerId]] = {}
+        self.in_session: dict[int, str | None] = {}
+        self.askers: dict[int, Asker] = {}
+        self.next_connection = 0
+
+    def open(self) -> TrackerStore:
+        return SqliteStore(Path(self.folder.name) / "tracker.db", self.now) if self.durable else MemoryStore()
+
+    def serve(self) -> TrackerService:
+        return TrackerService(self.store, random.Random(1), lambda: next(self.tokens), ttl=TTL, started=self.now)
+
+    def teardown(self) -> None:
+        self.store.close()
+        self.folder.cleanup()
+
+    # -- the model
+
+    def session_of(self, connection: int) -> str | None:
+        secret = self.in_session[connection]
+        return secret if secret in self.users else None
+
+    def forget_peer(self, peer_id: PeerId) -> int:
+        peer = self.peers.pop(peer_id)
+        for content_id in peer.has:
+            self.order[content_id].remove(peer_id)
+        return len(peer.has)
+
+    def let_leases_end(self) -> None:
+        for peer_id in [peer_id for peer_id, peer in self.peers.items() if peer.seen + TTL <= self.now]:
+            self.forget_peer(peer_id)
+
+    def name_of(self, content_id: ContentId) -> str:
+        return self.peers[self.order[content_id][0]].has[content_id][0]
+
+    def known(self) -> list[ContentId]:
+        return [content_id for content_id, order in self.order.items() if order]
+
+    # -- what can happen
+
+    @initialize(target=connections)
+    def start(self) -> object:
+        return multiple(*(self.connect() for _ in range(2)))
+
+    @rule(target=connections)
+    def connect(self) -> int:
+        self.next_connection += 1
+        self.askers[self.next_connection] = Asker(HOST, HOST)
+        self.in_session[self.next_connection] = None
+        return self.next_connection
+
+    @rule(connection=connections)
+    def disconnect(self, connection: int) -> None:
+        """The connection is lost and made anew: nothing leaves the directory, but the new one is nobody."""
+        self.askers[connection] = Asker(HOST, HOST)
+        self.in_session[connection] = None
+
+    @rule(target=secrets, connection=connections, user=st.sampled_from(["alice", "bob"]))
+    def login(self, connection: int, user: str) -> str:
+        answer = self.service.handle(Login(user=user), self.askers[connection], self.now)
+        assert isinstance(answer, LoginAnswer)
+        self.users[answer.session] = user
+        self.in_session[connection] = answer.session
+        return answer.session
+
+    @rule(connection=connections, secret=secrets)
+    def resume(self, connection: int, secret: str) -> None:
+        try:
+            self.service.handle(Hello(version=1, session=secret), self.askers[connection], self.now)
+        except Refused as error:
+            assert error.code == "login_needed"
+            assert secret not in self.users
+        else:
+            assert secret in self.users
+            self.in_session[connection] = secret
+
+    @rule(connection=connections)
+    def logout(self, connection: int) -> None:
+        secret = self.session_of(connection)
+        try:
+            answer = self.service.handle(Logout(), self.askers[connection], self.now)
+        except Refused as error:
+            assert error.code == "login_needed"
+            assert secret is None
+            return
+        assert secret is not None
+        self.let_leases_end()
+        mine = [peer_id for peer_id, peer in self.peers.items() if peer.secret == secret]
+        assert answer == LogoutAnswer(peers=len(mine), contents=sum([self.forget_peer(peer_id) for peer_id in mine]))
+        del self.users[secret]
+
+    @rule(
+        connection=connections,
+        peer_id=st.sampled_from(PEERS),
+        name=st.sampled_from(["one", "two"]),
+        shares=st.lists(st.tuples(st.sampled_from(IDS), st.sampled_from(NAMES), st.sampled_from([0, 3, SIZE])), max_size=4),
+    )
+    def register(self, connection: int, peer_id: PeerId, name: str, shares: list[tuple[ContentId, str, int]]) -> None:
+        contents = tuple(Share(id=content_id, name=title, size=SIZE, have=have) for content_id, title, have in shares)
+        request = Announce(peer=peer_id, name=name, listen={"tcp": 7000}, contents=contents)
+        secret = self.session_of(connection)
+        self.let_leases_end()
+        peer = self.peers.get(peer_id)
+        try:
+            answer = self.service.handle(request, self.askers[connection], self.now)
+        except Refused as error:
+            expected = "login_needed" if secret is None else "not_allowed"
+            assert error.code == expected
+            assert secret is None or (peer is not None and peer.secret != secret)
+            return
+        assert secret is not None
+        if peer is None:
+            peer = self.peers[peer_id] = ModelPeer(secret, self.now, name)
+        assert peer.secret == secret
+        peer.seen, peer.name = self.now, name
+        for content_id, title, have in shares:
+            if content_id not in peer.has:
+                self.order.setdefault(content_id, []).append(peer_id)
+            peer.has[content_id] = (title, have)
+        assert answer == AnnounceAnswer(ttl=TTL, known=len(peer.has))
+
+    @rule(connection=connections, peer_id=st.sampled_from(PEERS), ids=st.lists(st.sampled_from(IDS), max_size=3))
+    def withdraw(self, connection: int, peer_id: PeerId, ids: list[ContentId]) -> None:
+        secret = self.session_of(connection)
+        self.let_leases_end()
+        peer = self.peers.get(peer_id)
+        try:
+            answer = self.service.handle(Withdraw(peer=peer_id, ids=tuple(ids)), self.askers[connection], self.now)
+        except Refused as error:
+            assert error.code == ("login_needed" if secret is None else "not_allowed")
+            assert secret is None or (peer is not None and peer.secret != secret)
+            return
+        gone = 0
+        if peer is not None and ids:
+            for content_id in set(ids) & set(peer.has):
+                del peer.has[content_id]
+                self.order[content_id].remove(peer_id)
+                gone += 1
+        elif peer is not None:
+            gone = self.forget_peer(peer_id)
+        assert answer == WithdrawAnswer(withdrawn=gone)
+
+    @rule(seconds=st.sampled_from([0.5, 10.0, 29.5, 30.0, 45.0]))
+    def time_goes_by(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule()
+    def expire(self) -> None:
+        self.service.expire(self.now)
+
+    @rule()
+    def commit(self) -> None:
+        changes = self.store.take_pending()
+        self.store.commit(changes)
+        self.store.settle(changes, written=True)
+
+    @rule()
+    def commit_fails(self) -> None:
+        self.store.settle(self.store.take_pending(), written=False)
+
+    @rule()
+    def restart(self) -> None:
+        """What was committed is there again; all leases and connections begin anew. A store in memory just goes on."""
+        if not self.durable:
+            return
+        self.let_leases_end()
+        self.service.expire(self.now)
+        self.commit()
+        self.store.close()
+        self.store = self.open()
+        self.service = self.serve()
+        for peer in self.peers.values():
+            peer.seen = self.now
+        for connection in self.askers:
+            self.disconnect(connection)
+
+    # -- what must hold
+
+    @rule(text=st.sampled_from(["", "linux", "ISO lin", "strasse", "%", "_", "zzz"]))
+    def search(self, text: str) -> None:
+        self.let_leases_end()
+        words = text.casefold().split()
+        answer = self.service.handle(Search(text=text), Asker(HOST, HOST), self.now)
+        expected = {cid for cid in self.known() if all(word in self.name_of(cid).casefold() for word in words)}
+        assert isinstance(answer, HitsAnswer)
+        assert {hit.id for hit in answer.hits} == expected
+        assert answer.total == len(expected)
+
+    @rule(content_id=st.sampled_from(IDS))
+    def lookup(self, content_id: ContentId) -> None:
+        self.let_leases_end()
+        holders = {peer_id: self.peers[peer_id].has[content_id][1] for peer_id in self.order.get(content_id, [])}
+        try:
+            answer = self.service.handle(Lookup(id=content_id), Asker(HOST, HOST), self.now)
+        except Refused as error:
+            assert error.code == "not_found"
+            assert not holders
+            return
+        assert isinstance(answer, LookupAnswer)
+        assert {source.peer: source.have for source in answer.sources} == holders
+        seeds = sum(have == SIZE for have in holders.values())
+        assert (answer.content.name, answer.content.seeds, answer.content.peers) == (self.name_of(content_id), seeds, len(holders))
+
+    @invariant()
+    def the_figures_and_the_peers_agree(self) -> None:
+        self.let_leases_end()
+        stats = self.service.handle(Stats(), Asker(HOST, HOST), self.now)
+        assert isinstance(stats, StatsAnswer)
+        pairs = sum(len(peer.has) for peer in self.peers.values())
+        assert (stats.peers, stats.contents, stats.shares, stats.bytes, stats.sessions) == (
+            len(self.peers),
+            len(self.known()),
+            pairs,
+            SIZE * len(self.known()),
+            len(self.users),
+        )
+        answer = self.service.handle(Peers(), Asker(HOST, HOST), self.now)
+        assert isinstance(answer, PeersAnswer)
+        assert [(row.peer, row.name, row.user, row.contents) for row in answer.peers] == [
+            (peer_id, peer.name, self.users[peer.secret], len(peer.has))
+            for peer_id, peer in sorted(self.peers.items(), key=lambda item: (item[1].name, item[0]))
+        ]
+
+
+class MemoryMachine(TrackerMachine):
+    durable = False
+
+
+class SqliteMachine(TrackerMachine):
+    durable = True
+
+
+BOUNDED = {"deadline": None, "stateful_step_count": 40, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
+
+TestMemory = MemoryMachine.TestCase
+TestMemory.settings = settings(max_examples=60, **BOUNDED)  # type: ignore[arg-type]
+TestSqlite = SqliteMachine.TestCase
+TestSqlite.settings = settings(max_examples=40, **BOUNDED)  # type: ignore[arg-type]
