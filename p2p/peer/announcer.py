@@ -71,8 +71,7 @@ class Announcer:
         self._beat = 10.0
         self._lost = False
         self._task: asyncio.Task[None] | None = None
-        self.settled = asyncio.Event()
-        """Set while the tracker knows all that was told to this object."""
+        self._settled = asyncio.Event()
         self.ended: asyncio.Future[EnjambreError] = asyncio.get_running_loop().create_future()
         """Done when somebody else ended the session; its result says why."""
 
@@ -120,7 +119,7 @@ class Announcer:
                 await self._client.ask(leaving)
 
     def _disturb(self) -> None:
-        self.settled.clear()
+        self._settled.clear()
         self._wake.set()
 
     # -- talking -------------------------------------------------------------------------------------------------------------------
@@ -175,12 +174,19 @@ class Announcer:
             return False
         return stored.token == self._client.session or self._client.session is None
 
+    async def known(self, seconds: float) -> None:
+        """Wait until the tracker knows all that was told to this object; at most so long, and not at all while it is out of reach."""
+        if not self._lost:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._settled.wait()
+
     def _losing(self, error: EnjambreError) -> None:
         if not self._lost:
             self._report(SessionChanged("lost", self._identity.user))
             self._report(Warned(f"{error}; trying again"))
         self._lost = True
-        self.settled.clear()
+        self._settled.set()
 
     async def _enter(self) -> None:
         """Open a session unless we have one that the tracker still knows, and announce everything."""
@@ -220,7 +226,7 @@ class Announcer:
             self._news = dict(self._shares)
             await self._announce()
         if not self._news and not self._gone:
-            self.settled.set()
+            self._settled.set()
 
     async def _announce(self) -> int:
         me = self._identity

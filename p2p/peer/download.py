@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -72,6 +72,8 @@ class Tools:
     unregister: Callable[[Holding], None]
     changed: Callable[[Holding], None]
     """Told when a holding has become complete."""
+    announced: Callable[[], Awaitable[None]]
+    """Returns when the tracker knows what this peer has, or is out of reach."""
     report: Callable[[Report], None]
     rng: Random
     pace: Pace
@@ -115,15 +117,10 @@ class Download:
         """Fetch it all. Raises what went wrong: `NotFound`, `Unreachable`, `IntegrityError`, `DiskError`, `Refused`."""
         loop = asyncio.get_running_loop()
         began = loop.time()
-        finding: asyncio.Task[None] | None = None
         try:
             data, manifest = await self._bring_manifest()
-            finding = asyncio.create_task(self._finder.run(self._told))
             path = await self._fetch_all(data, manifest)
         finally:
-            if finding is not None:
-                finding.cancel()
-                await asyncio.gather(finding, return_exceptions=True)
             await self._finder.close()
         return Downloaded(path, self.content, manifest.size, loop.time() - began, self._from, self._by)
 
@@ -231,6 +228,7 @@ class Download:
         holding.news = self._tell
         self._tools.register(holding)
         reporting = asyncio.create_task(self._report_often(holding))
+        finding = asyncio.create_task(self._find())
         try:
             for link in self._tools.links.all():
                 holding.introduce(link)
@@ -240,7 +238,7 @@ class Download:
             holding.news = None
             if self._timer is not None:
                 self._timer.cancel()
-            tasks = [reporting, *self._fetches.values(), *self._chores]
+            tasks = [reporting, finding, *self._fetches.values(), *self._chores]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -273,6 +271,10 @@ class Download:
             self._timer = None if wakeup is None else loop.call_at(wakeup, self._tell, Tick())
         finally:
             self._handling = False
+
+    async def _find(self) -> None:
+        await self._tools.announced()
+        await self._finder.run(self._told)
 
     def _told(self, listed: int | None) -> None:
         self._tell(Listed(listed))

@@ -65,14 +65,17 @@ class Finder:
         self._dial(answer.sources)
 
     async def run(self, told: Callable[[int | None], None]) -> None:
-        """Look again and again until cancelled; `told` hears each time how many peers the tracker names."""
+        """Look again and again until cancelled; `told` hears each time how many peers the tracker names.
+
+        Begin when the tracker knows of us: of two peers that start at once, the one that announced last then finds the other.
+        """
         while True:
-            await asyncio.sleep(EAGER_TIME if self.eager else CALM_TIME)
             try:
                 await self.look()
             except EnjambreError:
                 pass  # `listed` says it: the tracker is away, or knows nobody; a running download goes on with the peers it has
             told(self.listed)
+            await asyncio.sleep(EAGER_TIME if self.eager else CALM_TIME)
 
     async def settled(self) -> None:
         """Wait until every dial under way has ended."""

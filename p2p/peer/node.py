@@ -6,7 +6,6 @@ It listens, keeps links and lanes, holds contents, announces them, downloads, ke
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -105,6 +104,7 @@ class Node:
             register=self._register,
             unregister=self._unregister,
             changed=self._register,
+            announced=self._announced_all,
             report=report,
             rng=self._rng,
             pace=Pace(settings.limit_down),
@@ -120,7 +120,7 @@ class Node:
             listener = await self._listen(transport)
             self._listeners.append(listener)
             ports[transport.name] = listener.port
-        self._links.me = Me(self.peer, self.settings.name, self._announced(ports))
+        self._links.me = Me(self.peer, self.settings.name, self._dialled_at(ports))
         if announce:
             advertise = self.settings.advertise
             identity = Identity(
@@ -136,7 +136,7 @@ class Node:
         self._report(listening)
         return listening
 
-    def _announced(self, ports: dict[str, int]) -> dict[str, int]:
+    def _dialled_at(self, ports: dict[str, int]) -> dict[str, int]:
         advertise = self.settings.advertise
         return ports if advertise is None else {**ports, "tcp": advertise.port or ports["tcp"]}
 
@@ -227,10 +227,7 @@ class Node:
             storage = SharedContent(manifest, scanned.root, scanned.files, self._io)
             have = Bitmap.all(len(manifest.pieces))
             self._register(Holding(content, manifest, data, have, storage, scanned.root, self._rng))
-            if self._announcer is not None:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(SETTLE_TIME):
-                        await self._announcer.settled.wait()
+            await self._announced_all()
         self._report(Shared(manifest.name, content, manifest.size, scanned.root))
         return content
 
@@ -244,6 +241,11 @@ class Node:
     def _files_changed(self, holding: Holding) -> None:
         if self._serving.holdings.get(holding.id) is holding:
             self.retract(holding.id, holding.path)
+
+    async def _announced_all(self) -> None:
+        """Wait until the tracker knows what we have; not for ever, since it may be out of reach."""
+        if self._announcer is not None:
+            await self._announcer.known(SETTLE_TIME)
 
     def _register(self, holding: Holding) -> None:
         self._serving.holdings[holding.id] = holding
