@@ -1,0 +1,26 @@
+# One image for the tracker and the peer: `docker run IMAGE tracker …` or `docker run IMAGE peer serve /share …`.
+# BASE may be any image with Python 3.11 or newer as `python3`, and `useradd`. Nothing is installed into it.
+ARG BASE=python:3.11-slim
+FROM ${BASE}
+
+RUN groupadd --gid 10001 enjambre \
+ && useradd --uid 10001 --gid 10001 --home-dir /state --no-create-home --shell /usr/sbin/nologin enjambre \
+ && install -d -o 10001 -g 10001 -m 0750 /state /share
+
+COPY p2p/ /opt/enjambre/p2p/
+COPY transports/ /opt/enjambre/transports/
+COPY protos/ /opt/enjambre/protos/
+COPY bin/ /opt/enjambre/bin/
+COPY deploy/entrypoint.sh deploy/healthcheck.py /opt/enjambre/deploy/
+# Compiled once here, because the file system is read-only where it runs.
+RUN python3 -m compileall -q /opt/enjambre
+
+ENV HOME=/state P2P_STATE=/state
+USER 10001:10001
+WORKDIR /share
+VOLUME ["/state", "/share"]
+EXPOSE 6969 6970
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=20s --retries=3 CMD ["python3", "-I", "-S", "/opt/enjambre/deploy/healthcheck.py"]
+ENTRYPOINT ["/bin/sh", "/opt/enjambre/deploy/entrypoint.sh"]
+CMD ["peer", "serve", "/share"]

@@ -1,0 +1,34 @@
+# Shorthands; each target says what it runs. Nothing here is needed: bin/test makes its own environment.
+VENV ?= $(or $(P2P_TEST_VENV),.venv-test)
+PYTHON ?= python3
+
+.PHONY: help check test format bench protos demo
+
+help:
+	@echo "make check   ruff, mypy and the tables of PROTOCOL.md; edits nothing"
+	@echo "make test    everything that CI runs"
+	@echo "make format  let ruff edit the code"
+	@echo "make demo    a tracker and peers on this machine"
+	@echo "make bench   the benchmarks there are"
+	@echo "make protos  bring the tables of protos/PROTOCOL.md up to date with the code"
+
+check:
+	$(PYTHON) bin/test --checks
+
+test:
+	$(PYTHON) bin/test
+
+format:
+	$(PYTHON) bin/test --env
+	$(VENV)/bin/python -m ruff check --fix .
+	$(VENV)/bin/python -m ruff format .
+
+demo:
+	$(PYTHON) bin/demo
+
+bench:
+	@ls bench/*.py 2>/dev/null || echo "there are no benchmarks in bench/ yet"
+
+protos:
+	$(PYTHON) protos/tables.py
+	@echo "the tables of protos/PROTOCOL.md are as the code says"
