@@ -7,6 +7,7 @@ written is left alone until two looks in a row see the same.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -62,13 +63,14 @@ class Watcher:
 
     async def watch_folder(self, folder: Path, ready: Callable[[], None] = lambda: None) -> None:
         """Share each file and folder directly in `folder` until cancelled. Raises `DiskError` if there is no such folder at first."""
+        folder = _absolute(folder)
         if not folder.is_dir():
             raise DiskError(f"cannot share '{folder}': it is not a folder")
         await self._watch(lambda: _entries(folder), ready)
 
     async def watch_paths(self, paths: Iterable[Path], ready: Callable[[], None] = lambda: None) -> None:
         """Share these paths until cancelled."""
-        fixed = [Path(path).absolute() for path in paths]
+        fixed = [_absolute(path) for path in paths]
         await self._watch(lambda: fixed, ready)
 
     async def _watch(self, targets: Callable[[], list[Path]], ready: Callable[[], None]) -> None:
@@ -136,6 +138,11 @@ class Watcher:
         if len(self._warned) > 1000:
             del self._warned[next(iter(self._warned))]
         self._report(Warned(message))
+
+
+def _absolute(path: Path) -> Path:
+    """The path as a scan names it: whole, without `..`, links not followed."""
+    return Path(os.path.abspath(path))  # noqa: PTH100 (`Path.absolute` keeps "..", and `resolve` follows links)
 
 
 def _entries(folder: Path) -> list[Path]:

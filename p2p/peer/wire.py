@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
@@ -188,7 +189,11 @@ async def dial(address: Address, what: str = "peer") -> socket.socket:
 def _reason(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
-    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).lower()
+    if isinstance(error, socket.gaierror):
+        return "no such host name"
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno).lower()
+    return (str(error) or type(error).__name__).lower()
 
 
 def broken(error: BaseException, whom: object) -> Unreachable:

@@ -1,11 +1,11 @@
 """A seed's choice: which pieces to suggest to whom, so that it sends each about once before it sends any twice.
 
 The seed alone knows what it has sent. It names to each receiver a few pieces that it has given to nobody yet, and the receivers ask for
-them (BitTorrent's super-seeding has this aim; it hides what the seed has, and we only suggest). Measured in a sketch with 16 receivers: 1.28
-instead of 1.47 times the ideal time, and 1.00 instead of 1.40 origin copies.
+them (BitTorrent's super-seeding has this aim; it hides what the seed has, and we only suggest). Measured in a sketch with 16 receivers:
+1.28 instead of 1.47 times the ideal time, and 1.00 instead of 1.40 origin copies.
 
-When all is given, the seed falls silent: the receivers have the pieces from each other, and turn to the seed again by their own choice if that
-leaves them idle. A piece that left the swarm with the only receiver that had it counts as not given.
+When all is given, the seed falls silent: the receivers have the pieces from each other, and turn to the seed again by their own choice if
+that leaves them idle. A piece that left the swarm with the only receiver that had it counts as not given.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Properties of p2p/swarm: whatever swarm meets whatever conduct, who is honest ends with all that honest peers have.
 
-`swarm_world` itself checks after every piece of news that nobody is asked for what it lacks, that no more is under way than window and memory
-allow, that wake-ups lie ahead and lead somewhere, and that what comes late changes nothing. A failure names its seed.
+`swarm_node` itself checks after every piece of news that nobody is asked for what it lacks, that no more is under way than window and
+memory allow, that wake-ups lie ahead and lead somewhere, and that what comes late changes nothing. A failure names its seed.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from p2p.model import KIB, MIB
 from p2p.swarm.events import Failure
 from p2p.swarm.picker import numbers
 from p2p.swarm.sources import Policy
-from tests.unit.swarm_world import Node, Spec, World
+from tests.unit.swarm_node import Node, Spec
+from tests.unit.swarm_world import World
 
 RATES = (400_000.0, 2_500_000.0, 12_500_000.0)
 CONDUCTS = ("stalls", "stalls at once", "corrupts", "corrupts some", "lacks", "busy", "broken", "breaks some", "lies", "babbles", "leaves")
 SMALL = st.integers(1, 24).map(lambda n: Geometry(n * 64 * KIB - 1234, 64 * KIB))
 MIDDLE = st.integers(1, 6).map(lambda n: Geometry(n * 2 * MIB - 1234, 2 * MIB))
 LARGE = st.integers(1, 2).map(lambda n: Geometry(n * 16 * MIB - 5 * MIB - 1, 16 * MIB))
-QUICK = settings(max_examples=50, deadline=None, print_blob=True)
+QUICK = settings(max_examples=150, deadline=None, print_blob=True)
 
 
 def conduct(spec: Spec, kind: str, rng: Random, n: int) -> Spec:

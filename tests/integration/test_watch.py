@@ -1,0 +1,58 @@
+"""What `serve` and `share` publish as their files come and go, by real processes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.integration.processes import Running, clean_environment, command, old_file, run_peer, start_peer, start_tracker
+
+
+@pytest.mark.parametrize("named", ["share", "./share/", "other/../share"])
+def test_a_folder_is_shared_once_however_its_path_is_written(tmp_path: Path, named: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    old_file(tmp_path / "share" / "a.txt", b"some words")
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with start_tracker(tmp_path) as tracker:
+        words = [*command("peer"), "serve", named, "--json", "--tracker", tracker.address, "--host", "127.0.0.1", "--port", "0"]
+        with Running(words, clean_environment(tmp_path / "state")) as peer:
+            first = peer.event("shared")
+            old_file(tmp_path / "share" / "b.txt", b"other words")
+            second = peer.event("shared")
+            assert (first["name"], second["name"]) == ("a.txt", "b.txt")
+            os.utime(tmp_path / "share" / "b.txt")
+            assert peer.event("withdrawn")["name"] == "b.txt"
+            assert peer.event("shared")["name"] == "b.txt"
+            assert peer.out.count('"shared"') == 3
+
+
+def test_a_copy_that_was_received_is_not_hashed_again_and_is_withdrawn_when_it_is_removed(tmp_path: Path) -> None:
+    path = old_file(tmp_path / "from" / "image.bin", os.urandom(200_000))
+    store = tmp_path / "store"
+    store.mkdir()
+    with (
+        start_tracker(tmp_path) as tracker,
+        start_peer(tmp_path, "serve", str(store), "--accept-uploads", "10M", tracker=tracker.address, name="keeper") as keeper,
+    ):
+        keeper.event("listening")
+        assert run_peer(tmp_path, "upload", str(path), tracker=tracker.address).code == 0
+        received = keeper.event("received")
+        old_file(store / "later.txt", b"words")
+        assert keeper.event("shared")["name"] == "later.txt"
+        assert '"shared","name":"image.bin"' not in keeper.out.replace(" ", "")
+        (store / "image.bin").unlink()
+        assert keeper.event("withdrawn")["id"] == received["id"]
+
+
+def test_hidden_files_and_unfinished_downloads_are_not_shared(tmp_path: Path) -> None:
+    for name in (".hidden", "x.part", "x.part.manifest", "seen.txt"):
+        old_file(tmp_path / "share" / name, b"words")
+    with (
+        start_tracker(tmp_path) as tracker,
+        start_peer(tmp_path, "serve", str(tmp_path / "share"), tracker=tracker.address, name="origin") as peer,
+    ):
+        assert peer.event("shared")["name"] == "seen.txt"
+        listed = run_peer(tmp_path, "list", tracker=tracker.address).events
+        assert [event["name"] for event in listed] == ["seen.txt"]

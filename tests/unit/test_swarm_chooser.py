@@ -1,0 +1,103 @@
+"""A seed's choice."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from p2p.model import PeerId
+from p2p.swarm.chooser import AHEAD_AT_LEAST, AHEAD_IN_ALL, Chooser
+
+A, B = PeerId("a"), PeerId("b")
+
+
+def test_a_stranger_is_suggested_nothing() -> None:
+    assert Chooser(8, Random(1)).suggest(A) == ()
+
+
+def test_one_receiver_alone_is_suggested_as_much_as_is_open_in_all() -> None:
+    chooser = Chooser(1000, Random(1))
+    chooser.has(A, 0)
+    chosen = chooser.suggest(A)
+    assert len(set(chosen)) == len(chosen) == AHEAD_IN_ALL
+
+
+def test_a_small_content_is_suggested_whole_and_each_piece_once() -> None:
+    chooser = Chooser(5, Random(1))
+    chooser.has(A, 0b00100)
+    assert sorted(chooser.suggest(A)) == [0, 1, 3, 4]
+
+
+@pytest.mark.parametrize("receivers", [2, 16, 100])
+def test_no_two_receivers_are_suggested_the_same_piece_while_others_were_not_given(receivers: int) -> None:
+    chooser = Chooser(1000, Random(receivers))
+    peers = [PeerId(str(number)) for number in range(receivers)]
+    for peer in peers:
+        chooser.has(peer, 0)
+    chosen = [piece for peer in peers for piece in chooser.suggest(peer)]
+    assert len(set(chosen)) == len(chosen)
+    assert len(chosen) >= receivers * AHEAD_AT_LEAST
+
+
+def test_nothing_more_is_suggested_while_most_of_it_was_not_sent() -> None:
+    chooser = Chooser(1000, Random(1))
+    chooser.has(A, 0)
+    chosen = chooser.suggest(A)
+    assert chooser.suggest(A) == ()
+    for piece in chosen[: AHEAD_IN_ALL // 2]:
+        chooser.served(A, piece)
+    more = chooser.suggest(A)
+    assert more
+    assert not set(more) & set(chosen)
+
+
+def test_what_a_receiver_got_elsewhere_makes_room_for_other_suggestions() -> None:
+    chooser = Chooser(1000, Random(1))
+    chooser.has(A, 0)
+    bits = sum(1 << piece for piece in chooser.suggest(A))
+    chooser.has(A, bits)
+    more = chooser.suggest(A)
+    assert more
+    assert not bits & sum(1 << piece for piece in more)
+
+
+def test_what_was_suggested_to_one_that_left_is_suggested_to_another() -> None:
+    chooser = Chooser(4, Random(1))
+    chooser.has(A, 0)
+    chooser.has(B, 0)
+    assert len(chooser.suggest(A)) == 4
+    chooser.left(A)
+    assert sorted(chooser.suggest(B)) == [0, 1, 2, 3]
+
+
+def test_a_piece_that_left_the_swarm_with_its_only_holder_is_suggested_again() -> None:
+    chooser = Chooser(1, Random(1))
+    chooser.has(A, 0)
+    chooser.suggest(A)
+    chooser.served(A, 0)
+    chooser.has(A, 1)
+    chooser.left(A)
+    chooser.has(B, 0)
+    assert chooser.suggest(B) == (0,)
+
+
+def test_a_stranger_that_leaves_changes_nothing() -> None:
+    chooser = Chooser(3, Random(1))
+    chooser.has(A, 0)
+    chooser.left(B)
+    assert sorted(chooser.suggest(A)) == [0, 1, 2]
+
+
+def test_a_piece_sent_without_being_suggested_counts_as_given() -> None:
+    chooser = Chooser(40, Random(1))
+    for piece in range(8):
+        chooser.served(B, piece)
+    chooser.has(A, 0)
+    assert sorted(chooser.suggest(A)) == list(range(8, 40))
+
+
+def test_who_has_all_is_suggested_nothing() -> None:
+    chooser = Chooser(3, Random(1))
+    chooser.has(A, 0b111)
+    assert chooser.suggest(A) == ()

@@ -1,0 +1,472 @@
+"""All decisions of one download, one piece of news at a time."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from p2p.content.bitmap import Bitmap
+from p2p.content.geometry import Geometry
+from p2p.model import KIB, MIB, BlockSpan, PeerId
+from p2p.swarm.events import (
+    BlockArrived,
+    BlockFailed,
+    Cancel,
+    Drop,
+    Failure,
+    Fetch,
+    Finished,
+    GiveUp,
+    Listed,
+    News,
+    PeerGained,
+    PeerHas,
+    PeerJoined,
+    PeerLeft,
+    PieceCorrupt,
+    PieceVerified,
+    Suggested,
+    Tell,
+    Tick,
+    Wish,
+)
+from p2p.swarm.scheduler import Scheduler
+from p2p.swarm.sources import Policy
+from tests.unit.swarm_node import picture
+
+A, B, C, D = (PeerId(name) for name in "abcd")
+
+
+class Talk:
+    """A scheduler that is told news at chosen times. Pieces have one block of 64 KiB, or `blocks` blocks of 1 MiB."""
+
+    def __init__(self, pieces: int, blocks: int = 0, have: int = 0, policy: Policy | None = None) -> None:
+        length = blocks * MIB or 64 * KIB
+        self.geometry = Geometry(pieces * length, length)
+        self.policy = policy or Policy()
+        self.scheduler = Scheduler(self.geometry, Bitmap(pieces, have), Random(1), 0.0, self.policy)
+        self.now = 0.0
+        self.every = (1 << pieces) - 1
+
+    def tell(self, *news: News, at: float | None = None) -> list[Wish]:
+        self.now = self.now if at is None else at
+        wishes = [wish for one in news for wish in self.scheduler.handle(one, self.now)]
+        wakeup = self.scheduler.next_wakeup()
+        assert wakeup is None or wakeup > self.now
+        return wishes
+
+    def meet(self, peer: PeerId, bits: int | None = None) -> list[Wish]:
+        return self.tell(PeerJoined(peer), PeerHas(peer, self.every if bits is None else bits))
+
+    def block(self, piece: int, number: int = 0) -> BlockSpan:
+        return self.geometry.blocks(piece)[number]
+
+    def bring(self, peer: PeerId, piece: int) -> list[Wish]:
+        """Let one peer bring each block of a piece as it is asked for it, and return the wishes."""
+        wishes: list[Wish] = []
+        for block in self.geometry.blocks(piece):
+            wishes += self.tell(BlockArrived(peer, block))
+        return wishes
+
+
+def asked(wishes: list[Wish], peer: PeerId) -> list[BlockSpan]:
+    return [wish.block for wish in wishes if isinstance(wish, Fetch) and wish.peer == peer]
+
+
+def drops(wishes: list[Wish]) -> list[tuple[PeerId, bool]]:
+    return [(wish.peer, wish.corrupt) for wish in wishes if isinstance(wish, Drop)]
+
+
+# -- the beginning and the end ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pieces", [0, 3])
+def test_what_is_whole_already_finishes_at_the_first_news_and_never_wakes_again(pieces: int) -> None:
+    geometry = Geometry(pieces * 64 * KIB, 64 * KIB)
+    scheduler = Scheduler(geometry, Bitmap.all(pieces), Random(1), 0.0)
+    assert scheduler.handle(Tick(), 0.0) == [Finished()]
+    assert scheduler.next_wakeup() is None
+    assert scheduler.handle(Tick(), 99.0) == []
+
+
+def test_each_verified_piece_is_told_and_the_last_one_finishes() -> None:
+    talk = Talk(2, have=0b01)
+    assert asked(talk.meet(A), A) == [talk.block(1)]
+    assert talk.tell(BlockArrived(A, talk.block(1))) == []
+    assert talk.tell(PieceVerified(1)) == [Tell(1), Finished()]
+
+
+def test_nothing_for_too_long_gives_up_and_names_what_nobody_has() -> None:
+    talk = Talk(3)
+    talk.meet(A, 0b010)
+    talk.tell(BlockArrived(A, talk.block(1)), PieceVerified(1))
+    assert talk.scheduler.unobtainable() == (0, 2)
+    assert talk.tell(Tick(), at=59.9) == []
+    assert talk.scheduler.next_wakeup() == 60.0
+    assert talk.tell(Tick(), at=60.0) == [GiveUp((0, 2))]
+
+
+def test_who_knows_no_peer_waits_shortly_where_none_is_listed_and_long_where_the_tracker_is_silent() -> None:
+    listed, offline = Talk(1), Talk(1)
+    listed.tell(Listed(0))
+    offline.tell(Listed(None))
+    assert listed.tell(Tick(), at=Policy().patience_alone) == [GiveUp((0,))]
+    assert offline.tell(Tick(), at=Policy().patience) == []
+    assert offline.tell(Tick(), at=Policy().patience_offline) == [GiveUp((0,))]
+
+
+def test_blocks_that_arrive_are_progress_even_where_no_piece_is_whole_for_long() -> None:
+    talk = Talk(1, blocks=16)
+    talk.meet(A)
+    for number in range(16):
+        assert GiveUp(()) not in talk.tell(BlockArrived(A, talk.block(0, number)), at=18.0 * (number + 1))
+    assert talk.tell(PieceVerified(0)) == [Tell(0), Finished()]
+
+
+# -- whom to ask for what --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_peer_is_asked_for_nothing_until_it_told_what_it_has() -> None:
+    talk = Talk(3)
+    assert talk.tell(PeerJoined(A)) == []
+    assert [block.piece for block in asked(talk.tell(PeerGained(A, (1,))), A)] == [1]
+
+
+def test_news_about_strangers_changes_nothing() -> None:
+    talk = Talk(3)
+    for news in (PeerHas(A, 7), PeerGained(A, (1,)), Suggested(A, (1,)), PeerLeft(A), BlockArrived(A, talk.block(0)), PieceCorrupt(0)):
+        assert talk.tell(news) == []
+    assert talk.scheduler.unobtainable() == (0, 1, 2)
+
+
+def test_the_rarest_piece_is_asked_for_first() -> None:
+    talk = Talk(4, policy=Policy(window_least=1))
+    talk.tell(PeerJoined(B), PeerJoined(C), PeerHas(C, 0), PeerHas(B, 0))
+    talk.scheduler._availability.add(0b1101)
+    assert asked(talk.meet(A), A) == [talk.block(1)]
+
+
+def test_a_peer_goes_on_with_the_piece_it_began_and_no_other_touches_it() -> None:
+    talk = Talk(2, blocks=3)
+    first, second = asked(talk.meet(A), A)
+    assert (first.piece, first.offset, second.piece, second.offset) == (first.piece, 0, first.piece, MIB)
+    assert all(block.piece != first.piece for block in asked(talk.meet(B), B))
+    assert asked(talk.tell(BlockArrived(A, first)), A) == [talk.block(first.piece, 2)]
+
+
+def test_another_peer_goes_on_with_a_piece_whose_peer_left() -> None:
+    talk = Talk(1, blocks=3)
+    first, second = asked(talk.meet(A), A)
+    talk.meet(B)
+    talk.tell(BlockArrived(A, first))
+    assert asked(talk.tell(PeerLeft(A)), B) == [second, talk.block(0, 2)]
+
+
+def test_another_peer_goes_on_with_a_piece_whose_peer_says_it_has_it_no_more() -> None:
+    talk = Talk(1, blocks=4)
+    talk.meet(A)
+    talk.meet(B)
+    assert asked(talk.tell(PeerHas(A, 0)), B) == [talk.block(0, 2), talk.block(0, 3)]
+
+
+def test_no_more_is_under_way_than_memory_allows_and_it_is_shared_evenly() -> None:
+    talk = Talk(20, blocks=1, policy=Policy(memory=4 * MIB))
+    wishes = [wish for peer in (A, B, C) for wish in talk.meet(peer)]
+    assert [len(asked(wishes, peer)) for peer in (A, B, C)] == [2, 2, 0]
+    more = talk.tell(BlockArrived(A, asked(wishes, A)[0]))
+    assert (len(asked(more, A)), len(asked(more, C))) == (0, 1)
+
+
+def test_one_block_at_once_is_asked_of_a_slow_peer_where_many_are_known() -> None:
+    talk = Talk(20)
+    wishes = [wish for name in "abcdefgh" for wish in talk.meet(PeerId(name))]
+    assert len(asked(wishes, A)) == 2
+    assert len(asked(wishes, PeerId("h"))) == 1
+
+
+def test_sources_counts_the_peers_that_are_asked_now() -> None:
+    talk = Talk(1)
+    talk.meet(A)
+    talk.meet(B)
+    assert talk.scheduler.sources == 1
+
+
+# -- suggestions -----------------------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_peer_suggests_is_asked_for_before_our_own_choice() -> None:
+    talk = Talk(100)
+    talk.tell(PeerJoined(A), PeerHas(A, 0))
+    talk.tell(Suggested(A, (1,)))
+    talk.tell(PeerJoined(B), PeerHas(B, 0))
+    assert asked(talk.tell(PeerHas(A, talk.every), at=0.1), A) == []
+    assert asked(talk.tell(Suggested(A, (70, 30, 50))), A) == [talk.block(70), talk.block(30)]
+    assert asked(talk.tell(BlockArrived(A, talk.block(70))), A)[0] == talk.block(50)
+
+
+def test_a_suggestion_that_we_have_or_the_peer_lacks_is_passed_over() -> None:
+    talk = Talk(4, have=0b0001)
+    talk.tell(PeerJoined(A), Suggested(A, (1,)), PeerHas(A, 0b0111))
+    assert asked(talk.tell(Suggested(A, (0, 3, 9, 2))), A) == [talk.block(2)]
+
+
+def test_a_suggested_piece_that_another_peer_brings_is_not_asked_for_again() -> None:
+    talk = Talk(3, policy=Policy(window_least=1))
+    talk.meet(B, 0b001)
+    talk.tell(PeerJoined(A), Suggested(A, ()), PeerHas(A, 0b111))
+    assert asked(talk.tell(Suggested(A, (0, 2, 1))), A) == [talk.block(2)]
+    talk.tell(BlockArrived(B, talk.block(0)), PieceVerified(0))
+    assert asked(talk.tell(BlockArrived(A, talk.block(2))), A)[0] == talk.block(1)
+
+
+def test_a_peer_that_suggests_and_falls_silent_is_asked_by_our_own_choice_with_its_whole_window() -> None:
+    talk = Talk(10)
+    talk.tell(PeerJoined(A), Suggested(A, ()))
+    assert talk.tell(PeerHas(A, talk.every)) == []
+    wakeup = talk.scheduler.next_wakeup()
+    assert wakeup == Policy().suggestion_patience
+    assert len(asked(talk.tell(Tick(), at=wakeup), A)) == 2
+
+
+def test_silence_is_not_counted_while_blocks_are_coming() -> None:
+    talk = Talk(10)
+    talk.tell(PeerJoined(A), Suggested(A, ()), PeerHas(A, talk.every), Suggested(A, (3,)))
+    assert talk.tell(BlockArrived(A, talk.block(3)), at=5.0) == []
+    assert asked(talk.tell(Suggested(A, (4,)), at=5.1), A) == [talk.block(4)]
+
+
+# -- failures --------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_block_that_does_not_come_in_time_is_cancelled_and_asked_elsewhere() -> None:
+    talk = Talk(1)
+    talk.meet(A)
+    wakeup = 20.0
+    talk.tell(PeerJoined(B), PeerHas(B, 0))
+    assert talk.scheduler.next_wakeup() in (1.0, wakeup)
+    wishes = talk.tell(Tick(), at=wakeup)
+    assert wishes[0] == Cancel(A, talk.block(0))
+    assert asked(talk.tell(PeerHas(B, 1)), B) == [talk.block(0)]
+
+
+def test_a_peer_that_stalls_again_and_again_is_dropped_but_not_for_good() -> None:
+    talk = Talk(9, policy=Policy(patience=1000.0))
+    talk.meet(A)
+    found: list[Wish] = []
+    for _ in range(40):
+        wakeup = talk.scheduler.next_wakeup()
+        assert wakeup is not None
+        found += talk.tell(Tick(), at=wakeup)
+        if drops(found):
+            break
+    assert drops(found) == [(A, False)]
+    assert talk.now < 65.0
+    assert asked(talk.meet(A), A)
+    assert not talk.scheduler.banned(A)
+
+
+def test_a_connection_that_breaks_with_many_blocks_under_way_is_one_strike() -> None:
+    talk = Talk(50, policy=Policy(window_least=8))
+    blocks = asked(talk.meet(A), A)
+    assert len(blocks) == 8
+    wishes = [wish for block in blocks for wish in talk.tell(BlockFailed(A, block, Failure.BROKEN))]
+    assert wishes == []
+    assert len(asked(talk.tell(Tick(), at=Policy().busy_pause), A)) == 1
+
+
+def test_a_peer_whose_answers_break_three_times_in_a_row_is_dropped() -> None:
+    talk = Talk(1)
+    talk.meet(A)
+    dropped = []
+    for _ in range(3):
+        dropped.append(drops(talk.tell(BlockFailed(A, talk.block(0), Failure.BROKEN))))
+        talk.tell(Tick(), at=talk.now + 2.0)
+    assert dropped == [[], [], [(A, False)]]
+
+
+def test_a_block_that_comes_forgives_the_strikes_before_it() -> None:
+    talk = Talk(20)
+    blocks = asked(talk.meet(A), A)
+    for turn in range(12):
+        last = blocks.pop()
+        news = BlockArrived(A, last) if turn % 3 == 2 else BlockFailed(A, last, Failure.BROKEN)
+        wishes = talk.tell(news) + talk.tell(Tick(), at=talk.now + 5.0)
+        assert drops(wishes) == []
+        blocks += asked(wishes, A)
+
+
+def test_a_busy_peer_is_left_alone_for_a_moment_and_never_dropped_for_it() -> None:
+    talk = Talk(1)
+    talk.meet(A)
+    for _ in range(9):
+        assert talk.tell(BlockFailed(A, talk.block(0), Failure.BUSY)) == []
+        wakeup = talk.scheduler.next_wakeup()
+        assert wakeup == pytest.approx(talk.now + Policy().busy_pause)
+        assert asked(talk.tell(Tick(), at=wakeup), A) == [talk.block(0)]
+
+
+def test_a_peer_that_lied_about_a_piece_is_not_asked_for_it_again() -> None:
+    talk = Talk(1)
+    talk.meet(A)
+    assert talk.tell(BlockFailed(A, talk.block(0), Failure.LACKS)) == []
+    assert talk.scheduler.unobtainable() == (0,)
+    assert talk.tell(Tick(), at=50.0) == []
+
+
+# -- corrupt pieces --------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_peer_that_alone_sent_a_corrupt_piece_is_dropped_at_once_and_for_good() -> None:
+    talk = Talk(2, blocks=2)
+    talk.meet(A, 0b01)
+    talk.bring(A, 0)
+    talk.meet(B)
+    wishes = talk.tell(PieceCorrupt(0))
+    assert drops(wishes) == [(A, True)]
+    assert talk.scheduler.banned(A)
+    assert talk.meet(A) == []
+    assert talk.bring(B, 1)
+    assert {block.piece for block in asked(talk.tell(PieceVerified(1)), B)} <= {0}
+
+
+def shared_piece(talk: Talk, piece: int) -> list[Wish]:
+    """A sends the first block and fails with the second, which B sends; the piece is corrupt."""
+    talk.tell(PeerHas(B, 0), PeerHas(A, 1 << piece))
+    talk.tell(BlockArrived(A, talk.block(piece, 0)), PeerHas(A, 0), BlockFailed(A, talk.block(piece, 1), Failure.LACKS))
+    talk.tell(PeerHas(B, 1 << piece), BlockArrived(B, talk.block(piece, 1)), PeerHas(B, 0))
+    return talk.tell(PieceCorrupt(piece))
+
+
+def test_peers_that_took_part_in_corrupt_pieces_are_dropped_after_the_third_but_not_for_good() -> None:
+    talk = Talk(4, blocks=2)
+    talk.tell(PeerJoined(A), PeerJoined(B))
+    assert drops(shared_piece(talk, 0)) == []
+    assert drops(shared_piece(talk, 1)) == []
+    assert drops(shared_piece(talk, 2)) == [(A, False), (B, False)]
+    assert not talk.scheduler.banned(A)
+
+
+def test_a_good_piece_from_one_peer_alone_forgives_the_corrupt_ones_it_took_part_in() -> None:
+    talk = Talk(6, blocks=2)
+    talk.tell(PeerJoined(A), PeerJoined(B))
+    shared_piece(talk, 0)
+    shared_piece(talk, 1)
+    talk.tell(PeerHas(B, 0b100000))
+    talk.bring(B, 5)
+    talk.tell(PieceVerified(5))
+    assert drops(shared_piece(talk, 2)) == [(A, False)]
+
+
+def test_a_piece_that_came_corrupt_from_several_is_fetched_from_one_alone_even_at_the_tail() -> None:
+    talk = Talk(1, blocks=4, policy=Policy(window_most=2))
+    talk.tell(PeerJoined(A), PeerJoined(B))
+    talk.tell(PeerHas(A, 1), BlockArrived(A, talk.block(0, 0)), PeerHas(A, 0))
+    for number in (1, 2):
+        talk.tell(BlockFailed(A, talk.block(0, number), Failure.LACKS))
+    talk.tell(PeerHas(B, 1))
+    for number in (1, 2, 3):
+        talk.tell(BlockArrived(B, talk.block(0, number)))
+    wishes = talk.tell(PieceCorrupt(0), PeerHas(A, 1))
+    assert len(asked(wishes, B)) == 2
+    assert asked(wishes + talk.tell(Tick(), at=10.0), A) == []
+
+
+def test_a_corrupt_piece_that_was_never_begun_or_is_verified_changes_nothing() -> None:
+    talk = Talk(2, have=0b01)
+    assert talk.tell(PieceCorrupt(0)) == []
+    talk.meet(A)
+    assert talk.tell(PieceCorrupt(0)) == []
+    assert talk.tell(BlockArrived(A, talk.block(1)), PieceVerified(1)) == [Tell(1), Finished()]
+
+
+def test_a_piece_that_was_found_elsewhere_is_cancelled_where_it_was_asked() -> None:
+    talk = Talk(1, blocks=4)
+    talk.meet(A)
+    assert talk.tell(PieceVerified(0)) == [Cancel(A, talk.block(0, 0)), Cancel(A, talk.block(0, 1)), Tell(0), Finished()]
+
+
+def test_a_corrupt_piece_whose_sender_left_is_fetched_again() -> None:
+    talk = Talk(1)
+    talk.meet(A)
+    talk.tell(BlockArrived(A, talk.block(0)), PeerLeft(A))
+    assert talk.tell(PieceCorrupt(0)) == []
+    assert asked(talk.meet(B), B) == [talk.block(0)]
+
+
+# -- what comes late -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("failure", [None, *Failure])
+def test_what_comes_late_or_was_never_asked_for_changes_nothing(failure: Failure | None) -> None:
+    talk = Talk(3, blocks=2)
+    talk.meet(A, 0b001)
+    talk.meet(B, 0b010)
+    talk.tell(Tick(), at=20.0)
+    late = [talk.block(piece, number) for piece in range(3) for number in range(2)]
+    before = picture(talk.scheduler)
+    for block in late:
+        for peer in (A, B, C):
+            if peer not in talk.scheduler._ledger.asked(block):
+                assert talk.tell(BlockArrived(peer, block) if failure is None else BlockFailed(peer, block, failure)) == []
+    assert picture(talk.scheduler) == before
+
+
+# -- the tail --------------------------------------------------------------------------------------------------------------------------
+
+
+def test_at_the_tail_a_block_that_is_slow_to_come_is_asked_of_a_second_peer_and_of_no_third() -> None:
+    talk = Talk(1)
+    talk.meet(A)
+    assert talk.meet(B) == []
+    talk.meet(C)
+    assert talk.scheduler.next_wakeup() == Policy().tail_patience
+    wishes = talk.tell(Tick(), at=Policy().tail_patience)
+    assert [type(wish) for wish in wishes] == [Fetch]
+    second = next(peer for peer in (B, C) if asked(wishes, peer))
+    assert asked(talk.tell(Tick(), at=5.0), C if second == B else B) == []
+    assert talk.tell(BlockArrived(second, talk.block(0))) == [Cancel(A, talk.block(0))]
+
+
+def test_before_the_tail_nothing_is_asked_for_twice() -> None:
+    talk = Talk(3, policy=Policy(window_least=1))
+    talk.meet(A, 0b001)
+    talk.meet(B, 0b111)
+    talk.meet(C, 0b001)
+    assert asked(talk.tell(Tick(), at=5.0), C) == []
+
+
+def test_a_piece_that_nobody_has_does_not_put_off_the_tail() -> None:
+    talk = Talk(2)
+    talk.meet(A, 0b01)
+    talk.meet(B, 0b01)
+    assert asked(talk.tell(Tick(), at=1.0), B) == [talk.block(0)]
+
+
+def test_at_the_tail_the_rest_of_a_slow_peers_piece_goes_to_the_peer_that_helps() -> None:
+    talk = Talk(1, blocks=8)
+    talk.meet(A)
+    talk.meet(B)
+    took = asked(talk.tell(Tick(), at=1.0), B)
+    for _ in range(8):
+        for block in took:
+            wishes = talk.tell(BlockArrived(B, block), at=talk.now + 0.01)
+            took = took[1:] + asked(wishes, B)
+    assert talk.scheduler._active[0].missing == set()
+    assert talk.now < 1.2
+
+
+def test_a_seed_that_suggested_helps_at_the_tail_without_a_pause() -> None:
+    talk = Talk(2, policy=Policy(window_least=1))
+    talk.meet(A, 0b01)
+    talk.tell(PeerJoined(B), PeerHas(B, 0b11), Tick(), at=0.9)
+    talk.tell(Suggested(B, ()))
+    assert asked(talk.tell(BlockArrived(B, talk.block(1)), PieceVerified(1), Tick(), at=1.0), B) == [talk.block(0)]
+
+
+def test_what_was_missed_while_a_peer_was_paused_is_asked_when_the_pause_ends() -> None:
+    talk = Talk(2, policy=Policy(window_least=1))
+    (first,) = asked(talk.meet(A), A)
+    talk.tell(BlockFailed(A, first, Failure.BUSY))
+    talk.tell(PeerGained(A, (0, 1)), at=0.2)
+    assert len(asked(talk.tell(Tick(), at=0.5), A)) == 1
