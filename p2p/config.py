@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import random
 import re
 from argparse import SUPPRESS, ArgumentParser
@@ -21,6 +22,8 @@ TRANSPORTS: Final = ("tcp", "grpc")
 HASHES: Final = ("blake2b-256", "sha256")
 MAX_NAME: Final = 64
 """Longest name of a peer or a user, in bytes of UTF-8."""
+MAX_TEXT: Final = 255
+"""Longest name of a content, and longest search, in bytes of UTF-8."""
 
 _SIZE: Final = re.compile(r"(\d{1,20}(?:\.\d{1,6})?) ?([kmgt]?)(?:i?b)?", re.IGNORECASE | re.ASCII)
 _TRUE: Final = frozenset({"1", "true", "yes", "on"})
@@ -81,9 +84,19 @@ def parse_advertise(text: str, what: str = "advertise") -> Address:
     """Read `HOST[:PORT]`; port 0 stands for the one this peer listens on. Raises `UsageError`."""
     if text.endswith(":0") and not text.endswith("::0"):
         text = text[:-2]
-    with_one = Address.parse(text, default_port=1, what=what)
+    with_one = _address(text, 1, what)
     with_two = Address.parse(text, default_port=2, what=what)
     return with_one if with_one == with_two else Address(with_one.host, 0)
+
+
+def _address(text: str, default_port: int, what: str) -> Address:
+    address = Address.parse(text, default_port=default_port, what=what)
+    try:
+        if ":" in address.host:
+            ipaddress.IPv6Address(address.host)
+    except ValueError:
+        raise UsageError(f"{what}: {text!r} is not HOST:PORT; an IPv6 address goes between brackets") from None
+    return address
 
 
 def default_state(machine: Machine, environ: Mapping[str, str]) -> Path:
@@ -118,12 +131,17 @@ def truth(text: str, what: str) -> bool:
 
 def check_name(text: str, what: str) -> str:
     """A name of a peer or a user that the wire can carry. Raises `UsageError`."""
+    return check_text(text, what, MAX_NAME)
+
+
+def check_text(text: str, what: str, most: int = MAX_TEXT) -> str:
+    """Words that the wire can carry, at most `most` bytes of UTF-8. Raises `UsageError`."""
     try:
         length = len(text.encode())
     except UnicodeEncodeError:
-        length = MAX_NAME + 1
-    if not 0 < length <= MAX_NAME or any(c < " " or "\x7f" <= c <= "\x9f" for c in text):
-        raise UsageError(f"{what}: a name has 1 to {MAX_NAME} bytes and no control characters")
+        length = most + 1
+    if not 0 < length <= most or any(c < " " or "\x7f" <= c <= "\x9f" for c in text):
+        raise UsageError(f"{what}: it must have 1 to {most} bytes and no control characters")
     return text
 
 
@@ -177,7 +195,7 @@ def _one_of(*known: str) -> Parse:
 
 
 def _tracker(text: str, what: str) -> Address:
-    return Address.parse(text, default_port=DEFAULT_TRACKER_PORT, what=what)
+    return _address(text, DEFAULT_TRACKER_PORT, what)
 
 
 def _room(text: str, what: str) -> int:

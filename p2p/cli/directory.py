@@ -10,7 +10,7 @@ from p2p.cli.common import Job
 from p2p.cli.console import Console
 from p2p.cli.events import content_event, peer_event, stats_event
 from p2p.cli.render import count_text, size_text, table, time_text
-from p2p.config import PeerConfig, check_name
+from p2p.config import PeerConfig, check_name, check_text
 from p2p.errors import Refused
 from p2p.model import Address
 from p2p.peer.session_file import StoredSession, forget_session, load_session, save_session
@@ -51,7 +51,7 @@ async def list_contents(job: Work) -> int:
 
 async def search(job: Work) -> int:
     """`search`: contents whose names hold all words. Raises `Unreachable`, `Refused`."""
-    text = " ".join(job.words.text)
+    text = check_text(" ".join(job.words.text), "TEXT")
     return await _contents(job, lambda offset: Search(text=text, offset=offset, limit=PAGE), "nothing matches")
 
 

@@ -29,9 +29,11 @@ def rate_text(rate: float) -> str:
 
 
 def time_text(seconds: float) -> str:
-    """Seconds, as `0.8 s`, `42 s`, `3:05`, `2:03:04`."""
+    """Seconds, as `0.8 s`, `42 s`, `3:05`, `2:03:04`, `over 100 h`."""
     if seconds < 9.95:
         return f"{max(seconds, 0.0):.1f} s"
+    if seconds >= 359_999.5:
+        return "over 100 h"
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

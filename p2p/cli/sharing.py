@@ -17,7 +17,7 @@ from p2p.cli.common import Job
 from p2p.cli.console import Console
 from p2p.cli.events import event_of, manifest_events
 from p2p.cli.render import amount_from, count_text, percent, rate_text, size_text, table, time_text
-from p2p.config import DEFAULT_PEER_PORT, DEFAULT_TRACKER_PORT, PeerConfig
+from p2p.config import DEFAULT_PEER_PORT, DEFAULT_TRACKER_PORT, PeerConfig, check_text
 from p2p.errors import UsageError
 from p2p.link import Link, content_id, is_link, parse_link
 from p2p.model import Address
@@ -93,8 +93,6 @@ class Reporter:
                 console.text(f"no longer shared: {report.name}  {report.id}")
             case Received():
                 console.text(f"received {report.name} ({size_text(report.size)}) from {report.peer}  {report.id}")
-            case SessionChanged(state="lost"):
-                console.note(f"tracker {config.tracker} is out of reach; trying again")
             case SessionChanged(state="resumed"):
                 console.note(f"tracker {config.tracker} is back")
             case Placed():
@@ -106,7 +104,7 @@ class Reporter:
 
 
 @asynccontextmanager
-async def _peer(job: Work, *, folder: Path | None = None, talks: bool = False, links: bool = False) -> AsyncIterator[Node]:
+async def _peer(job: Work, *, folder: Path | None = None, link_tracker: Address | None = None) -> AsyncIterator[Node]:
     """A peer that leaves the directory and closes everything at the end."""
     config = job.config
     settings = NodeSettings(
@@ -127,8 +125,8 @@ async def _peer(job: Work, *, folder: Path | None = None, talks: bool = False, l
         user=config.user,
         hash_name=config.hash_name,
     )
-    link_tracker = await _tracker_for_others(job) if links else None
-    node = Node(settings, transports.load, Reporter(job.console, config, link_tracker, talks=talks), job.trace)
+    reporter = Reporter(job.console, config, link_tracker, talks=link_tracker is not None)
+    node = Node(settings, transports.load, reporter, job.trace)
     try:
         yield node
     finally:
@@ -140,7 +138,7 @@ async def serve(job: Work) -> int:
     folder = Path(job.words.dir)
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder")
-    async with _peer(job, folder=folder, talks=True, links=True) as node:
+    async with _peer(job, folder=folder, link_tracker=await _tracker_for_others(job, warn=False)) as node:
         await node.start()
         await _until_ended(node, node.watch(folder))
     return 0
@@ -149,7 +147,8 @@ async def serve(job: Work) -> int:
 async def share(job: Work) -> int:
     """`share PATH…`. Raises `UsageError` for a path that is not there, and what ended the session when somebody else did."""
     paths = [_existing(text) for text in job.words.paths]
-    async with _peer(job, talks=True, links=True) as node:
+    # To hand out links is what this command is for, so it is said when they are of no use to others.
+    async with _peer(job, link_tracker=await _tracker_for_others(job, warn=True)) as node:
         await node.start()
         await _until_ended(node, node.watch_paths(paths))
     return 0
@@ -260,10 +259,8 @@ async def _until_ended(node: Node, work: Coroutine[Any, Any, None]) -> None:
 def _aimed(job: Work) -> tuple[Work, str]:
     """What to fetch, and the job with the tracker to ask: a link brings its own, unless another was named."""
     target: str = job.words.target
-    if not target.strip():
-        raise UsageError("TARGET: a name, an id or a link is needed")
     if not is_link(target):
-        return job, content_id(target) or target
+        return job, content_id(target) or check_text(target, "TARGET")
     link = parse_link(target, DEFAULT_TRACKER_PORT)
     named = hasattr(job.words, "tracker") or bool(os.environ.get("P2P_TRACKER"))
     if link.tracker is not None and not named:
@@ -271,8 +268,8 @@ def _aimed(job: Work) -> tuple[Work, str]:
     return job, link.id
 
 
-async def _tracker_for_others(job: Work) -> Address:
-    """The tracker's address as others can use it, for links.
+async def _tracker_for_others(job: Work, *, warn: bool) -> Address:
+    """The tracker's address as others can use it, for links; with `warn`, people are told when it is of no use to others.
 
     Behind a loopback address it is this machine, so others need this machine's own address, if the tracker listens there too.
     """
@@ -281,11 +278,13 @@ async def _tracker_for_others(job: Work) -> Address:
         return tracker
     host = _own_host()
     if host is None:
-        console.warning(f"the links work on this machine only: it has no network, and its tracker is {tracker}")
+        if warn:
+            console.warning(f"the links work on this machine only: it has no network, and its tracker is {tracker}")
         return tracker
     outside = Address(host, tracker.port)
     if await _answers(tracker) and not await _answers(outside):
-        console.warning(f"the links work on this machine only: the tracker does not listen on {outside}; start it with --host 0.0.0.0")
+        if warn:
+            console.warning(f"the links work on this machine only: the tracker does not listen on {outside}; start it with --host 0.0.0.0")
         return tracker
     return outside
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from typing import Final
 
 from p2p.errors import EnjambreError, ProtocolError, Refused
 from p2p.model import BlockSpan
@@ -11,8 +13,11 @@ from p2p.peer.wire import LINE_TIME, Wire
 from p2p.protocol.messages import Read, ReadAnswer
 from p2p.protocol.session import Asked, BadRequest, Ended
 
-IDLE_TIME = 90.0
+IDLE_TIME: Final = 90.0
 """Seconds of silence after which a connection is given up; links ping more often than that (Syncthing: 90 s)."""
+
+IN_A_ROW: Final = 16
+"""Events of one connection that are dealt with before others have their turn: bytes that are here already come without a wait."""
 
 log = logging.getLogger(__name__)
 
@@ -20,10 +25,14 @@ log = logging.getLogger(__name__)
 async def converse(wire: Wire, source: Source, control: Control | None, *, first_line: float = LINE_TIME) -> None:
     """Serve one connection until it ends; closes it. Raises nothing that comes from the network or the other side."""
     idle = first_line
+    heard = 0
     try:
         while True:
             event = await wire.next_event(idle)
             idle = IDLE_TIME
+            heard += 1
+            if heard % IN_A_ROW == 0:
+                await asyncio.sleep(0)
             match event:
                 case Asked(Read() as read, seq):
                     await _serve(wire, source, read, seq)

@@ -1,6 +1,6 @@
 """One content on this peer, and the links that take part in its swarm: who is told what.
 
-No decision is made here: the scheduler says what to fetch, the chooser what to suggest; this object carries the news between them and links.
+No decision is made here: the scheduler says what to fetch, the chooser what to suggest; this carries the news between them and links.
 """
 
 from __future__ import annotations

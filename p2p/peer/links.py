@@ -112,9 +112,8 @@ class Link:
             async with asyncio.timeout(ANSWER_TIME):
                 first, _ = self._checked(await answer)
             accepted()
-            if isinstance(first, ReplicateAnswer) and first.state == "accepted":
-                again = self._waiting[seq] = asyncio.get_running_loop().create_future()
-                self._checked(await again)
+            if isinstance(first, ReplicateAnswer) and first.state == "accepted" and seq in self._waiting:
+                self._checked(await self._waiting[seq])
         except TimeoutError as error:
             raise Unreachable(f"{self.name} does not answer") from error
         finally:
@@ -124,7 +123,10 @@ class Link:
         """An answer came."""
         waiting = self._waiting.pop(event.seq, None) if event.seq is not None else None
         if isinstance(event.answer, ReplicateAnswer) and event.answer.state == "accepted" and event.seq is not None:
+            # The second answer may be here already, before whoever asked has seen the first.
             self.wire.session.expect_more(event.seq, Replicate)
+            if waiting is not None:
+                self._waiting[event.seq] = asyncio.get_running_loop().create_future()
         if waiting is not None and not waiting.done():
             waiting.set_result((event.answer, body))
 

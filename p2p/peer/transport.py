@@ -2,7 +2,8 @@
 
 Duties that `tests/contract/test_transport.py` proves of every transport:
 - `fetch` fills exactly the buffer it is given with exactly the bytes asked for, or raises; never less, never other bytes.
-- What the source refuses arrives as `Refused` with the same code. A lane that is broken raises `Unreachable` for all it had under way.
+- What the source refuses arrives as `Refused` with the same code. A lane that is broken raises `Unreachable` for all it had under way,
+  and `LaneClosed`, which is one, for what is asked of it later.
 - Cancelling a `fetch` leaves the buffer untouched from then on, and the other fetches of the lane go on or fail; none hangs.
 - `close` may be called at any time, again, and from within; it ends what is under way.
 """
@@ -13,12 +14,17 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Protocol
 
+from p2p.errors import Unreachable
 from p2p.model import Address, BlockSpan, ContentId, FileSpan, PeerId
 
 if TYPE_CHECKING:
     from p2p.peer.wire import Wire, WireTrace
     from p2p.protocol.session import Event
     from p2p.system import DiskIO
+
+
+class LaneClosed(Unreachable):
+    """The lane was closed on this side, or had ended before this block was asked for: nobody is to blame, and another lane may be opened."""
 
 
 class Source(Protocol):
@@ -48,10 +54,10 @@ class Lane(Protocol):
     """A way to fetch blocks from one peer. Several fetches may be under way; they are served in the order asked."""
 
     async def fetch(self, content: ContentId, span: BlockSpan, into: memoryview) -> None:
-        """Fill `into`, which is as long as the block. Raises `Refused`, `Unreachable`, `ProtocolError`."""
+        """Fill `into`, which is as long as the block. Raises `Refused`, `Unreachable` (`LaneClosed` is one), `ProtocolError`."""
 
     async def close(self) -> None:
-        """End it; what is under way raises `Unreachable`."""
+        """End it; what is under way raises `LaneClosed`."""
 
 
 class Listener(Protocol):

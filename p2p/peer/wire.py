@@ -1,7 +1,7 @@
 """One TCP connection and its conversation: the four steps that every peer connection goes through, and how it is dialled.
 
-The socket is ours alone (no asyncio stream owns it), so that a block can be received straight into its buffer and sent straight from its file.
-Lines are written by the loop; file spans by a worker thread, since reading a file that is not in memory would stop the loop.
+The socket is ours alone (no asyncio stream owns it), so that a block can be received straight into its buffer and sent straight from its
+file. Lines are written by the loop; file spans by a worker thread, since reading a file that is not in memory would stop the loop.
 """
 
 from __future__ import annotations
@@ -45,8 +45,15 @@ class Wire:
         trace: WireTrace | None = None,
         read_size: int = _READ,
     ) -> None:
-        """`ops` are the requests understood here; `senders` are the threads that send files, for a wire that does."""
-        remote = sock.getpeername()
+        """`ops` are the requests understood here; `senders` are the threads that send files, for a wire that does.
+
+        Raises `Unreachable`, and closes `sock`, when the other side has hung up already.
+        """
+        try:
+            remote = sock.getpeername()
+        except OSError as error:
+            sock.close()
+            raise Unreachable("the other side hung up at once") from error
         self.remote = Address(canonical_host(remote[0]), remote[1])
         other = str(self.remote)
         self.session = Session(ops, None if trace is None else lambda direction, line: trace(direction, other, line))
@@ -72,7 +79,7 @@ class Wire:
         while (event := self.session.next_event()) is None:
             if self.session.partial:
                 self._line_due = self._line_due or loop.time() + LINE_TIME
-                until = self._line_due
+                until = self._line_due if until is None else min(until, self._line_due)
             async with asyncio.timeout_at(until):
                 self.session.receive_data(await loop.sock_recv(self._sock, self._read_size))
         self._line_due = None
@@ -117,7 +124,10 @@ class Wire:
             self.session.body_arrived(len(part))
 
     async def send(self, chunks: Sequence[Chunk], pace: Callable[[int], None] | None = None) -> None:
-        """Write chunks, whole and in order. Raises `OSError` (`TimeoutError` is one) when the other side is gone, `DiskError` for a file."""
+        """Write chunks, whole and in order. Raises `OSError` (`TimeoutError` is one) when the other side is gone, `DiskError` for a file.
+
+        What fails or is cancelled half way hangs up: the other side could not tell where the next line begins.
+        """
         async with self._writing:
             loop = asyncio.get_running_loop()
             for chunk in chunks:
@@ -133,8 +143,12 @@ class Wire:
                             await sending
                         raise
                 else:
-                    async with asyncio.timeout(STALL_TIME):
-                        await loop.sock_sendall(self._sock, chunk)
+                    try:
+                        async with asyncio.timeout(STALL_TIME):
+                            await loop.sock_sendall(self._sock, chunk)
+                    except BaseException:
+                        self.close()
+                        raise
 
     def close(self) -> None:
         """Hang up; what is being read or written on it fails."""
@@ -143,9 +157,10 @@ class Wire:
         self._closed = True
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
-        # Whoever waits on the socket is woken by the shutdown. Only then may its number be free for another connection: two rounds from now.
+        # Whoever waits on the socket is woken by the shutdown in the next round, and stops watching its number in the one after that. Only
+        # then may the number be free for another connection.
         loop = asyncio.get_running_loop()
-        loop.call_soon(loop.call_soon, self._sock.close)
+        loop.call_soon(loop.call_soon, loop.call_soon, self._sock.close)
 
 
 def prepare(sock: socket.socket) -> None:

@@ -157,7 +157,7 @@ class Withdraw(Request):
     ANSWER: ClassVar[type[Answer] | None] = WithdrawAnswer
 
     peer: PeerId = wire(PEER_ID, about="whose contents")
-    ids: tuple[ContentId, ...] = wire(ListOf(CONTENT_ID, IDS_PER_WITHDRAW), (), about="which contents; none: the peer itself leaves, with all")
+    ids: tuple[ContentId, ...] = wire(ListOf(CONTENT_ID, IDS_PER_WITHDRAW), (), about="which contents; none: the peer leaves, with all")
 
 
 # {"ok":true,"content":{"id":"ab…","name":"lab.img","size":7,"seeds":1,"peers":1},"sources":[{…}],"seq":6}

@@ -43,7 +43,7 @@ class Committer:
         self._failing = False
 
     def ticket(self, waiter: Waiter) -> int:
-        """The number of the commit that will carry all changes made so far; `waiter` is told of its end."""
+        """The number of the commit that will carry all changes made so far; `waiter` is told of its end. Only while the store is unsaved."""
         self._waiters[waiter] = None
         self.kick()
         return self._next
@@ -60,16 +60,16 @@ class Committer:
     async def _run(self) -> None:
         while self._store.unsaved:
             ticket, self._next = self._next, self._next + 1
-            if await self._commit():
-                waiters, self._waiters = self._waiters, {}
-                # With nothing unsaved all tickets are good, also those taken while only this commit was under way.
-                upto = self._next if not self._store.unsaved else ticket
-                for waiter in waiters:
+            written = await self._commit()
+            waiters, self._waiters = self._waiters, {}
+            # With nothing unsaved all tickets are good, also those taken while only this commit was under way.
+            upto = self._next if not self._store.unsaved else ticket
+            for waiter in waiters:
+                if written:
                     waiter.committed(upto)
-            else:
-                waiters, self._waiters = self._waiters, {}
-                for waiter in waiters:
+                else:
                     waiter.commit_failed()
+            if not written:
                 await asyncio.sleep(RETRY_DELAY)
 
     async def _commit(self) -> bool:

@@ -10,20 +10,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from p2p.errors import UsageError
-from p2p.model import Address, canonical_host
+from p2p.model import Address
 from p2p.protocol.codec import by_op
 from p2p.protocol.messages import Request
 from p2p.protocol.tracker_messages import TRACKER_OPS
 from p2p.tracker.committer import Committer
 from p2p.tracker.connection import READ_SIZE, Connection
 from p2p.tracker.handout import LOOPBACK, kind_of
+from p2p.tracker.listener import Listener
 from p2p.tracker.service import TrackerService
 
 Trace = Callable[[str, str, bytes], None]
 """Told of each line: `sent` or `received`, the other side's address, the line without its end."""
 
-BACKLOG: Final = 1024
 LOGGED_PER_SECOND: Final = 5
 """Most log lines a second about what others do wrong; the rest are counted."""
 
@@ -72,7 +71,7 @@ class TrackerServer:
         self.committer = Committer(service.store)
         self._connections: set[Connection] = set()  # also those that are just being told that there are too many
         self._per_host: Counter[str] = Counter()
-        self._listener: asyncio.Server | None = None
+        self._listener = Listener(lambda: Connection(self), self.note_refusal)
         self._ticker: asyncio.Task[None] | None = None
         self._shared_buffer: bytearray | None = None
         self._logged = 0
@@ -84,21 +83,13 @@ class TrackerServer:
         loop = asyncio.get_running_loop()
         if isinstance(loop, asyncio.SelectorEventLoop):
             self._shared_buffer = bytearray(READ_SIZE)
-        host, port = self.config.host, self.config.port
-        try:
-            self._listener = await loop.create_server(lambda: Connection(self), host or None, port, backlog=BACKLOG)
-        except OSError as error:
-            raise UsageError(
-                f"cannot listen on {Address(host, port)}: {error.strerror or error}; choose another --host or --port"
-            ) from error
+        addresses = await self._listener.start(self.config.host, self.config.port)
         self._ticker = loop.create_task(self._tick())
-        names = [sock.getsockname() for sock in self._listener.sockets]
-        return tuple(Address(canonical_host(name[0]), name[1]) for name in names)
+        return addresses
 
     async def stop(self) -> None:
         """Stop listening, write what was promised, end all connections; takes less than two seconds. The store may be closed afterwards."""
-        if self._listener is not None:
-            self._listener.close()
+        self._listener.close()
         if self._ticker is not None:
             self._ticker.cancel()
             await asyncio.wait([self._ticker])
@@ -163,6 +154,11 @@ class TrackerServer:
         """Log that a connection was ended for its fault; never what it sent."""
         if self._may_log():
             log.info("closed %s: %s", other, code)
+
+    def note_refusal(self, error: OSError) -> None:
+        """Log that the system gives us no more connections."""
+        if self._may_log():
+            log.warning("cannot accept connections now: %s", error.strerror or error)
 
     def note_bug(self, error: Exception) -> None:
         """Log a fault of ours, with its place."""
