@@ -77,7 +77,7 @@ class Hello(Request):
     OP: ClassVar[str] = "hello"
     ANSWER: ClassVar[type[Answer] | None] = HelloAnswer
 
-    version: int = wire(Int(1, 2**31), about="version of the protocol the asker speaks")
+    version: int = wire(Int(0, 2**31), about="version of the protocol the asker speaks")
     session: str | None = wire(SESSION, None, about="to a tracker: a session from `login` to go on with")
     peer: PeerId | None = wire(PEER_ID, None, about="to a peer: who the asker is")
     name: str | None = wire(SHORT_NAME, None, about="to a peer: what people call the asker")

@@ -43,7 +43,10 @@ class Committer:
         self._failing = False
 
     def ticket(self, waiter: Waiter) -> int:
-        """The number of the commit that will carry all changes made so far; `waiter` is told of its end. Only while the store is unsaved."""
+        """The number of the commit that will carry all changes made so far; `waiter` is told of its end.
+
+        To be taken only while the store has something unsaved.
+        """
         self._waiters[waiter] = None
         self.kick()
         return self._next

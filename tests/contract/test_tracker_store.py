@@ -66,9 +66,7 @@ def claim(number: int, name: str = "", size: int = 100, have: int = 100) -> Clai
 
 def shape(store: TrackerStore) -> object:
     """All that a restart must keep."""
-    contents = [
-        (c.id, c.name, c.size, c.seeds, [(peer.id, have) for peer, have in c.holders.items()]) for c in store.contents()
-    ]
+    contents = [(c.id, c.name, c.size, c.seeds, [(peer.id, have) for peer, have in c.holders.items()]) for c in store.contents()]
     peers = [
         (p.id, p.session, p.name, p.user, p.host, p.advertised, p.listen, p.room, p.contents, sorted(c.id for c in store.contents_of(p)))
         for p in store.peers()
@@ -111,7 +109,9 @@ def test_everything_is_still_there_after_a_restart(opened: Opener) -> None:
     assert [row[1:] for row in before[1]] == [row[1:] for row in shape(after)[1]]  # type: ignore[index]
     assert before[2] == shape(after)[2]  # type: ignore[index]
     assert {peer.id: peer.contents for peer in store.peers()} == {peer.id: peer.contents for peer in after.peers()}
-    assert [(p.listen, p.advertised, p.host, p.room) for p in after.peers()] == [(p.listen, p.advertised, p.host, p.room) for p in store.peers()]
+    assert [(p.listen, p.advertised, p.host, p.room) for p in after.peers()] == [
+        (p.listen, p.advertised, p.host, p.room) for p in store.peers()
+    ]
 
 
 def test_what_was_dropped_does_not_come_back_after_a_restart(opened: Opener) -> None:

@@ -15,7 +15,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 
 from p2p.errors import Refused
 from p2p.model import ContentId, PeerId
-from p2p.protocol.messages import Hello
+from p2p.protocol.messages import Answer, Hello, HelloAnswer, Request
 from p2p.protocol.tracker_messages import (
     Announce,
     AnnounceAnswer,
@@ -109,6 +109,19 @@ class TrackerMachine(RuleBasedStateMachine):
     def known(self) -> list[ContentId]:
         return [content_id for content_id, order in self.order.items() if order]
 
+    def ask(self, connection: int, request: Request) -> Answer | str:
+        """The answer, or the code of the refusal."""
+        try:
+            return self.service.handle(request, self.askers[connection], self.now)
+        except Refused as error:
+            return error.code
+
+    def may(self, secret: str | None, peer: ModelPeer | None) -> str | None:
+        """Why a session may not change a peer."""
+        if secret is None:
+            return "login_needed"
+        return "not_allowed" if peer is not None and peer.secret != secret else None
+
     # -- what can happen
 
     @initialize(target=connections)
@@ -138,26 +151,21 @@ class TrackerMachine(RuleBasedStateMachine):
 
     @rule(connection=connections, secret=secrets)
     def resume(self, connection: int, secret: str) -> None:
-        try:
-            self.service.handle(Hello(version=1, session=secret), self.askers[connection], self.now)
-        except Refused as error:
-            assert error.code == "login_needed"
-            assert secret not in self.users
-        else:
-            assert secret in self.users
+        answer = self.ask(connection, Hello(version=1, session=secret))
+        if secret in self.users:
+            assert isinstance(answer, HelloAnswer)
             self.in_session[connection] = secret
+        else:
+            assert answer == "login_needed"
 
     @rule(connection=connections)
     def logout(self, connection: int) -> None:
         secret = self.session_of(connection)
-        try:
-            answer = self.service.handle(Logout(), self.askers[connection], self.now)
-        except Refused as error:
-            assert error.code == "login_needed"
-            assert secret is None
-            return
-        assert secret is not None
         self.let_leases_end()
+        answer = self.ask(connection, Logout())
+        if secret is None:
+            assert answer == "login_needed"
+            return
         mine = [peer_id for peer_id, peer in self.peers.items() if peer.secret == secret]
         assert answer == LogoutAnswer(peers=len(mine), contents=sum([self.forget_peer(peer_id) for peer_id in mine]))
         del self.users[secret]
@@ -174,17 +182,13 @@ class TrackerMachine(RuleBasedStateMachine):
         secret = self.session_of(connection)
         self.let_leases_end()
         peer = self.peers.get(peer_id)
-        try:
-            answer = self.service.handle(request, self.askers[connection], self.now)
-        except Refused as error:
-            expected = "login_needed" if secret is None else "not_allowed"
-            assert error.code == expected
-            assert secret is None or (peer is not None and peer.secret != secret)
+        answer = self.ask(connection, request)
+        if (why := self.may(secret, peer)) is not None:
+            assert answer == why
             return
         assert secret is not None
         if peer is None:
             peer = self.peers[peer_id] = ModelPeer(secret, self.now, name)
-        assert peer.secret == secret
         peer.seen, peer.name = self.now, name
         for content_id, title, have in shares:
             if content_id not in peer.has:
@@ -197,11 +201,9 @@ class TrackerMachine(RuleBasedStateMachine):
         secret = self.session_of(connection)
         self.let_leases_end()
         peer = self.peers.get(peer_id)
-        try:
-            answer = self.service.handle(Withdraw(peer=peer_id, ids=tuple(ids)), self.askers[connection], self.now)
-        except Refused as error:
-            assert error.code == ("login_needed" if secret is None else "not_allowed")
-            assert secret is None or (peer is not None and peer.secret != secret)
+        answer = self.ask(connection, Withdraw(peer=peer_id, ids=tuple(ids)))
+        if (why := self.may(secret, peer)) is not None:
+            assert answer == why
             return
         gone = 0
         if peer is not None and ids:
@@ -259,15 +261,13 @@ class TrackerMachine(RuleBasedStateMachine):
         assert {hit.id for hit in answer.hits} == expected
         assert answer.total == len(expected)
 
-    @rule(content_id=st.sampled_from(IDS))
-    def lookup(self, content_id: ContentId) -> None:
+    @rule(connection=connections, content_id=st.sampled_from(IDS))
+    def lookup(self, connection: int, content_id: ContentId) -> None:
         self.let_leases_end()
         holders = {peer_id: self.peers[peer_id].has[content_id][1] for peer_id in self.order.get(content_id, [])}
-        try:
-            answer = self.service.handle(Lookup(id=content_id), Asker(HOST, HOST), self.now)
-        except Refused as error:
-            assert error.code == "not_found"
-            assert not holders
+        answer = self.ask(connection, Lookup(id=content_id))
+        if not holders:
+            assert answer == "not_found"
             return
         assert isinstance(answer, LookupAnswer)
         assert {source.peer: source.have for source in answer.sources} == holders

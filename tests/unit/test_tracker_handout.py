@@ -100,7 +100,7 @@ def test_case_18_an_advertised_host_is_kept_in_its_canonical_form(host: str, pla
     ],
 )
 def test_case_18_an_advertised_host_that_no_peer_can_have_is_refused_by_its_field(host: str) -> None:
-    with pytest.raises(ProtocolError, match="^advertise: ") as caught:
+    with pytest.raises(ProtocolError, match=r"^advertise: ") as caught:
         check_advertised(host)
     assert caught.value.code == "bad_field"
     assert not caught.value.fatal
@@ -170,7 +170,15 @@ def test_those_whom_the_asker_cannot_reach_take_no_place() -> None:
 
 
 def test_copies_go_in_the_order_given_to_peers_with_room_that_lack_the_content() -> None:
-    peers = [peer(1, room=10), peer(2, room=99), peer(3, room=100), peer(4, room=500), peer(5, room=100), peer(6, room=100), peer(7, room=100)]
+    peers = [
+        peer(1, room=10),
+        peer(2, room=99),
+        peer(3, room=100),
+        peer(4, room=500),
+        peer(5, room=100),
+        peer(6, room=100),
+        peer(7, room=100),
+    ]
     unreachable = peers[6]
     chosen = place(peers, {peers[3]}, 100, 2, {peers[4].id}, lambda record: None if record is unreachable else "h")
     assert [choice.peer for choice in chosen] == [peers[2], peers[5]]

@@ -74,7 +74,7 @@ def test_case_16_a_search_in_100_000_names_stays_under_the_limit() -> None:
     store.contents()
     for text in ("", "*", "%", "_", "photo", "photo holiday", "2012", "99999", "(.*)*x", "x" * 256, "e o a i j"):
         best = 1.0
-        for _ in range(3):
+        for _ in range(5):
             began = time.process_time()
             rank(store.find(terms(text)), text, 0, 50)
             best = min(best, time.process_time() - began)

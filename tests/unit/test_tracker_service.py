@@ -289,11 +289,11 @@ def test_search_and_list_go_page_by_page_to_the_end() -> None:
     asker = world.asker(user="alice")
     for start in range(0, 250, 50):
         world.announce(asker, 1, *(share(number, name=f"file-{number:03}") for number in range(start, start + 50)))
-    for request in (List, Search):
+    for searching in (False, True):
         seen: list[str] = []
         offset: int | None = 0
         while offset is not None:
-            page = world.ask(asker, cast(Request, request(**({"text": "file"} if request is Search else {}), offset=offset)), HitsAnswer)
+            page = world.ask(asker, Search(text="file", offset=offset) if searching else List(offset=offset), HitsAnswer)
             assert page.total == 250
             seen += [hit.name for hit in page.hits]
             offset = page.next

@@ -93,7 +93,9 @@ def test_a_second_tracker_on_the_same_file_is_refused_and_harms_nothing(file: Pa
         assert again.totals().pairs == 3
 
 
-@pytest.mark.parametrize("junk", [b"this is no database, but it is long enough to be read as a page of one" * 20, b"SQLite format 3\0" + bytes(80)])
+@pytest.mark.parametrize(
+    "junk", [b"this is no database, but it is long enough to be read as a page of one" * 20, b"SQLite format 3\0" + bytes(80)]
+)
 def test_a_damaged_file_is_refused_with_its_name_and_left_alone(file: Path, junk: bytes) -> None:
     file.parent.mkdir()
     file.write_bytes(junk)
@@ -105,7 +107,12 @@ def test_a_damaged_file_is_refused_with_its_name_and_left_alone(file: Path, junk
 
 @pytest.mark.parametrize(
     "statement",
-    ["UPDATE peers SET listen = 'tcp=seven'", "UPDATE peers SET session = 'gone'", "UPDATE claims SET peer = 99", "UPDATE claims SET content = 5"],
+    [
+        "UPDATE peers SET listen = 'tcp=seven'",
+        "UPDATE peers SET session = 'gone'",
+        "UPDATE claims SET peer = 99",
+        "UPDATE claims SET content = 5",
+    ],
 )
 def test_rows_that_make_no_sense_are_an_error_and_no_crash(file: Path, store: SqliteStore, statement: str) -> None:
     fill(store, 1)
@@ -219,7 +226,9 @@ def test_a_commit_is_all_or_nothing(file: Path, store: SqliteStore) -> None:
     assert not store.unsaved
 
 
-def test_too_much_that_waits_for_the_disk_refuses_what_is_new_but_not_what_goes(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_much_that_waits_for_the_disk_refuses_what_is_new_but_not_what_goes(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fill(store)
     peer = store.peer(PEER)
     assert peer is not None
