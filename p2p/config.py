@@ -96,6 +96,7 @@ def _address(text: str, default_port: int, what: str) -> Address:
             ipaddress.IPv6Address(address.host)
     except ValueError:
         raise UsageError(f"{what}: {text!r} is not HOST:PORT; an IPv6 address goes between brackets") from None
+    _host(address.host, what)
     return address
 
 
@@ -157,7 +158,7 @@ def _path(text: str, what: str) -> Path:
 
 def _host(text: str, what: str) -> str:
     host = text.strip().removeprefix("[").removesuffix("]")
-    if not host or any(c.isspace() for c in host):
+    if not host or not host.isprintable() or " " in host:
         raise UsageError(f"{what}: {text!r} is not a host name or an address")
     return host
 

@@ -48,11 +48,21 @@ class Address:
             port_text = rest[1:]
         elif host.count(":") == 1:
             host, _, port_text = host.partition(":")
+        elif ":" in host and not _is_v6(host):
+            raise UsageError(f"{what}: {text!r} is not HOST:PORT")
         if not port_text and default_port is not None and not text.endswith(":"):
             port_text = str(default_port)
         if not host or not (port_text.isascii() and port_text.isdigit()) or not 0 < int(port_text[:6]) < 65536:
             raise UsageError(f"{what}: {text!r} is not HOST:PORT with a port from 1 to 65535")
         return cls(host, int(port_text))
+
+
+def _is_v6(host: str) -> bool:
+    try:
+        ipaddress.IPv6Address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def canonical_host(host: str) -> str:

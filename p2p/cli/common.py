@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar
 
 from p2p import __version__
 from p2p.config import Config, Machine, truth
-from p2p.errors import EnjambreError, UsageError
+from p2p.errors import DiskError, EnjambreError, UsageError
 
 # What only a running command needs is imported when one runs: `--help` shall come at once.
 if TYPE_CHECKING:
@@ -180,12 +180,10 @@ def _cancel(task: Future[int]) -> None:
 
 def _unread(console: Console) -> int:
     """The exit code when standard output cannot be written: quiet when its reader left, an error when it could not be kept."""
-    from p2p.system import disk_error
-
     error = console.broken
     if error is None or isinstance(error, BrokenPipeError) or error.errno in (22, 32):  # Windows says EINVAL of a pipe without a reader
         return 1
-    raise disk_error(error, "write", "standard output") from error
+    raise DiskError(f"cannot write standard output: {(error.strerror or str(error)).lower()}") from error
 
 
 def _internal(console: Console, error: Exception) -> int:
@@ -220,7 +218,8 @@ def _flushed(code: int) -> int:
     import os
 
     try:
-        sys.stdout.flush()
+        if sys.stdout is not None:  # a process may be started without one
+            sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return code

@@ -12,7 +12,7 @@ from p2p.config import PeerConfig
 EXAMPLES: Final = """\
 examples:
   bin/peer share lab.img                        share a file; prints the link to give to others
-  bin/peer download 'p2p:5f0c...?tracker=...'       fetch it with that link, from all who have it
+  bin/peer download 'p2p:5f0c...?tracker=...'   fetch it with that link, from all who have it
   bin/peer --tracker 10.0.0.5:6969 list         what a tracker knows
 
 'bin/peer COMMAND --help' tells more about each command.

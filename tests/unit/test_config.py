@@ -44,13 +44,13 @@ def test_a_size_is_bytes_or_a_number_with_a_unit(text: str, size: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "M", "-1", "1e3", "64X", "1.M", "NaN", "0x10", "64MM", "١٢", "9" * 30, "1 000"])
 def test_what_is_no_size_is_refused_and_named(text: str) -> None:
-    with pytest.raises(UsageError, match="^--size: "):
+    with pytest.raises(UsageError, match=r"^--size: "):
         parse_size(text, "--size")
 
 
 def test_a_rate_is_a_size_with_or_without_per_second() -> None:
     assert parse_rate("10M") == parse_rate("10M/s") == parse_rate("10MiB/s") == 10 << 20
-    with pytest.raises(UsageError, match="^--limit: .*not a rate"):
+    with pytest.raises(UsageError, match=r"^--limit: .*not a rate"):
         parse_rate("fast", "--limit")
 
 
@@ -95,13 +95,13 @@ def test_a_variable_of_another_command_is_not_looked_at() -> None:
 
 def test_values_made_in_code_pass_the_same_checks() -> None:
     assert PeerConfig(port=7000, patience=2.5, advertise=Address("a", 0), output=Path("x"), seed=True).port == 7000
-    with pytest.raises(UsageError, match="^--port"):
+    with pytest.raises(UsageError, match=r"^--port"):
         PeerConfig(port=-1)
-    with pytest.raises(UsageError, match="^--ttl"):
+    with pytest.raises(UsageError, match=r"^--ttl"):
         TrackerConfig(ttl=0)
-    with pytest.raises(UsageError, match="^--peers"):
+    with pytest.raises(UsageError, match=r"^--peers"):
         DemoConfig(peers=1)
-    with pytest.raises(UsageError, match="^--accept-uploads"):
+    with pytest.raises(UsageError, match=r"^--accept-uploads"):
         PeerConfig(accept_uploads=5 << 40)
 
 

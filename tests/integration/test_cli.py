@@ -1,0 +1,666 @@
+"""Every command as a real process: what it prints, how it ends, and what never reaches a terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import select
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.processes import (
+    Ended,
+    Running,
+    clean_environment,
+    command,
+    events_of,
+    old_file,
+    run,
+    run_peer,
+    start_peer,
+    start_tracker,
+)
+
+pytestmark = pytest.mark.timeout(90)
+POSIX = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and terminals")
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]")
+SIZE = 300_000
+
+
+@pytest.fixture
+def tracker(tmp_path: Path) -> Iterator[Running]:
+    with start_tracker(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def seed(tmp_path: Path, tracker: Running) -> Iterator[Running]:
+    """A peer that serves a folder with `lab.img`; its `shared` event has been read into `shared`."""
+    old_file(tmp_path / "shared" / "lab.img", os.urandom(SIZE))
+    with start_peer(tmp_path, "serve", str(tmp_path / "shared"), tracker=tracker.address, name="origin") as running:
+        running.event("shared", name="lab.img")
+        yield running
+
+
+def error_of(done: Ended, code: int) -> str:
+    """The message of a command that failed as it must: one line, one event, no traceback."""
+    assert done.code == code, f"{done.code}: {done.out}{done.err}"
+    assert done.err.count("\n") == 1, done.err
+    assert done.err.startswith("peer: error: ")
+    event = done.event("error")
+    assert set(event) == {"event", "code", "message"}
+    assert not CONTROLS.search(done.out + done.err)
+    return str(event["message"])
+
+
+# -- what there is ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_list_search_peers_and_status_tell_what_there_is(tmp_path: Path, tracker: Running, seed: Running) -> None:
+    def ask(*words: str) -> Ended:
+        done = run_peer(tmp_path, *words, tracker=tracker.address)
+        assert (done.code, done.err) == (0, "")
+        return done
+
+    row = ask("list").event("content")
+    assert (row["name"], row["size"], row["seeds"], row["peers"]) == ("lab.img", SIZE, 1, 1)
+    assert ask("search", "LAB", "img").event("content") == row
+    assert ask("search", "nothing").events == []
+    peer = ask("peers").event("peer")
+    assert (peer["name"], peer["host"], peer["contents"]) == ("origin", "127.0.0.1", 1)
+    assert set(peer["transports"]) == {"tcp"}
+    assert ask("status").event("stats")["contents"] == 1
+
+
+def test_people_get_tables(tmp_path: Path, tracker: Running, seed: Running) -> None:
+    for words, head in ((["list"], "NAME"), (["search", "lab"], "NAME"), (["peers"], "NAME"), (["info", "lab.img"], "lab.img (file)")):
+        done = run_peer(tmp_path, *words, tracker=tracker.address, text=True)
+        assert done.code == 0, done.err
+        assert done.out.startswith(head)
+        assert "event" not in done.out
+    assert "tracker 127.0.0.1" in run_peer(tmp_path, "status", tracker=tracker.address, text=True).out
+
+
+def test_an_empty_directory_is_no_failure(tmp_path: Path, tracker: Running) -> None:
+    done = run_peer(tmp_path, "list", tracker=tracker.address, text=True)
+    assert (done.code, done.out) == (0, "")
+    assert "nothing is shared" in done.err
+
+
+def test_info_tells_the_files_and_who_has_them(tmp_path: Path, tracker: Running, seed: Running) -> None:
+    done = run_peer(tmp_path, "info", "lab.img", tracker=tracker.address)
+    assert done.code == 0, done.err
+    assert done.event("content")["pieces"] == 5
+    assert done.event("file") == {"event": "file", "path": "lab.img", "size": SIZE}
+    assert done.event("peer")["have"] == SIZE
+
+
+# -- fetching and giving ---------------------------------------------------------------------------------------------------------------
+
+
+def test_download_brings_the_file_and_tells_it_as_the_contract_says(tmp_path: Path, tracker: Running, seed: Running) -> None:
+    done = run_peer(tmp_path, "download", "lab.img", "-o", str(tmp_path / "out"), "--name", "me", tracker=tracker.address)
+    assert done.code == 0, done.err
+    assert (tmp_path / "out" / "lab.img").read_bytes() == (tmp_path / "shared" / "lab.img").read_bytes()
+    manifest, end = done.event("manifest"), done.event("done")
+    assert {"name", "id", "size", "pieces"} <= set(manifest)
+    assert end["bytes_from"] == {"origin": SIZE}
+    assert (end["id"], end["size"], end["path"]) == (manifest["id"], SIZE, str(tmp_path / "out" / "lab.img"))
+    progress = [event for event in done.events if event["event"] == "progress"]
+    assert all({"bytes", "size", "rate", "peers"} <= set(event) for event in progress)
+    assert progress[-1]["bytes"] == SIZE
+
+
+def test_a_link_needs_no_tracker_and_no_name(tmp_path: Path, tracker: Running) -> None:
+    path = old_file(tmp_path / "a b.bin", os.urandom(1000))
+    with start_peer(tmp_path, "share", str(path), tracker=tracker.address, name="origin") as origin:
+        link = origin.event("shared")["link"]
+        assert re.fullmatch(r"p2p:[0-9a-f]{64}\?tracker=\S+:\d+&name=a%20b\.bin", link)
+        words = [*command("peer"), "download", "--json", link, "-o", str(tmp_path / "out")]
+        done = run(words, clean_environment(tmp_path / "state-me"))
+    assert done.code == 0, done.err
+    assert (tmp_path / "out" / "a b.bin").read_bytes() == path.read_bytes()
+
+
+def test_share_prints_a_link_for_people_too(tmp_path: Path, tracker: Running) -> None:
+    path = old_file(tmp_path / "one.bin", b"1")
+    words = [*command("peer"), "share", str(path), "--tracker", tracker.address, "--port", "0"]
+    with Running(words, clean_environment(tmp_path / "state-me")) as origin:
+        assert "listens on" in origin.line()
+        assert re.search(r"one\.bin .*p2p:[0-9a-f]{64}\?", origin.line())
+
+
+def test_serve_tells_what_is_added_and_taken_away(tmp_path: Path, tracker: Running, seed: Running) -> None:
+    old_file(tmp_path / "shared" / "second.bin", b"2")
+    assert seed.event("shared", name="second.bin")["size"] == 1
+    (tmp_path / "shared" / "second.bin").unlink()
+    assert seed.event("withdrawn")["name"] == "second.bin"
+
+
+def test_upload_returns_when_others_have_verified(tmp_path: Path, tracker: Running) -> None:
+    (tmp_path / "kept").mkdir()
+    path = old_file(tmp_path / "result.tar", os.urandom(SIZE))
+    with start_peer(tmp_path, "serve", str(tmp_path / "kept"), "--accept-uploads", "1M", tracker=tracker.address, name="mirror") as mirror:
+        mirror.event("listening")
+        done = run_peer(tmp_path, "upload", str(path), "--copies", "1", "--port", "0", tracker=tracker.address)
+        assert done.code == 0, done.err
+        assert done.event("placed")["peer"] == "mirror"
+        assert done.event("replicated")["peer"] == "mirror"
+        assert (done.event("done")["copies"], done.event("done")["origin_copies"]) == (1, 1.0)
+        assert mirror.event("received")["name"] == "result.tar"
+    assert (tmp_path / "kept" / "result.tar").read_bytes() == path.read_bytes()
+
+
+def test_a_download_can_go_on_as_a_seed(tmp_path: Path, tracker: Running, seed: Running) -> None:
+    with start_peer(
+        tmp_path, "download", "lab.img", "--seed", "-o", str(tmp_path / "out"), tracker=tracker.address, name="second"
+    ) as second:
+        second.event("done")
+        assert run_peer(tmp_path, "list", tracker=tracker.address).event("content")["seeds"] == 2
+        code, seconds = second.stop()
+    assert code == 143
+    assert seconds < 2.5
+    assert run_peer(tmp_path, "list", tracker=tracker.address).event("content")["seeds"] == 1
+
+
+# -- sessions --------------------------------------------------------------------------------------------------------------------------
+
+
+def test_login_status_and_logout_keep_one_session(tmp_path: Path, tracker: Running) -> None:
+    def ask(*words: str) -> Ended:
+        return run_peer(tmp_path, *words, tracker=tracker.address)
+
+    opened = ask("login", "alice")
+    assert opened.event("session")["state"] == "opened"
+    assert ask("status").event("stats")["user"] == "alice"
+    assert ask("login", "alice").event("session")["state"] == "resumed"
+    assert ask("status").event("stats")["sessions"] == 1
+    (kept,) = (tmp_path / "state-run").iterdir()
+    token = json.loads(kept.read_text())["token"]
+    if os.name == "posix":
+        assert kept.stat().st_mode & 0o777 == 0o600
+    assert token not in opened.out + opened.err
+    assert ask("logout").event("session")["state"] == "ended"
+    assert ask("status").event("stats")["user"] is None
+    assert "nothing to log out of" in error_of(ask("logout"), 4)
+
+
+def test_a_session_that_the_tracker_forgot_is_over(tmp_path: Path) -> None:
+    with start_tracker(tmp_path) as first:
+        run_peer(tmp_path, "login", "alice", tracker=first.address)
+        port = first.port
+        first.stop()
+    with start_tracker(tmp_path, port=port) as second:
+        status = run_peer(tmp_path, "status", tracker=f"127.0.0.1:{port}", text=True)
+        assert "is over" in status.out
+        assert run_peer(tmp_path, "logout", tracker=f"127.0.0.1:{port}").code == 0
+        assert second.port == port
+
+
+def test_logout_takes_a_serving_peer_out_and_it_ends_saying_why(tmp_path: Path) -> None:
+    old_file(tmp_path / "shared" / "lab.img", b"x")
+    environ = {"P2P_STATE": str(tmp_path / "state-run")}
+    with start_tracker(tmp_path, "--ttl", "6") as tracker:
+        assert run_peer(tmp_path, "login", "alice", tracker=tracker.address).code == 0
+        with start_peer(tmp_path, "serve", str(tmp_path / "shared"), tracker=tracker.address, name="origin", env=environ) as origin:
+            origin.event("shared")
+            assert run_peer(tmp_path, "logout", tracker=tracker.address).event("session")["peers"] == 1
+            assert run_peer(tmp_path, "list", tracker=tracker.address).events == []
+            assert origin.event("error", timeout=30)["code"] == "login_needed"
+            assert origin.wait() == 4
+
+
+def test_no_secret_reaches_a_trace(tmp_path: Path, tracker: Running) -> None:
+    trace = tmp_path / "trace.jsonl"
+    run_peer(tmp_path, "login", "alice", "--trace", str(trace), tracker=tracker.address)
+    run_peer(tmp_path, "status", "--trace", str(trace), tracker=tracker.address)
+    (kept,) = (tmp_path / "state-run").glob("session-*.json")
+    text = trace.read_text()
+    assert json.loads(kept.read_text())["token"] not in text
+    lines = events_of(text)
+    assert {line["event"] for line in lines} == {"sent", "received"}
+    assert all(line["with"] == tracker.address and "message" in line for line in lines)
+    assert "<secret>" in text
+
+
+# -- how commands fail -----------------------------------------------------------------------------------------------------------------
+
+
+def test_what_nobody_shares_is_not_found(tmp_path: Path, tracker: Running) -> None:
+    for target in ("nope", "ab" * 32, f"p2p:{'ab' * 32}"):
+        error_of(run_peer(tmp_path, "download", target, "-o", str(tmp_path), "--port", "0", tracker=tracker.address), 3)
+        error_of(run_peer(tmp_path, "info", target, "--port", "0", tracker=tracker.address), 3)
+
+
+def test_a_name_of_several_contents_is_refused_with_their_ids(tmp_path: Path, tracker: Running, seed: Running) -> None:
+    old_file(tmp_path / "other" / "lab.img", b"another")
+    with start_peer(tmp_path, "serve", str(tmp_path / "other"), tracker=tracker.address, name="second") as second:
+        second.event("shared")
+        done = run_peer(tmp_path, "download", "lab.img", "-o", str(tmp_path), "--port", "0", tracker=tracker.address)
+        message = error_of(done, 3)
+        assert len(re.findall(r"[0-9a-f]{64}", message)) == 2
+
+
+def test_an_upload_that_nobody_accepts_fails_and_says_so(tmp_path: Path, tracker: Running, seed: Running) -> None:
+    path = old_file(tmp_path / "result.tar", b"x")
+    assert "accepts" in error_of(run_peer(tmp_path, "upload", str(path), "--port", "0", tracker=tracker.address), 3)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["list"], ["search", "x"], ["peers"], ["status"], ["login", "alice"], ["info", "x"], ["download", "x"], ["upload", __file__]],
+    ids=lambda words: words[0],
+)
+def test_case_40_without_a_tracker_every_command_fails_soon_with_its_address(tmp_path: Path, words: list[str]) -> None:
+    more = ["--port", "0"] if words[0] in ("info", "download", "upload") else []
+    began = time.monotonic()
+    message = error_of(run_peer(tmp_path, *words, *more, tracker="127.0.0.1:1"), 6)
+    assert "127.0.0.1:1" in message
+    assert time.monotonic() - began < 5
+
+
+def test_a_serving_peer_waits_for_a_tracker_and_says_so(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    old_file(tmp_path / "shared" / "lab.img", b"x")
+    with start_peer(tmp_path, "serve", str(tmp_path / "shared"), tracker=f"127.0.0.1:{port}", name="origin") as origin:
+        origin.event("session", state="lost")
+        origin.event("shared", name="lab.img")
+        with start_tracker(tmp_path, port=port) as tracker:
+            origin.event("session", state="resumed", timeout=30)
+            assert run_peer(tmp_path, "list", tracker=tracker.address).event("content")["name"] == "lab.img"
+
+
+def test_an_existing_file_is_never_replaced_unasked(tmp_path: Path, tracker: Running, seed: Running) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "lab.img").write_bytes(b"mine")
+    words = ["download", "lab.img", "-o", str(tmp_path / "out"), "--port", "0"]
+    assert "--overwrite" in error_of(run_peer(tmp_path, *words, tracker=tracker.address), 7)
+    assert (tmp_path / "out" / "lab.img").read_bytes() == b"mine"
+    assert run_peer(tmp_path, *words, "--overwrite", tracker=tracker.address).code == 0
+
+
+def test_a_target_folder_that_is_a_file_is_a_disk_error(tmp_path: Path, tracker: Running, seed: Running) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    error_of(run_peer(tmp_path, "download", "lab.img", "-o", str(tmp_path / "file"), "--port", "0", tracker=tracker.address), 7)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["serve", "/no/such/folder"], ["share", "/no/such/file"], ["upload", "/no/such/file"], ["download", "p2p:nonsense"], ["login", "a\nb"],
+     ["download", "x", "--port", "22"], ["download", "x", "--limit", "fast"], ["list", "--transport", "pigeon"], ["download", ""]],
+)  # fmt: skip
+def test_wrong_words_end_with_2_and_one_line(tmp_path: Path, words: list[str]) -> None:
+    error_of(run_peer(tmp_path, *words), 2)
+
+
+def test_grpc_without_its_extra_ends_at_once(tmp_path: Path) -> None:
+    message = error_of(run_peer(tmp_path, "download", "x", "--transport", "grpc"), 2)
+    assert "grpc" in message
+    assert "pip install" in message
+
+
+def test_a_port_that_was_asked_for_and_is_taken_is_an_error(tmp_path: Path, tracker: Running) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        words = ["download", "x", "--host", "127.0.0.1", "--port", str(port)]
+        assert str(port) in error_of(run_peer(tmp_path, *words, tracker=tracker.address), 2)
+        words = [*command("tracker"), "--json", "--host", "127.0.0.1", "--port", str(port), "--store", "memory"]
+        done = run(words, clean_environment(tmp_path / "state"))
+        assert done.code != 0
+        assert str(port) in done.event("error")["message"]
+
+
+def test_the_default_port_gives_way_to_a_free_one(tmp_path: Path, tracker: Running) -> None:
+    (tmp_path / "shared").mkdir()
+    words = [*command("peer"), "serve", str(tmp_path / "shared"), "--json", "--host", "127.0.0.1", "--tracker", tracker.address]
+    with Running(words, clean_environment(tmp_path / "s1")) as one, Running(words, clean_environment(tmp_path / "s2")) as two:
+        ports = {one.event("listening")["port"], two.event("listening")["port"]}
+    assert len(ports) == 2
+
+
+# -- variables -------------------------------------------------------------------------------------------------------------------------
+
+
+def test_every_setting_can_come_from_the_environment(tmp_path: Path, tracker: Running, seed: Running) -> None:
+    environ = {
+        "P2P_TRACKER": tracker.address, "P2P_OUTPUT": str(tmp_path / "out"), "P2P_NAME": "from-env", "P2P_PORT": "0", "P2P_JSON": "1",
+        "P2P_TRACE": str(tmp_path / "trace"), "P2P_LIMIT": "100M", "P2P_HOST": "127.0.0.1",
+    }  # fmt: skip
+    done = run([*command("peer"), "download", "lab.img"], clean_environment(tmp_path / "state-me", environ))
+    assert done.code == 0, done.err
+    assert done.event("done")["path"] == str(tmp_path / "out" / "lab.img")
+    assert '"name":"from-env"' in (tmp_path / "trace").read_text()
+
+
+def test_a_wrong_variable_is_named(tmp_path: Path) -> None:
+    assert "P2P_TRACKER" in error_of(run([*command("peer"), "list", "--json"], clean_environment(tmp_path, {"P2P_TRACKER": "a:b:c"})), 2)
+
+
+# -- being stopped ---------------------------------------------------------------------------------------------------------------------
+
+
+@POSIX
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_case_51_a_serving_peer_stops_within_two_seconds_and_leaves_the_directory(
+    tmp_path: Path, tracker: Running, seed: Running, number: signal.Signals, code: int
+) -> None:
+    exit_code, seconds = seed.stop(number)
+    assert (exit_code, seed.err) == (code, "")
+    assert seconds < 2.5
+    assert run_peer(tmp_path, "peers", tracker=tracker.address).events == []
+
+
+@POSIX
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_case_51_a_tracker_stops_within_two_seconds(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    with start_tracker(tmp_path, store=f"sqlite:{tmp_path / 'tracker.db'}") as tracker:
+        exit_code, seconds = tracker.stop(number)
+    assert (exit_code, tracker.err) == (code, "")
+    assert seconds < 2.5
+
+
+@POSIX
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_case_51_a_stopped_download_goes_on_from_where_it_was(tmp_path: Path, tracker: Running, number: signal.Signals, code: int) -> None:
+    path = old_file(tmp_path / "shared" / "big.img", os.urandom(24 << 20))
+    out = str(tmp_path / "out")
+    with start_peer(tmp_path, "serve", str(tmp_path / "shared"), tracker=tracker.address, name="origin") as origin:
+        origin.event("shared")
+        with start_peer(tmp_path, "download", "big.img", "-o", out, "--limit", "6M", tracker=tracker.address, name="me") as me:
+            while me.event("progress", phase="downloading")["bytes"] < 4 << 20:
+                pass
+            exit_code, seconds = me.stop(number)
+        assert (exit_code, me.err) == (code, "")
+        assert seconds < 2.5
+        assert not (tmp_path / "out" / "big.img").exists()
+        done = run_peer(tmp_path, "download", "big.img", "-o", out, "--port", "0", tracker=tracker.address)
+        assert done.code == 0, done.err
+    assert (tmp_path / "out" / "big.img").read_bytes() == path.read_bytes()
+    assert done.event("done")["bytes_from"]["origin"] < 22 << 20
+
+
+@POSIX
+@pytest.mark.parametrize("words", [["list"], ["status"], ["download", "x"], ["info", "x"], ["login", "alice"]], ids=lambda words: words[0])
+def test_case_51_a_command_that_waits_for_the_tracker_can_be_stopped(tmp_path: Path, words: list[str]) -> None:
+    """The tracker accepts and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        with Running([*command("peer"), *words, "--json", "--tracker", f"127.0.0.1:{port}"], clean_environment(tmp_path)) as waiting:
+            connection, _ = silent.accept()
+            with connection:
+                assert connection.recv(65536)
+                code, seconds = waiting.stop(signal.SIGINT)
+    assert code == 130
+    assert seconds < 2.5
+    assert waiting.err == ""
+
+
+@POSIX
+def test_a_second_ctrl_c_does_not_wait_for_a_clean_stop(tmp_path: Path, tracker: Running, seed: Running) -> None:
+    """The tracker is frozen, so that leaving the directory takes its full time."""
+    tracker.send(signal.SIGSTOP)
+    try:
+        seed.send(signal.SIGINT)
+        seed.event("stopped")
+        code, seconds = seed.stop(signal.SIGINT)
+    finally:
+        tracker.send(signal.SIGCONT)
+    assert code == 130
+    assert seconds < 1.0
+
+
+@POSIX
+def test_a_signal_at_any_early_moment_ends_without_a_traceback(tmp_path: Path) -> None:
+    """The interpreter's own first milliseconds are not ours; from the first line of the script on, no traceback comes."""
+    for step in range(8):
+        words = [*command("tracker"), "--json", "--port", "0", "--host", "127.0.0.1", "--store", "memory"]
+        with Running(words, clean_environment(tmp_path)) as running:
+            # Where a signal lands is what varies here; the wait is that variation, not a wait for something.
+            threading.Event().wait(0.06 + step * 0.02)
+            code, _ = running.stop(signal.SIGTERM)
+        assert code in (143, -signal.SIGTERM)
+        assert "Traceback" not in running.err
+
+
+# -- terminals -------------------------------------------------------------------------------------------------------------------------
+
+
+def on_terminal(words: list[str], environ: dict[str, str], *, columns: int = 80, stdout_too: bool = False) -> tuple[int, str, str]:
+    """Run with standard error on a terminal; returns exit code, standard output, and what the terminal got."""
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    main, side = pty.openpty()
+    fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    environ = {**environ, "COLUMNS": str(columns)}
+    process = subprocess.Popen(
+        words, env=environ, stdin=subprocess.DEVNULL, stdout=side if stdout_too else subprocess.PIPE, stderr=side, start_new_session=True
+    )
+    os.close(side)
+    shown, printed = b"", b""
+    pipes = [main] if process.stdout is None else [main, process.stdout.fileno()]
+    try:
+        while pipes:
+            for ready in select.select(pipes, [], [], 30)[0]:
+                try:
+                    data = os.read(ready, 65536)
+                except OSError:  # Linux says so when the last writer has closed a terminal
+                    data = b""
+                if not data:
+                    pipes.remove(ready)
+                elif ready == main:
+                    shown += data
+                else:
+                    printed += data
+        return process.wait(30), printed.decode(), shown.decode()
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        os.close(main)
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def download_on_terminal(tmp_path: Path, tracker: Running, *more: str, env: dict[str, str] | None = None) -> tuple[int, str, str]:
+    out = tmp_path / f"out{len(list(tmp_path.iterdir()))}"
+    words = [*command("peer"), "download", "lab.img", "-o", str(out), "--tracker", tracker.address, "--port", "0", "--limit", "200K", *more]
+    return on_terminal(words, clean_environment(tmp_path / "state-me", env))
+
+
+@POSIX
+def test_progress_on_a_terminal_is_one_line_that_is_redrawn(tmp_path: Path, tracker: Running, seed: Running) -> None:
+    code, printed, shown = download_on_terminal(tmp_path, tracker)
+    assert code == 0
+    assert "downloading" in shown
+    assert re.search(r"\d+%", shown)
+    assert all(len(part) < 80 for part in re.split(r"[\r\n]", shown))
+    assert "\x1b" not in shown
+    assert shown.rsplit("\r", 2)[1].strip() == ""
+    assert printed.startswith("saved ")
+
+
+@POSIX
+def test_quiet_silences_progress_and_errors_are_coloured_unless_no_color(tmp_path: Path, tracker: Running, seed: Running) -> None:
+    assert download_on_terminal(tmp_path, tracker, "--quiet")[2] == ""
+    words = [*command("peer"), "info", "nope", "--tracker", tracker.address, "--port", "0"]
+    assert "\x1b[31m" in on_terminal(words, clean_environment(tmp_path / "s"))[2]
+    assert "\x1b" not in on_terminal(words, clean_environment(tmp_path / "s", {"NO_COLOR": "1"}))[2]
+
+
+@POSIX
+def test_json_stays_pure_when_everything_is_one_terminal(tmp_path: Path, tracker: Running, seed: Running) -> None:
+    words = [*command("peer"), "download", "lab.img", "--json", "-o", str(tmp_path / "o"), "--tracker", tracker.address, "--port", "0"]
+    code, _, shown = on_terminal(words, clean_environment(tmp_path / "s"), stdout_too=True)
+    assert code == 0
+    assert events_of(shown.replace("\r\n", "\n"))[-1]["event"] == "done"
+
+
+@POSIX
+def test_a_reader_that_leaves_ends_a_command_quietly(tmp_path: Path, tracker: Running, seed: Running) -> None:
+    words = [*command("peer"), "serve", str(tmp_path / "shared"), "--json", "--tracker", tracker.address, "--port", "0"]
+    process = subprocess.Popen(words, env=clean_environment(tmp_path / "s"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.close()
+        old_file(tmp_path / "shared" / "more.bin", b"more")
+        assert process.wait(20) == 1
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        if process.stderr is not None:
+            process.stderr.close()
+
+
+# -- hostile names ---------------------------------------------------------------------------------------------------------------------
+
+
+class HostileTracker(threading.Thread):
+    """Answers each line with the next of `answers`, its `seq` put in."""
+
+    def __init__(self, answers: list[str]) -> None:
+        super().__init__(daemon=True)
+        self._answers = answers
+        self._door = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._door.getsockname()[1]}"
+
+    def run(self) -> None:
+        try:
+            connection, _ = self._door.accept()
+        except OSError:
+            return
+        with connection, connection.makefile("rwb") as stream:
+            for answer in self._answers:
+                line = stream.readline()
+                if not line:
+                    return
+                stream.write(answer.replace("SEQ", str(json.loads(line).get("seq"))).encode() + b"\n")
+                stream.flush()
+            stream.readline()
+
+    def __enter__(self) -> HostileTracker:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._door.close()
+        self.join(5)
+
+
+EVIL = "\\u001b[2J\\u001b]52;c;eA==\\u0007\\r\\n\\u009b31m\\u007f"
+BIDI = "gnp\\u202e.exe\\u2066"
+ID = "ab" * 32
+ROW = f'{{"peer":"{"5f" * 16}","name":"%s","user":"%s","host":"10.0.0.7","listen":{{"tcp":6970}},"contents":4,"age":3}}'
+FIGURES = ",".join(f'"{name}":1' for name in ("uptime", "peers", "contents", "shares", "bytes", "sessions", "requests"))
+HOSTILE = [
+    (["list"], f'{{"ok":true,"seq":SEQ,"total":1,"hits":[{{"id":"{ID}","name":"%s","size":7,"seeds":1,"peers":1}}]}}'),
+    (["search", "x"], f'{{"ok":true,"seq":SEQ,"total":1,"hits":[{{"id":"{ID}","name":"%s","size":7,"seeds":1,"peers":1}}]}}'),
+    (["peers"], '{"ok":true,"seq":SEQ,"total":1,"peers":[' + ROW + "]}"),
+    (["status"], '{"ok":true,"seq":SEQ,"version":"%s",' + FIGURES + ',"user":"%s"}'),
+    (["login", "alice"], '{"ok":false,"seq":SEQ,"error":"not_allowed","message":"%s"}'),
+    (["list"], '{"ok":false,"seq":SEQ,"error":"%s","message":"%s"}'),
+    (["list"], '{"ok":false,"error":"busy","message":"%s"}'),
+    (["list"], "%s"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("evil", [EVIL, BIDI], ids=["controls", "bidi"])
+@pytest.mark.parametrize("text", [True, False], ids=["text", "json"])
+@pytest.mark.parametrize(("words", "answer"), HOSTILE, ids=[f"{index}-{words[0]}" for index, (words, _) in enumerate(HOSTILE)])
+def test_case_42_nothing_of_a_hostile_tracker_reaches_the_terminal_raw(
+    tmp_path: Path, words: list[str], answer: str, text: bool, evil: str
+) -> None:
+    with HostileTracker([answer.replace("%s", evil)] * 2) as hostile:
+        done = run_peer(tmp_path, *words, tracker=hostile.address, text=text)
+    assert not CONTROLS.search(done.out + done.err), (done.out, done.err)
+    assert "Traceback" not in done.err
+    assert "internal error" not in done.err
+    if not text:
+        assert done.events
+
+
+def test_case_42_hostile_words_of_the_command_line_are_escaped_too(tmp_path: Path, tracker: Running) -> None:
+    evil = "\x1b[2J\x9b31m\u202e"
+    for words in (
+        ["info", evil],
+        ["download", evil],
+        ["serve", evil],
+        ["share", evil],
+        ["login", evil],
+        [evil],
+        ["list", "--tracker", evil],
+    ):
+        done = run_peer(tmp_path, *words, *(["--tracker", tracker.address] if "--tracker" not in words else []))
+        assert done.code in (2, 3)
+        assert not CONTROLS.search(done.out + done.err)
+
+
+@POSIX
+def test_case_42_hostile_names_on_the_disk_are_escaped(tmp_path: Path, tracker: Running) -> None:
+    old_file(tmp_path / "shared" / "bad\x1b[31m\nname", b"x")
+    old_file(tmp_path / "shared" / "good", b"x")
+    with start_peer(tmp_path, "serve", str(tmp_path / "shared"), tracker=tracker.address) as peer:
+        peer.event("shared", name="good")
+        peer.stop()
+    assert not CONTROLS.search(peer.out + peer.err)
+
+
+def test_case_40_a_tracker_that_sends_pages_round_in_a_circle_is_not_followed(tmp_path: Path) -> None:
+    page = '{"ok":true,"seq":SEQ,"total":9,"next":0,"hits":[]}'
+    with HostileTracker([page] * 50) as hostile:
+        done = run_peer(tmp_path, "list", tracker=hostile.address)
+    assert (done.code, done.events) == (0, [])
+
+
+# -- the scripts -----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["tracker", "peer", "demo"])
+def test_the_scripts_run_from_anywhere_and_answer_help_at_once(tmp_path: Path, name: str) -> None:
+    done = subprocess.run([*command(name), "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 0
+    assert "examples:" in done.stdout
+    assert done.stderr == ""
+    version = subprocess.run([*command(name), "--version"], cwd=tmp_path, capture_output=True, text=True, timeout=20, check=False)
+    assert version.stdout.startswith("enjambre ")
+
+
+@POSIX
+@pytest.mark.parametrize(
+    "words", ["peer --help", "peer --version", "peer list --tracker 127.0.0.1:1", "peer list --json --tracker 127.0.0.1:1"]
+)
+def test_a_command_without_standard_output_or_with_a_full_one_shows_no_traceback(tmp_path: Path, words: str) -> None:
+    name, *rest = words.split()
+    line = shlex.join([*command(name), *rest])
+    for target in (">&-", "> /dev/full", "2>&- >&-"):
+        done = subprocess.run(
+            ["sh", "-c", f"{line} {target}"], env=clean_environment(tmp_path), capture_output=True, timeout=20, check=False
+        )
+        assert b"Traceback" not in done.stderr + done.stdout
+        assert done.returncode in (0, 6, 7)
+
+
+def test_help_does_not_load_what_only_a_running_command_needs() -> None:
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from p2p.cli.peer import main; main(['--help']); print(*sys.modules, file=sys.stderr)"
+    )
+    root = str(Path(__file__).resolve().parents[2])
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", code, root], capture_output=True, text=True, timeout=20, check=True)
+    assert not {"asyncio", "socket", "sqlite3", "logging", "transports"} & set(done.stderr.split())

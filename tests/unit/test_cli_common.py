@@ -1,0 +1,194 @@
+"""p2p/cli/common.py: every way in which a command can end, and its exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from argparse import ArgumentParser
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from p2p.cli.common import Job, Parser, Program, add_version, run
+from p2p.config import PeerConfig
+from p2p.errors import DiskError, EnjambreError, IntegrityError, NotFound, Refused, TransportUnavailable, Unreachable, UsageError
+
+Work = Callable[[Job[PeerConfig]], Awaitable[int]]
+
+
+@pytest.fixture(autouse=True)
+def clean_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("P2P_STATE", str(tmp_path))
+    for name in ("P2P_JSON", "P2P_VERBOSE", "P2P_TRACE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def build() -> ArgumentParser:
+    parser = Parser(prog="peer")
+    add_version(parser)
+    PeerConfig.add_options(parser, "list")
+    return parser
+
+
+def run_with(work: Work, *argv: str) -> int:
+    return run(Program("peer", build, PeerConfig, work), argv)
+
+
+def failing(error: BaseException) -> Work:
+    async def work(_: Job[PeerConfig]) -> int:
+        raise error
+
+    return work
+
+
+async def fine(_: Job[PeerConfig]) -> int:
+    return 0
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "exit_code"),
+    [
+        (EnjambreError("x"), "internal", 1),
+        (UsageError("x"), "usage", 2),
+        (TransportUnavailable("x"), "transport_unavailable", 2),
+        (NotFound("x"), "not_found", 3),
+        (Refused("login_needed", "x"), "login_needed", 4),
+        (Refused("not_allowed", "x"), "not_allowed", 4),
+        (Refused("unavailable", "x"), "unavailable", 6),
+        (IntegrityError("x"), "integrity", 5),
+        (Unreachable("x"), "unreachable", 6),
+        (DiskError("x"), "disk", 7),
+    ],
+)
+def test_each_error_has_its_exit_code_its_event_and_its_line(
+    error: EnjambreError, code: str, exit_code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_with(failing(error), "--json") == exit_code
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == {"event": "error", "code": code, "message": "x"}
+    assert printed.err == "peer: error: x\n"
+
+
+def test_an_unexpected_exception_is_one_line_and_a_traceback_only_with_verbose(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_with(failing(ZeroDivisionError("so\nbad\x1b"))) == 1
+    err = capsys.readouterr().err
+    assert err == "peer: error: internal error: ZeroDivisionError: so bad\\x1b (run with -v for the traceback)\n"
+    assert run_with(failing(ZeroDivisionError("so bad")), "-v") == 1
+    assert "test_cli_common.py" in capsys.readouterr().err
+
+
+def test_a_wrong_command_line_is_one_line_that_says_where_to_read(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_with(fine, "--nonsense") == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "--nonsense" in err
+    assert "peer --help" in err
+
+
+@pytest.mark.parametrize("argv", [("--json", "--nonsense"), ("--json", "--tracker", "a:b:c")])
+def test_a_wrong_command_line_is_an_event_too_with_json(argv: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_with(fine, *argv) == 2
+    assert json.loads(capsys.readouterr().out)["code"] == "usage"
+
+
+def test_a_wrong_command_line_is_an_event_too_with_the_variable(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("P2P_JSON", "1")
+    assert run_with(fine, "--nonsense") == 2
+    assert json.loads(capsys.readouterr().out)["code"] == "usage"
+
+
+def test_options_are_never_guessed_from_their_beginning(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_with(fine, "--track", "h:1") == 2
+    assert "--track" in capsys.readouterr().err
+
+
+def test_help_and_version_end_well(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_with(fine, "--help") == 0
+    assert run_with(fine, "--version") == 0
+    assert "enjambre 0" in capsys.readouterr().out
+
+
+def test_a_ctrl_c_before_the_signals_are_ours_is_quiet(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_with(failing(KeyboardInterrupt())) == 130
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("words", ["bytes", "list"])
+def test_what_a_task_in_the_background_does_wrong_is_said_in_one_line(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    async def work(_: Job[PeerConfig]) -> int:
+        async def lost() -> None:
+            raise ValueError(words)
+
+        asyncio.get_running_loop().create_task(lost())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        import gc
+
+        gc.collect()
+        return 0
+
+    assert run_with(work) == 0
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert f"ValueError: {words}" in err
+
+
+def test_a_reader_that_left_ends_the_command_quietly(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError(32, "Broken pipe")
+
+    async def work(job: Job[PeerConfig]) -> int:
+        job.console.text("a row")
+        await asyncio.Event().wait()
+        return 0
+
+    monkeypatch.setattr("sys.stdout", Gone())
+    assert run_with(work) == 1
+    assert capsys.readouterr().err == ""
+
+
+def test_an_output_that_cannot_be_kept_is_a_disk_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(28, "No space left on device")
+
+    async def work(job: Job[PeerConfig]) -> int:
+        job.console.text("a row")
+        await asyncio.Event().wait()
+        return 0
+
+    monkeypatch.setattr("sys.stdout", Full())
+    assert run_with(work) == 7
+    assert "standard output" in capsys.readouterr().err
+
+
+def test_a_trace_goes_to_its_file_line_by_line(tmp_path: Path) -> None:
+    target = tmp_path / "trace"
+
+    async def work(job: Job[PeerConfig]) -> int:
+        assert job.trace is not None
+        job.trace("sent", "h:1", b'{"op":"ping"}')
+        assert json.loads(target.read_text())["message"] == {"op": "ping"}
+        return 0
+
+    assert run_with(work, "--trace", str(target)) == 0
+
+
+def test_a_trace_that_cannot_be_written_is_a_disk_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_with(fine, "--trace", str(tmp_path / "no" / "trace")) == 7
+    assert "trace" in capsys.readouterr().err
+
+
+def test_a_trace_to_standard_error_is_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    async def work(job: Job[PeerConfig]) -> int:
+        assert job.trace is not None
+        job.trace("received", "h:1", b'{"ok":true}')
+        return 0
+
+    assert run_with(work, "--trace", "-") == 0
+    assert json.loads(capsys.readouterr().err)["event"] == "received"

@@ -1,0 +1,153 @@
+"""The parts of the demo that need no swarm: its report, its file, its comparison, and children that fail."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from p2p.cli.children import Child, ChildFailed, command, stop_all
+from p2p.cli.demo_report import Fetched, Outcome, receiver_event, report, result_event
+from p2p.cli.demo_run import generate, identical
+
+
+def outcome(receivers: int, size: int = 1 << 20, *, same: bool = True) -> Outcome:
+    names = [f"peer-{number}" for number in range(1, receivers + 1)]
+    each = size // receivers
+    rows = tuple(
+        Fetched(name, 1.25, {"origin": each, **{other: each for other in names if other != name}}, same or name != "peer-1")
+        for name in names
+    )
+    return Outcome("origin", size, rows)
+
+
+@pytest.mark.parametrize("receivers", [1, 2, 4, 12, 13, 63])
+def test_the_report_fits_in_80_columns(receivers: int) -> None:
+    lines = report(outcome(receivers), 5.0)
+    assert max(map(len, lines)) <= 80
+    assert sum(line.startswith("peer-") for line in lines) >= receivers
+
+
+def test_origin_copies_are_what_the_origin_sent_over_the_size() -> None:
+    one = outcome(4)
+    assert one.origin_copies == 1.0
+    assert result_event(one, 5.0)["origin_copies"] == 1.0
+    assert any(line.startswith("origin copies  1.00") for line in report(one, 5.0))
+
+
+def test_the_matrix_says_who_fetched_from_whom() -> None:
+    lines = report(outcome(2), 5.0)
+    start = next(index for index, line in enumerate(lines) if line.startswith("Who fetched"))
+    assert [line.split() for line in lines[start + 1 : start + 4]] == [
+        ["origin", "1", "2"],
+        ["peer-1", "50%", ".", "50%"],
+        ["peer-2", "50%", "50%", "."],
+    ]
+
+
+def test_an_empty_file_and_no_time_at_all_are_reported_too() -> None:
+    one = Outcome("origin", 0, (Fetched("peer-1", 0.0, {}, True),))
+    assert one.origin_copies == 0.0
+    assert report(one, 0.0)
+
+
+def test_a_copy_that_differs_is_seen_in_table_and_event() -> None:
+    one = outcome(3, same=False)
+    assert not one.identical
+    assert sum("DIFFERENT" in line for line in report(one, 1.0)) == 1
+    assert [receiver_event(row, one.size)["identical"] for row in one.receivers] == [False, True, True]
+
+
+def test_the_generated_file_is_random_and_always_the_same(tmp_path: Path) -> None:
+    generate(tmp_path / "a", (2 << 20) + 7)
+    generate(tmp_path / "b", (2 << 20) + 7)
+    data = (tmp_path / "a").read_bytes()
+    assert data == (tmp_path / "b").read_bytes()
+    assert len(data) == (2 << 20) + 7
+    assert data[:4096] != data[1 << 20 : (1 << 20) + 4096]
+
+
+def test_files_are_compared_byte_by_byte(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"x" * 100_000)
+    (tmp_path / "b").write_bytes(b"x" * 99_999 + b"y")
+    (tmp_path / "c").write_bytes(b"x" * 100_000)
+    for name in "abc":
+        os.utime(tmp_path / name, (1, 1))
+    assert identical(tmp_path / "a", tmp_path / "c", 100_000)
+    assert not identical(tmp_path / "a", tmp_path / "b", 100_000)
+    assert not identical(tmp_path / "a", tmp_path / "missing", 100_000)
+    assert not identical(tmp_path / "a", tmp_path / "c", 99_999)
+
+
+def test_folders_are_compared_file_by_file(tmp_path: Path) -> None:
+    for copy in ("a", "b"):
+        (tmp_path / copy / "sub").mkdir(parents=True)
+        (tmp_path / copy / "sub" / "one").write_bytes(b"1")
+        (tmp_path / copy / "two").write_bytes(b"22")
+    assert identical(tmp_path / "a", tmp_path / "b", 3)
+    (tmp_path / "b" / "two").write_bytes(b"23")
+    assert not identical(tmp_path / "a", tmp_path / "b", 3)
+    (tmp_path / "b" / "two").unlink()
+    assert not identical(tmp_path / "a", tmp_path / "b", 3)
+
+
+def child(code: str) -> list[str]:
+    return [sys.executable, "-I", "-S", "-c", code]
+
+
+def test_a_child_that_ends_too_early_is_quoted() -> None:
+    async def case() -> None:
+        one = await Child.start("peer-1", child("import sys; print('why\\x1b', file=sys.stderr); sys.exit(7)"), os.environ)
+        try:
+            with pytest.raises(ChildFailed, match=r"peer-1 ended with exit code 7; it said: why\\x1b"):
+                await one.next("done", 10.0)
+        finally:
+            await stop_all([one])
+
+    asyncio.run(case())
+
+
+def test_a_child_that_says_nothing_is_not_waited_for_for_ever() -> None:
+    async def case() -> None:
+        one = await Child.start("peer-1", child("import time; time.sleep(60)"), os.environ)
+        try:
+            with pytest.raises(ChildFailed, match=r"silent"):
+                await one.next("done", 0.05)
+        finally:
+            await stop_all([one])
+        assert one.process.returncode is not None
+
+    asyncio.run(case())
+
+
+def test_a_child_that_will_not_stop_is_ended() -> None:
+    code = 'import signal,time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(\'{"event":"up"}\', flush=True); time.sleep(60)'
+
+    async def case() -> None:
+        one = await Child.start("stubborn", child(code), os.environ)
+        await one.next("up", 10.0)
+        await stop_all([one])
+        assert one.process.returncode not in (None, 0)
+
+    asyncio.run(case())
+
+
+def test_a_child_is_not_told_the_variables_of_this_project() -> None:
+    code = "import json,os; print(json.dumps({'event':'env','names':[k for k in os.environ if k.startswith('P2P_')]}), flush=True)"
+
+    async def case() -> list[str]:
+        one = await Child.start("c", child(code), {**os.environ, "P2P_PORT": "1"})
+        try:
+            return list((await one.next("env", 10.0))["names"])
+        finally:
+            await stop_all([one])
+
+    assert asyncio.run(case()) == []
+
+
+def test_children_are_this_very_code_and_bare_unless_an_extra_is_needed() -> None:
+    assert command("peer", bare=True)[:3] == [sys.executable, "-I", "-S"]
+    assert "-S" not in command("peer", bare=False)

@@ -1,0 +1,200 @@
+"""p2p/cli/render.py and p2p/cli/events.py: what people see and what programs read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2p.cli import render
+from p2p.cli.events import ProgressFeed, content_event, event_of, manifest_events, peer_event, stats_event
+from p2p.model import Address, ContentId, FileEntry, Manifest, PeerId
+from p2p.peer.reports import (
+    Downloaded,
+    Listening,
+    ManifestKnown,
+    Placed,
+    Progress,
+    Received,
+    Replicated,
+    Report,
+    SessionChanged,
+    Shared,
+    Uploaded,
+    Warned,
+    Withdrawn,
+)
+from p2p.protocol.tracker_messages import HitRow, PeerRow, StatsAnswer
+
+ID = ContentId("ab" * 32)
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1536, "1.5 KiB"), (64 << 20, "64.0 MiB"), (1024 * 1024 - 1, "1.0 MiB"),
+     (5 << 40, "5.0 TiB"), (5000 << 40, "5000.0 TiB")],
+)  # fmt: skip
+def test_a_size_is_shown_in_the_unit_that_fits(count: int, text: str) -> None:
+    assert render.size_text(count) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-1, "0.0 s"),
+        (0.04, "0.0 s"),
+        (9.94, "9.9 s"),
+        (9.96, "10 s"),
+        (59.4, "59 s"),
+        (59.6, "1:00"),
+        (3723, "1:02:03"),
+        (float("inf"), "over 100 h"),
+    ],
+)
+def test_a_time_is_shown_as_people_say_it(seconds: float, text: str) -> None:
+    assert render.time_text(seconds) == text
+
+
+def test_one_is_not_many() -> None:
+    assert render.count_text(1, "peer") == "1 peer"
+    assert render.count_text(2, "copy", "copies") == "2 copies"
+
+
+def test_all_is_a_hundred_percent_and_almost_all_is_not() -> None:
+    assert render.percent(999_999, 1_000_000) == 99
+    assert render.percent(1, 1) == render.percent(0, 0) == 100
+    assert render.bar(1, 2, 4) == "[##..]"
+
+
+def test_the_columns_of_a_table_stand_below_each_other_in_any_script() -> None:
+    lines = render.table(("NAME", "SIZE"), [("漢字.img", "7 B"), ("e\u0301", "12 B")], " r")
+    assert lines == ["NAME      SIZE", "漢字.img   7 B", "e\u0301         12 B"]
+
+
+def test_a_table_shows_no_control_character_of_a_hostile_name() -> None:
+    lines = render.table(("NAME", "ID"), [("a\x1b[31m\r\n\x9b\u202eb", "x")])
+    assert lines[1].startswith("a\\x1b[31m\\x0d\\x0a\\x9b\\u202eb")
+
+
+@given(st.text(max_size=60), st.integers(5, 60))
+def test_a_cut_text_fits_its_columns(text: str, columns: int) -> None:
+    assert render.width(render.cut(text, columns)) <= columns
+
+
+phases = st.sampled_from(["hashing", "searching", "connecting", "verifying", "downloading", "waiting"])
+amounts = st.integers(0, 1 << 42)
+
+
+@given(phases, amounts, amounts, st.floats(0, 1e12), st.integers(0, 10_000), st.floats(0, 1e6), st.integers(20, 200))
+def test_a_progress_line_names_its_phase_and_fits(
+    phase: str, done: int, size: int, rate: float, peers: int, elapsed: float, columns: int
+) -> None:
+    line = render.progress_text(Progress(phase, done, size, rate, peers), elapsed, columns)
+    assert line.startswith(phase)
+    assert render.width(line) <= columns
+
+
+def test_a_progress_line_tells_percent_amount_rate_time_left_and_peers() -> None:
+    line = render.progress_text(Progress("downloading", 32 << 20, 64 << 20, 8 << 20, 3), 4.0, 100)
+    assert line == "downloading   50%  [##########..........]  32.0 MiB of 64.0 MiB  8.0 MiB/s  4.0 s left  from 3 peers"
+
+
+def test_a_progress_line_without_news_still_shows_that_time_passes() -> None:
+    quiet = Progress("searching", 0, 0, 0.0, 0)
+    assert render.progress_text(quiet, 1.0, 80) != render.progress_text(quiet, 2.0, 80)
+
+
+def test_who_gave_most_stands_first() -> None:
+    assert render.amount_from({"b": 1024, "a\x1b": 2048}) == "a\\x1b 2.0 KiB, b 1.0 KiB"
+
+
+EVENTS: list[tuple[Report, set[str]]] = [
+    (Listening(Address("0.0.0.0", 6970), {"tcp": 6970}), {"host", "port", "transports"}),
+    (Shared("n", ID, 7, Path("/s/n")), {"name", "id", "size"}),
+    (Withdrawn("n", ID), {"name", "id"}),
+    (Received("n", ID, 7, "lab-1"), {"name", "id", "size", "peer"}),
+    (Warned("w"), {"message"}),
+    (SessionChanged("lost", "alice"), {"state", "user"}),
+    (Progress("downloading", 1, 7, 1.5, 2), {"phase", "bytes", "size", "rate", "peers"}),
+    (ManifestKnown("n", ID, 7, 1), {"name", "id", "size", "pieces"}),
+    (Downloaded(Path("/d/n"), ID, 7, 0.5, {"a": 7}), {"path", "id", "size", "seconds", "bytes_from"}),
+    (Placed("lab-1"), {"peer"}),
+    (Replicated("lab-1", 0.5), {"peer", "seconds"}),
+    (Uploaded(ID, 2, 0.5, 1.0), {"id", "copies", "seconds", "origin_copies"}),
+]
+NAMES = [
+    "listening",
+    "shared",
+    "withdrawn",
+    "received",
+    "warning",
+    "session",
+    "progress",
+    "manifest",
+    "done",
+    "placed",
+    "replicated",
+    "done",
+]
+
+
+@pytest.mark.parametrize(("row", "name"), list(zip(EVENTS, NAMES, strict=True)), ids=lambda value: value if isinstance(value, str) else "")
+def test_every_report_is_the_event_that_the_contract_names(row: tuple[Report, set[str]], name: str) -> None:
+    report, keys = row
+    event = event_of(report)
+    assert event["event"] == name
+    assert keys <= set(event)
+    json.dumps(event, allow_nan=False)
+
+
+def test_every_kind_of_report_is_tested_here() -> None:
+    assert {type(report) for report, _ in EVENTS} == set(Report.__args__)
+
+
+def test_rows_of_the_directory_have_the_keys_of_the_contract() -> None:
+    hit = HitRow(id=ID, name="n", size=7, seeds=1, peers=2)
+    assert content_event(hit) == {"event": "content", "name": "n", "size": 7, "id": ID, "seeds": 1, "peers": 2}
+    row = PeerRow(peer=PeerId("5f" * 16), name="lab", user="alice", host="10.0.0.7", listen={"tcp": 6970}, contents=4, age=3)
+    assert {"event", "name", "host", "transports", "contents", "last_heartbeat"} <= set(peer_event(row))
+    stats = StatsAnswer(version="0", uptime=1, peers=1, contents=1, shares=1, bytes=7, sessions=1, requests=3)
+    assert stats_event(stats, "h:1")["user"] is None
+
+
+def test_info_is_a_content_and_a_row_for_each_file() -> None:
+    manifest = Manifest("n", "folder", "sha256", 65536, (FileEntry("a", 1), FileEntry("b/c", 2)), (), (b"x" * 32,))
+    events = manifest_events(ID, manifest)
+    assert [event["event"] for event in events] == ["content", "file", "file"]
+    assert events[0]["size"] == 3
+    assert events[2] == {"event": "file", "path": "b/c", "size": 2}
+
+
+def at(phase: str, done: int) -> Progress:
+    return Progress(phase, done, 100, 1.0, 1)
+
+
+def test_progress_is_told_at_once_in_a_new_phase_and_else_ten_times_a_second_at_most() -> None:
+    feed = ProgressFeed()
+    assert feed.news(at("searching", 0), 0.0) is not None
+    assert feed.news(at("downloading", 1), 0.01) is not None
+    told = [feed.news(at("downloading", n), 0.01 + n / 100) for n in range(1, 101)]
+    assert 5 <= sum(event is not None for event in told) <= 10
+
+
+def test_progress_is_told_each_second_when_nothing_comes() -> None:
+    feed = ProgressFeed()
+    feed.news(at("downloading", 1), 0.0)
+    told = [tick / 5 for tick in range(1, 51) if feed.tick(tick / 5) is not None]
+    gaps = [later - before for before, later in zip([0.0, *told], told, strict=False)]
+    assert told
+    assert max(gaps) <= 1.0
+
+
+def test_no_progress_is_told_before_the_work_begins_or_after_it_is_done() -> None:
+    feed = ProgressFeed()
+    assert feed.tick(10.0) is None
+    feed.news(at("downloading", 1), 11.0)
+    feed.rest()
+    assert feed.tick(20.0) is None
