@@ -51,7 +51,8 @@ def _is_endless(words: list[str]) -> bool:
     return any(word in FOREVER or word.endswith("/tracker") for word in words)
 
 
-def test_every_command_of_the_readme_works_as_it_stands(checkout: Path) -> None:
+def test_every_command_of_the_readme_works_as_it_stands(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(checkout)
     tracker, link = "", ""
     environ = clean_environment(checkout / "state", {"P2P_HOST": "127.0.0.1", "P2P_PORT": "0"})
     ended = []
@@ -64,7 +65,7 @@ def test_every_command_of_the_readme_works_as_it_stands(checkout: Path) -> None:
                 assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
                 ended.append((command, done))
                 continue
-            running = stack.enter_context(_started([*words, "--json"], checkout, environ))
+            running = stack.enter_context(Running([*words, "--json"], environ))
             if "share" in words:
                 link = running.event("shared")["link"]
             elif "--seed" in words:
@@ -77,14 +78,9 @@ def test_every_command_of_the_readme_works_as_it_stands(checkout: Path) -> None:
     _check_results(checkout, dict(ended))
 
 
-def _started(words: list[str], folder: Path, environ: dict[str, str]) -> Running:
-    absolute = [words[0], str(folder / words[1]), *(str(folder / word) if (folder / word).exists() else word for word in words[2:])]
-    return Running(absolute, environ)
-
-
 def _check_results(folder: Path, ended: dict[str, subprocess.CompletedProcess[str]]) -> None:
     original = (folder / "lab.img").read_bytes()
-    for copy in ("copies", "traced"):
+    for copy in ("images", "copies", "traced"):
         assert (folder / copy / "lab.img").read_bytes() == original
     received = list((folder / "store").glob("lab.img"))
     assert [path.read_bytes() for path in received] == [original]

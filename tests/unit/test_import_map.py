@@ -1,0 +1,145 @@
+"""The module map, as it is drawn in `docs/architecture.md`, kept true: who may import whom, and who may touch the world."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+ROOT: Final = Path(__file__).resolve().parent.parent.parent
+
+WORLD: Final = frozenset(
+    {"asyncio", "socket", "time", "os", "threading", "subprocess", "select", "signal", "selectors", "concurrent", "tempfile"}
+)
+"""What a pure file may not import. `random.Random` is a type that pure files take; `pathlib` is arithmetic on names."""
+
+SHARED: Final = ("p2p", "p2p.errors", "p2p.model")
+"""Every file may use these."""
+
+PURE: Final = [
+    "p2p.errors",
+    "p2p.model",
+    "p2p.config",
+    "p2p.link",
+    "p2p.trace",
+    "p2p.strictjson",
+    "p2p.protocol.lines",
+    "p2p.protocol.fields",
+    "p2p.protocol.messages",
+    "p2p.protocol.tracker_messages",
+    "p2p.protocol.codec",
+    "p2p.protocol.session",
+    "p2p.content.geometry",
+    "p2p.content.bitmap",
+    "p2p.content.names",
+    "p2p.content.manifest",
+    "p2p.content.buffers",
+    "p2p.swarm.events",
+    "p2p.swarm.availability",
+    "p2p.swarm.picker",
+    "p2p.swarm.ledger",
+    "p2p.swarm.sources",
+    "p2p.swarm.scheduler",
+    "p2p.swarm.chooser",
+    "p2p.swarm.uploads",
+    "p2p.swarm.pace",
+    "p2p.tracker.search",
+    "p2p.tracker.handout",
+    "p2p.tracker.service",
+    "p2p.tracker.store.base",
+    "p2p.tracker.store.memory",
+    "p2p.peer.reports",
+    "p2p.peer.transport",
+    "p2p.cli.render",
+]
+
+MAY_IMPORT: Final[dict[str, str]] = {
+    "p2p.errors": "",
+    "p2p.model": "",
+    "p2p.strictjson": "",
+    "p2p.link": "p2p.content.names",
+    "p2p.config": "p2p.link p2p.content.names p2p.content.manifest p2p.content.geometry",
+    "p2p.trace": "",
+    "p2p.system": "p2p.content.names",
+    "p2p.protocol": "p2p.protocol p2p.strictjson",
+    "p2p.content": "p2p.content p2p.strictjson p2p.system",
+    "p2p.swarm": "p2p.swarm p2p.content.geometry p2p.content.bitmap",
+    "p2p.tracker": "p2p.tracker p2p.protocol p2p.content.names p2p.system",
+    "p2p.peer": "p2p.peer p2p.protocol p2p.content p2p.swarm p2p.system p2p.trace",
+    "transports": "transports p2p.peer.transport p2p.peer.wire p2p.peer.conversation p2p.protocol p2p.swarm.uploads p2p.system",
+    "p2p.cli": "p2p transports",
+}
+"""What each package may import besides `SHARED`: a name allows itself and all below it."""
+
+
+def _modules() -> dict[str, Path]:
+    found = {}
+    for top in ("p2p", "transports"):
+        for path in (ROOT / top).rglob("*.py"):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES: Final = _modules()
+
+
+def _imports(path: Path) -> Iterator[tuple[str, bool]]:
+    """Each module that a file imports, and whether only for the type checker."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for_types = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, id(node) in for_types) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                yield (name if name in MODULES else str(node.module)), id(node) in for_types
+
+
+def _package(module: str) -> str:
+    return max((name for name in MAY_IMPORT if module == name or module.startswith(name + ".")), key=len, default="")
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_a_module_imports_only_what_the_map_allows(module: str) -> None:
+    if module == "p2p":
+        assert not list(_imports(MODULES[module]))
+        return
+    allowed = MAY_IMPORT[_package(module)].split()
+    for name, _ in _imports(MODULES[module]):
+        if name.partition(".")[0] in ("p2p", "transports") and name not in SHARED:
+            assert any(name == one or name.startswith(one + ".") for one in allowed), f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("module", PURE)
+def test_a_pure_module_does_not_touch_the_world(module: str) -> None:
+    touched = {name for name, for_types in _imports(MODULES[module]) if not for_types and name.partition(".")[0] in WORLD}
+    assert not touched
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - {"transports.grpc"}))
+def test_the_core_imports_the_standard_library_only(module: str) -> None:
+    import sys
+
+    tops = {name.partition(".")[0] for name, _ in _imports(MODULES[module])}
+    assert tops <= {"p2p", "transports", *sys.stdlib_module_names}
+
+
+def test_only_the_composition_root_imports_transports() -> None:
+    users = [module for module, path in MODULES.items() for name, _ in _imports(path) if name.partition(".")[0] == "transports"]
+    assert all(_package(module) in ("p2p.cli", "transports") for module in users)
+
+
+def test_the_map_knows_every_module_and_no_other() -> None:
+    assert not [module for module in MODULES if module != "p2p" and not _package(module)]
+    assert not [module for module in PURE if module not in MODULES]
