@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 
-from p2p.errors import Unreachable
+from p2p.errors import ProtocolError, Unreachable
 from p2p.model import Address, BlockSpan, ContentId, FileSpan, PeerId
-from p2p.peer.transport import Control, Source
+from p2p.peer.transport import Control, LaneClosed, Source
 from p2p.peer.wire import WireTrace
 from p2p.system import DiskIO
 
@@ -68,23 +68,24 @@ class MemoryLane:
         listener.lanes.add(self)
 
     async def fetch(self, content: ContentId, span: BlockSpan, into: memoryview) -> None:
-        """Fill `into` with the block. Raises `Refused`, `Unreachable`."""
+        """Fill `into` with the block. Raises `Refused`, `Unreachable` (`LaneClosed` is one), `ProtocolError`."""
         if self._closed:
-            raise Unreachable("the lane was closed")
+            raise LaneClosed("the lane was closed")
         task = asyncio.create_task(self._move(content, span, into))
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
         try:
             await asyncio.shield(task)
         except asyncio.CancelledError:
-            if task.cancelled() and self._closed:
-                raise Unreachable("the lane was closed") from None
+            me = asyncio.current_task()
+            if task.cancelled() and me is not None and not me.cancelling():
+                raise LaneClosed("the lane was closed") from None
             task.cancel()
             await asyncio.wait([task])
             raise
 
     async def close(self) -> None:
-        """End it; what is under way raises `Unreachable`."""
+        """End it; what is under way raises `LaneClosed`."""
         self._closed = True
         self._listener.lanes.discard(self)
         for task in list(self._under_way):
@@ -92,20 +93,23 @@ class MemoryLane:
 
     async def _move(self, content: ContentId, span: BlockSpan, into: memoryview) -> None:
         async with self._turn, self._listener.source.block(self._who, content, span) as files:
+            size = sum(file.length for file in files)
+            if size != len(into):
+                raise ProtocolError("bad_body", f"body: {len(into)} bytes were asked for, {size} announced", fatal=True)
             got = 0
             for file in files:
                 got += await self._copy(file, into[got:])
-            if got != len(into):
-                raise Unreachable(f"{got} bytes came instead of {len(into)}")
 
     async def _copy(self, file: FileSpan, into: memoryview) -> int:
         got = 0
-        while got < file.length and got < len(into):
-            window = into[got : min(file.length, len(into))]
-            count = self._io.pread_into(file.fd, window, file.offset + got)
+        while got < file.length:
+            window = into[got : file.length]
+            try:
+                count = self._io.pread_into(file.fd, window, file.offset + got)
+            except OSError as error:
+                raise Unreachable("the other side cannot read its file") from error
             if not count:
                 raise Unreachable("the other side's file became shorter")
-            self._listener.source.pace(count)
             got += count
-            await asyncio.sleep(0)
+            await asyncio.to_thread(self._listener.source.pace, count)
         return got

@@ -16,18 +16,19 @@ from typing import Final
 from p2p.errors import ProtocolError, Refused, Unreachable
 from p2p.model import Address, BlockSpan, ContentId, PeerId
 from p2p.peer.conversation import converse
-from p2p.peer.transport import Control, Source
+from p2p.peer.transport import Control, LaneClosed, Source
 from p2p.peer.wire import Wire, WireTrace, broken, dial, prepare
 from p2p.protocol.codec import by_op, encode_error
 from p2p.protocol.messages import PEER_OPS, VERSION, Hello, HelloAnswer, Read, ReadAnswer
 from p2p.protocol.session import Answered, BadRequest
-from p2p.swarm.uploads import SLOTS
 from p2p.system import DiskIO
 
 CONNECTIONS: Final = 1024
 """Connections that one door holds open in all; over it, the newcomer is told `busy`."""
 CONNECTIONS_OF_ONE: Final = 128
 """The same from one host; loopback, where many peers share a host, may have them all."""
+SENDERS: Final = 80
+"""Threads that send files, at most; each starts when needed. The source admits few at once, and who takes no bytes holds one for long."""
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,10 @@ class TcpTransport:
     async def connect(self, address: Address, me: PeerId | None = None) -> TcpLane:
         """Dial a peer and say who we are, without waiting for its answer."""
         sock = await dial(address)
-        lane = TcpLane(sock, self._io, self._trace)
+        try:
+            lane = TcpLane(sock, self._io, self._trace)
+        except OSError as error:
+            raise broken(error, f"peer {address}") from error
         if me is not None:
             lane.introduce(me)
         return lane
@@ -71,35 +75,35 @@ class TcpListener:
     """An open door: accepts, and holds one task a connection."""
 
     def __init__(self, sock: socket.socket, source: Source, control: Control | None, io: DiskIO, trace: WireTrace | None) -> None:
+        self.port: int = sock.getsockname()[1]
+        """The port that is listened on."""
         self._sock = sock
         self._source = source
         self._control = control
         self._io = io
         self._trace = trace
-        self._senders = ThreadPoolExecutor(SLOTS + 2, thread_name_prefix="send")
+        self._senders = ThreadPoolExecutor(SENDERS, thread_name_prefix="send")
         self._open: dict[asyncio.Task[None], str] = {}
         self._accepting = asyncio.create_task(self._accept())
-
-    @property
-    def port(self) -> int:
-        """The port that is listened on."""
-        return int(self._sock.getsockname()[1])
 
     async def _accept(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             try:
                 sock, remote = await loop.sock_accept(self._sock)
+            except ConnectionAbortedError:
+                continue
             except OSError as error:
                 # Out of descriptors or memory: what is open goes on, and a newcomer waits in the queue until some are free again.
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                     log.warning("cannot accept a connection: %s", error.strerror)
-                    await asyncio.sleep(0.2)
+                await asyncio.sleep(0.2)
                 continue
             try:
                 self._welcome(sock, str(remote[0]))
             except OSError:
                 sock.close()
+            await asyncio.sleep(0)  # whoever is here already comes before those that still wait at the door
 
     def _welcome(self, sock: socket.socket, host: str) -> None:
         prepare(sock)
@@ -158,9 +162,9 @@ class TcpLane:
         self._post(line)
 
     async def fetch(self, content: ContentId, span: BlockSpan, into: memoryview) -> None:
-        """Fill `into` with the block. Raises `Refused`, `Unreachable`, `ProtocolError`."""
+        """Fill `into` with the block. Raises `Refused`, `Unreachable` (`LaneClosed` is one), `ProtocolError`."""
         if self._fault is not None:
-            raise self._fault
+            raise LaneClosed(str(self._fault))
         seq, line = self._wire.session.ask(Read(id=content, piece=span.piece, offset=span.offset, length=span.length))
         waiting = self._waiting[seq] = _Waiting(into, asyncio.get_running_loop().create_future())
         self._post(line)
@@ -174,8 +178,8 @@ class TcpLane:
             raise
 
     async def close(self) -> None:
-        """Hang up; what is under way raises `Unreachable`."""
-        self._fail(Unreachable(f"connection to {self._wire.remote} was closed"))
+        """Hang up; what is under way raises `LaneClosed`."""
+        self._fail(LaneClosed(f"connection to {self._wire.remote} was closed"))
         if self._reader is not asyncio.current_task():
             self._reader.cancel()
             await asyncio.gather(self._reader, return_exceptions=True)
@@ -240,7 +244,7 @@ class TcpLane:
         finally:
             self._reading_into = None
             if not waiting.done.done() and self._wire.closed:
-                waiting.done.set_exception(Unreachable(f"connection to {self._wire.remote} was closed"))
+                waiting.done.set_exception(self._fault or LaneClosed(f"connection to {self._wire.remote} was closed"))
         if not waiting.done.done():
             waiting.done.set_result(None)
 

@@ -29,7 +29,8 @@ from p2p.protocol.tracker_messages import (
 
 RETRY_FIRST: Final = 1.0
 RETRY_MOST: Final = 10.0
-"""Seconds between tries to reach a lost tracker: doubled each time and jittered, so that a thousand peers do not come back at once."""
+"""Seconds between tries to reach a lost tracker: doubled each time, and up to half as much again by chance, so that a thousand peers do not
+come back at once."""
 LEAVE_TIME: Final = 1.5
 """Seconds that leaving may take; a tracker that does not answer by then will forget us by itself."""
 
@@ -129,7 +130,7 @@ class Announcer:
         while True:
             try:
                 if self._lost:
-                    await asyncio.sleep(retry * self._rng.uniform(0.5, 1.5))
+                    await asyncio.sleep(retry * self._rng.uniform(1.0, 1.5))
                     retry = min(retry * 2, RETRY_MOST)
                     await self._enter()
                     retry = RETRY_FIRST
@@ -141,20 +142,19 @@ class Announcer:
                             await self._wake.wait()
                     self._wake.clear()
                     await self._say()
-            except Unreachable as error:
-                self._losing(error)
             except Refused as error:
                 if not await self._again(error):
                     return
+            except EnjambreError as error:
+                self._losing(error)
 
     async def _again(self, refused: Refused) -> bool:
         """What to do when the tracker says no; False when the session is over."""
         if refused.code == "login_needed":
-            if self._stored and not self._still_stored():
+            if self._stored and not self._take_stored():
                 self._report(SessionChanged("ended", self._identity.user))
                 self.ended.set_result(Refused("login_needed", f"the session of {self._identity.user} was ended by a logout"))
                 return False
-            self._client.session = None
             await self._client.close()
             self._losing(Unreachable("the tracker does not know our session any more"))
             return True
@@ -168,11 +168,13 @@ class Announcer:
         self.ended.set_result(refused)
         return False
 
-    def _still_stored(self) -> bool:
+    def _take_stored(self) -> bool:
+        """Go on with the session that is stored, which another process may have opened anew; False when there is none any more."""
         stored = load_session(self._state, self._client.address)
         if stored is None:
             return False
-        return stored.token == self._client.session or self._client.session is None
+        self._client.session = stored.token
+        return True
 
     async def known(self, seconds: float) -> None:
         """Wait until the tracker knows all that was told to this object; at most so long, and not at all while it is out of reach."""
@@ -193,10 +195,12 @@ class Announcer:
         try:
             await self._announce_all()
         except Refused as refused:
-            if refused.code != "login_needed" or (self._stored and not self._still_stored()):
+            tried = self._client.session
+            if refused.code != "login_needed" or (self._stored and not self._take_stored()):
                 raise
             await self._client.close()
-            self._client.session = None
+            if self._client.session == tried:
+                self._client.session = None
             await self._announce_all()
         self._lost = False
 

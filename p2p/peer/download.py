@@ -6,27 +6,26 @@ What to fetch from whom is the scheduler's decision alone; here are the tasks, b
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
-from typing import Final
+from typing import Any, Final
 
 from p2p.content.buffers import BufferPool
 from p2p.content.geometry import Geometry
 from p2p.content.hashing import HashPool, PieceChecker, Verdict
-from p2p.content.manifest import parse
 from p2p.content.partial import PartialContent
 from p2p.content.shared import SharedContent, fingerprints
 from p2p.errors import EnjambreError, IntegrityError, NotFound, ProtocolError, Refused, Unreachable
 from p2p.model import BlockSpan, ContentId, Manifest, PeerId
-from p2p.peer.finder import EAGER_TIME, Finder
+from p2p.peer.finder import Finder
 from p2p.peer.holding import Holding
 from p2p.peer.lanes import Lanes
 from p2p.peer.links import Link, Links
+from p2p.peer.manifests import ManifestSearch
 from p2p.peer.reports import Downloaded, ManifestKnown, Progress, Report
 from p2p.swarm.events import (
     BlockArrived,
@@ -39,6 +38,7 @@ from p2p.swarm.events import (
     GiveUp,
     Listed,
     News,
+    PeerLeft,
     PieceCorrupt,
     PieceVerified,
     Tell,
@@ -53,8 +53,6 @@ REPORT_TIME: Final = 0.5
 """Seconds between two reports of progress."""
 QUIET_TIME: Final = 5.0
 """Seconds without a byte after which the phase is called waiting."""
-ROUNDS: Final = 3
-"""How often all listed peers are tried before a download that never began says that nobody can be reached."""
 SPARE_BUFFERS: Final = 8
 """Buffers for blocks that are being hashed and written, besides those that are being received."""
 
@@ -95,12 +93,13 @@ class Download:
         self._first = first
         self._most = most
         self._finder = tools.finder(content, self._wanted)
-        self._bad: dict[PeerId, str] = {}
+        self._search = ManifestSearch(content, tools.links, tools.pool, self._finder, self._progress)
         self._scheduler: Scheduler | None = None
         self._holding: Holding | None = None
         self._checker: PieceChecker | None = None
         self._fetches: dict[tuple[PeerId, BlockSpan], asyncio.Task[None]] = {}
         self._chores: set[asyncio.Task[None]] = set()
+        """Every task of this download; `_fetches` are those that may still be called off."""
         self._queue: deque[News] = deque()
         self._handling = False
         self._timer: asyncio.TimerHandle | None = None
@@ -118,8 +117,9 @@ class Download:
         loop = asyncio.get_running_loop()
         began = loop.time()
         try:
-            data, manifest = await self._bring_manifest()
-            path = await self._fetch_all(data, manifest)
+            found = await self._search.run(self._first)
+            manifest = found.manifest
+            path = await self._fetch_all(found.data, manifest)
         finally:
             await self._finder.close()
         return Downloaded(path, self.content, manifest.size, loop.time() - began, self._from, self._by)
@@ -127,62 +127,9 @@ class Download:
     async def bring_manifest(self) -> bytes:
         """Bring the manifest's bytes, checked against the id, and nothing else. Raises as `run`."""
         try:
-            return (await self._bring_manifest())[0]
+            return (await self._search.run(self._first)).data
         finally:
             await self._finder.close()
-
-    # -- the manifest --------------------------------------------------------------------------------------------------------------
-
-    async def _bring_manifest(self) -> tuple[bytes, Manifest]:
-        self._progress("searching")
-        if self._first is not None:
-            with contextlib.suppress(EnjambreError):
-                return await self._manifest_from(self._first)
-        for round_number in range(ROUNDS):
-            if round_number:
-                await asyncio.sleep(EAGER_TIME)
-            await self._finder.look()
-            self._progress("connecting")
-            found = await self._first_manifest()
-            if found is not None:
-                return found
-            if self._finder.listed == 0:
-                break
-        if self._corrupt:
-            raise IntegrityError(f"no peer has a manifest that matches the id: {'; '.join(self._bad.values())}")
-        reasons = [*self._bad.values(), *self._finder.reasons()]
-        raise Unreachable(f"no peer that has it can be reached: {'; '.join(reasons[:4]) or 'none is listed'}")
-
-    async def _first_manifest(self) -> tuple[bytes, Manifest] | None:
-        """Ask each link as it opens, until one brings the manifest; None when all dials have ended and none did."""
-        settled = asyncio.create_task(self._finder.settled())
-        asked: set[PeerId] = set()
-        try:
-            while True:
-                ended = settled.done()
-                for link in self._tools.links.all():
-                    if link.peer in asked or not self._wanted(link.peer):
-                        continue
-                    asked.add(link.peer)
-                    try:
-                        return await self._manifest_from(link)
-                    except IntegrityError as error:
-                        self._corrupt = True
-                        self._bad[link.peer] = f"{link.name}: {error}"
-                    except ProtocolError as error:
-                        self._bad[link.peer] = f"{link.name}: {error}"
-                    except (Refused, Unreachable):
-                        continue
-                if ended:
-                    return None
-                await asyncio.wait([settled], timeout=0.05)
-        finally:
-            settled.cancel()
-
-    async def _manifest_from(self, link: Link) -> tuple[bytes, Manifest]:
-        data = await link.manifest(self.content)
-        manifest = await self._tools.pool.run(lambda: parse(data, self.content))
-        return data, manifest
 
     # -- the pieces ----------------------------------------------------------------------------------------------------------------
 
@@ -238,7 +185,7 @@ class Download:
             holding.news = None
             if self._timer is not None:
                 self._timer.cancel()
-            tasks = [reporting, finding, *self._fetches.values(), *self._chores]
+            tasks = [reporting, finding, *self._chores]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -257,6 +204,8 @@ class Download:
     def _tell(self, news: News) -> None:
         """Tell the scheduler, and carry out its wishes; news that a wish brings waits its turn."""
         self._queue.append(news)
+        if isinstance(news, PeerLeft):
+            self._call_off(news.peer)
         if self._handling or self._scheduler is None:
             return
         self._handling = True
@@ -283,7 +232,7 @@ class Download:
     def _carry_out(self, wish: Wish) -> None:
         match wish:
             case Fetch(peer, block):
-                self._fetches[peer, block] = asyncio.create_task(self._fetch(peer, block))
+                self._fetches[peer, block] = self._chore(self._fetch(peer, block))
             case Cancel(peer, block):
                 task = self._fetches.pop((peer, block), None)
                 if task is not None:
@@ -332,26 +281,18 @@ class Download:
 
     async def _receive(self, link: Link, block: BlockSpan, view: memoryview) -> bool:
         """Receive one block; tells the scheduler how it went, and returns whether it is here."""
-        transport = ""
         try:
-            transport, lane = await self._tools.lanes.get(link)
-            await lane.fetch(self.content, block, view)
+            transport = await self._tools.lanes.fetch(link, self.content, block, view)
         except Refused as refused:
             lacks = refused.code in ("not_found", "bad_range")
             busy = refused.code in ("busy", "unavailable", "quota")
             self._failed(link.peer, block, Failure.LACKS if lacks else Failure.BUSY if busy else Failure.BROKEN)
             return False
         except (Unreachable, ProtocolError):
-            if transport:
-                await self._tools.lanes.broke(link.peer, transport)
             self._failed(link.peer, block, Failure.BROKEN)
             return False
         # From here on the block is being checked and written: a cancel would come too late, so this fetch is not known any more.
         self._fetches.pop((link.peer, block), None)
-        task = asyncio.current_task()
-        if task is not None:
-            self._chores.add(task)
-            task.add_done_callback(self._chores.discard)
         self._arrived += block.length
         self._moved_at = asyncio.get_running_loop().time()
         self._from[link.name] = self._from.get(link.name, 0) + block.length
@@ -366,17 +307,33 @@ class Download:
     # -- peers that go -------------------------------------------------------------------------------------------------------------
 
     def _wanted(self, peer: PeerId) -> bool:
-        return peer not in self._bad and not (self._scheduler is not None and self._scheduler.banned(peer))
+        return peer not in self._search.bad and not (self._scheduler is not None and self._scheduler.banned(peer))
 
     def _drop(self, peer: PeerId, why: str, *, corrupt: bool) -> None:
         link = self._tools.links.get(peer)
+        self._call_off(peer)
         self._dropped.append(f"{link.name if link else peer[:8]}: {why}")
         self._corrupt = self._corrupt or corrupt
-        closing = asyncio.create_task(self._tools.lanes.close(peer))
-        self._chores.add(closing)
-        closing.add_done_callback(self._chores.discard)
+        self._chore(self._tools.lanes.close(peer))
         if link is not None:
             link.close()
+
+    def _call_off(self, peer: PeerId) -> None:
+        """Stop what is under way at a peer that the scheduler has nothing more to do with: what still came would count as another's."""
+        for key in [key for key in self._fetches if key[0] == peer]:
+            self._fetches.pop(key).cancel()
+
+    def _chore(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._chores.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        """A task has ended. A fault of ours ends the download, which would otherwise wait for what never comes."""
+        self._chores.discard(task)
+        if not task.cancelled() and (fault := task.exception()) is not None and not self._over.done():
+            self._over.set_exception(fault)
 
     # -- the end -------------------------------------------------------------------------------------------------------------------
 

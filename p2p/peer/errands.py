@@ -80,7 +80,7 @@ async def upload(node: Node, path: Path, copies: int, report: Callable[[Report],
     faults: list[str] = []
     done = 0
     while done < copies:
-        place = Place(id=shared.id, size=shared.size, copies=copies - done, exclude=tuple(sorted(tried))[:PAGE])
+        place = Place(id=shared.id, size=shared.size, copies=min(copies - done, PAGE), exclude=tuple(sorted(tried))[:PAGE])
         targets = (await node.tracker.expect(place, PlaceAnswer)).targets
         fresh = [target for target in targets if target.peer not in tried]
         if not fresh:
@@ -105,7 +105,7 @@ async def _copy(node: Node, shared: Shared, target: Source, report: Callable[[Re
     try:
         if "tcp" not in target.listen:
             return f"{target.name}: has no tcp port"
-        link = await node.link_to(Address(target.host, target.listen["tcp"]))
+        link = await node.link_to(target.peer, Address(target.host, target.listen["tcp"]))
         request = Replicate(id=shared.id, name=shared.name, size=shared.size)
         await link.replicate(request, lambda: report(Placed(target.name)))
     except EnjambreError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -19,14 +20,18 @@ CALM_TIME: Final = 10.0
 """Seconds between looks while the download goes well."""
 ENOUGH: Final = 40
 """Links for one content; above that, more would only cost messages."""
-RETRY_TIME: Final = 5.0
-"""Seconds before a peer that could not be reached is dialled again; doubled each time."""
+RETRY_TIME: Final = 2.0
+RETRY_MOST: Final = 10.0
+"""Seconds before a peer that could not be reached is dialled again; doubled each time; few enough to be back soon after a network is."""
 DIALS: Final = 16
 """Peers dialled at once."""
 
 
 @dataclass(slots=True)
 class _Failure:
+    """A peer that was not found at an address: how often, when to dial again, and why it failed."""
+
+    address: Address
     times: int
     again: float
     why: str
@@ -95,28 +100,35 @@ class Finder:
 
     def _dial(self, sources: Sequence[Source]) -> None:
         now = asyncio.get_running_loop().time()
+        linked = sum(1 for source in sources if self._links.get(source.peer) is not None)
         for source in sources:
-            failure = self._failures.get(source.peer)
+            if linked + len(self._dialling) >= ENOUGH:
+                return
             if (
-                len(self._links) + len(self._dialling) >= ENOUGH
+                "tcp" not in source.listen
                 or source.peer in self._dialling
                 or self._links.get(source.peer) is not None
-                or "tcp" not in source.listen
                 or not self._wanted(source.peer)
-                or (failure is not None and failure.again > now)
             ):
                 continue
-            self._dialling[source.peer] = asyncio.create_task(self._connect(source))
+            address = Address(source.host, source.listen["tcp"])
+            failure = self._failures.get(source.peer)
+            if failure is None or failure.address != address or failure.again <= now:
+                self._dialling[source.peer] = asyncio.create_task(self._connect(source.peer, address))
 
-    async def _connect(self, source: Source) -> None:
-        async with self._slots:
-            try:
-                await self._links.connect(Address(source.host, source.listen["tcp"]))
-            except Unreachable as error:
-                times = self._failures[source.peer].times + 1 if source.peer in self._failures else 0
-                again = asyncio.get_running_loop().time() + RETRY_TIME * 2 ** min(times, 4)
-                self._failures[source.peer] = _Failure(times, again, str(error))
-            else:
-                self._failures.pop(source.peer, None)
-            finally:
-                self._dialling.pop(source.peer, None)
+    async def _connect(self, peer: PeerId, address: Address) -> None:
+        try:
+            async with self._slots:
+                link = await self._links.connect(address)
+        except Unreachable as error:
+            failure = self._failures.get(peer)
+            times = failure.times + 1 if failure is not None and failure.address == address else 0
+            again = asyncio.get_running_loop().time() + min(RETRY_TIME * 2**times, RETRY_MOST)
+            self._failures[peer] = _Failure(address, times, again, str(error))
+        else:
+            self._failures.pop(peer, None)
+            if link.peer != peer:
+                # Somebody else lives there now, to whom we have a link. Each further dial would only replace that link by a new one.
+                self._failures[peer] = _Failure(address, 0, math.inf, f"peer {address} is another peer by now")
+        finally:
+            self._dialling.pop(peer, None)

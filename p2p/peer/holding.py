@@ -48,7 +48,9 @@ class Holding:
         self.news: Callable[[News], None] | None = None
         """Told what happens in the swarm while the content is fetched."""
         self.whole = asyncio.Event()
-        """Set when all of it is there under its final name."""
+        """Set when there is nothing to wait for: all of it is there under its final name, or it is served no more."""
+        if have.full:
+            self.whole.set()
         self._rng = rng
         self._members: dict[PeerId, tuple[Link, Bitmap]] = {}
         self._chooser = Chooser(self.geometry.pieces, rng) if have.full else None
@@ -136,6 +138,7 @@ class Holding:
         for link, _ in self._members.values():
             link.tell(Have(id=self.id, none=True))
         self._members.clear()
+        self.whole.set()
 
     def _tell_verified(self) -> None:
         pieces, self._verified = tuple(self._verified), []

@@ -60,6 +60,8 @@ class Keeper:
             return _done()
         running = self._running.get(request.id)
         if running is None:
+            if held is not None:
+                raise Refused("busy", "this peer is fetching it already, for itself")
             if request.size > self.room:
                 raise Refused("quota", f"this peer has room for {self.room} bytes")
             if len(self._running) >= AT_ONCE:
@@ -94,5 +96,8 @@ class Keeper:
             self._used += kept - request.size
 
 
-async def _done() -> None:
+def _done() -> asyncio.Future[None]:
     """A copy that is here already."""
+    done = asyncio.get_running_loop().create_future()
+    done.set_result(None)
+    return done

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from p2p.errors import Unreachable
-from p2p.model import PeerId
+from p2p.errors import ProtocolError, Unreachable
+from p2p.model import BlockSpan, ContentId, PeerId
 from p2p.peer.links import Link
-from p2p.peer.transport import Lane, Transport
+from p2p.peer.transport import Lane, LaneClosed, Transport
+
+_Opening = asyncio.Task[tuple[str, Lane]]
 
 
 class Lanes:
@@ -17,37 +19,35 @@ class Lanes:
     def __init__(self, transports: Sequence[Transport], me: PeerId) -> None:
         self._transports = transports
         self._me = me
-        self._lanes: dict[PeerId, asyncio.Task[tuple[str, Lane]]] = {}
+        self._lanes: dict[PeerId, _Opening] = {}
         self._failed: dict[PeerId, set[str]] = {}
         """Transports that a peer offered and that did not work; not tried again while the peer is linked."""
 
-    async def get(self, link: Link) -> tuple[str, Lane]:
-        """Return the name of the transport and the lane to a peer. Raises `Unreachable`."""
-        task = self._lanes.get(link.peer)
-        if task is None:
-            task = self._lanes[link.peer] = asyncio.create_task(self._open(link))
-        try:
-            return await asyncio.shield(task)
-        except Unreachable:
-            if self._lanes.get(link.peer) is task:
-                del self._lanes[link.peer]
-            raise
-
-    async def broke(self, peer: PeerId, transport: str) -> None:
-        """A lane failed while it was used: the next `get` opens another, by another transport if there is one."""
-        if transport != self._transports[-1].name:
-            self._failed.setdefault(peer, set()).add(transport)
-        await self.close(peer)
+    async def fetch(self, link: Link, content: ContentId, span: BlockSpan, into: memoryview) -> str:
+        """Fill `into` with a block of a peer; returns the transport by which it came. Raises as `Lane.fetch` does."""
+        while True:
+            task = self._task(link)
+            name, lane = await self._opened(link.peer, task)
+            try:
+                await lane.fetch(content, span, into)
+            except LaneClosed:
+                # Another fetch was called off, or the lane had been idle for too long: not this peer's fault.
+                await self._end(link.peer, task)
+                if link.wire.closed:
+                    raise
+            except (Unreachable, ProtocolError):
+                if name != self._transports[-1].name:
+                    self._failed.setdefault(link.peer, set()).add(name)
+                await self._end(link.peer, task)
+                raise
+            else:
+                return name
 
     async def close(self, peer: PeerId) -> None:
         """Close the lane to a peer, if there is one."""
-        task = self._lanes.pop(peer, None)
-        if task is None:
-            return
-        task.cancel()
-        result = (await asyncio.gather(task, return_exceptions=True))[0]
-        if isinstance(result, tuple):
-            await result[1].close()
+        task = self._lanes.get(peer)
+        if task is not None:
+            await self._end(peer, task)
 
     async def close_all(self) -> None:
         """Close every lane."""
@@ -57,6 +57,38 @@ class Lanes:
     def forget(self, peer: PeerId) -> None:
         """A peer is gone; should it come back, all its transports are tried again."""
         self._failed.pop(peer, None)
+
+    def _task(self, link: Link) -> _Opening:
+        """The lane to a peer, open or being opened."""
+        task = self._lanes.get(link.peer)
+        if task is None:
+            task = self._lanes[link.peer] = asyncio.create_task(self._open(link))
+            task.add_done_callback(lambda task: self._forget_failed(link.peer, task))
+        return task
+
+    @staticmethod
+    async def _opened(peer: PeerId, task: _Opening) -> tuple[str, Lane]:
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            me = asyncio.current_task()
+            if task.cancelled() and me is not None and not me.cancelling():
+                raise Unreachable(f"the lane to {peer[:8]} was closed before it was open") from None
+            raise
+
+    def _forget_failed(self, peer: PeerId, task: _Opening) -> None:
+        """A lane that could not be opened is tried anew by the next fetch."""
+        if (task.cancelled() or task.exception() is not None) and self._lanes.get(peer) is task:
+            del self._lanes[peer]
+
+    async def _end(self, peer: PeerId, task: _Opening) -> None:
+        """Close one lane; a newer one to the same peer stays."""
+        if self._lanes.get(peer) is task:
+            del self._lanes[peer]
+        task.cancel()
+        result = (await asyncio.gather(task, return_exceptions=True))[0]
+        if isinstance(result, tuple):
+            await result[1].close()
 
     async def _open(self, link: Link) -> tuple[str, Lane]:
         fault = Unreachable(f"{link.name} offers no transport that we speak")

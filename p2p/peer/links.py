@@ -82,6 +82,8 @@ class Link:
         """Whether this side opened it."""
         self.wire = wire
         self._waiting: dict[int, asyncio.Future[tuple[Answer | Refused, bytes]]] = {}
+        self._second: dict[int, asyncio.Future[tuple[Answer | Refused, bytes]]] = {}
+        """Who will wait for the second answer of a `replicate` when the first has come."""
         self._outbox = bytearray()
         self._flushing: asyncio.Task[None] | None = None
         self._pinging = asyncio.create_task(self._ping())
@@ -108,25 +110,29 @@ class Link:
     async def replicate(self, request: Replicate, accepted: Callable[[], None]) -> None:
         """Ask to keep a copy; `accepted` is called when the peer will, and this returns when it has verified. Raises as `manifest`."""
         seq, answer = await self._post(request)
+        end = self._second[seq] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(ANSWER_TIME):
                 first, _ = self._checked(await answer)
             accepted()
-            if isinstance(first, ReplicateAnswer) and first.state == "accepted" and seq in self._waiting:
-                self._checked(await self._waiting[seq])
+            if isinstance(first, ReplicateAnswer) and first.state == "accepted":
+                self._checked(await end)
         except TimeoutError as error:
             raise Unreachable(f"{self.name} does not answer") from error
         finally:
             self._waiting.pop(seq, None)
+            self._second.pop(seq, None)
+            if not end.cancel() and not end.cancelled():
+                end.exception()  # the connection broke while the first answer said no
 
     def answered(self, event: Answered, body: bytes) -> None:
         """An answer came."""
         waiting = self._waiting.pop(event.seq, None) if event.seq is not None else None
         if isinstance(event.answer, ReplicateAnswer) and event.answer.state == "accepted" and event.seq is not None:
-            # The second answer may be here already, before whoever asked has seen the first.
+            # The second answer may come right behind, before whoever asked has seen the first.
             self.wire.session.expect_more(event.seq, Replicate)
-            if waiting is not None:
-                self._waiting[event.seq] = asyncio.get_running_loop().create_future()
+            if event.seq in self._second:
+                self._waiting[event.seq] = self._second.pop(event.seq)
         if waiting is not None and not waiting.done():
             waiting.set_result((event.answer, body))
 
@@ -139,8 +145,9 @@ class Link:
         self._pinging.cancel()
         if self._flushing is not None:
             self._flushing.cancel()
-        waiting, self._waiting = self._waiting, {}
-        for one in waiting.values():
+        waiting = [*self._waiting.values(), *self._second.values()]
+        self._waiting, self._second = {}, {}
+        for one in waiting:
             if not one.done():
                 one.set_exception(Unreachable(f"connection to {self.name} broke"))
 
@@ -217,7 +224,10 @@ class Links:
     async def connect(self, address: Address) -> Link:
         """Open a link to whoever listens there. Raises `Unreachable`, naming the address."""
         sock = await dial(address)
-        wire = Wire(sock, by_op(PEER_OPS), self._io, trace=self._trace)
+        try:
+            wire = Wire(sock, by_op(PEER_OPS), self._io, trace=self._trace)
+        except OSError as error:
+            raise broken(error, f"peer {address}") from error
         try:
             hello = Hello(version=VERSION, peer=self.me.peer, name=self.me.name, listen=self.me.listen)
             _, line = wire.session.ask(hello)
@@ -331,7 +341,8 @@ class Links:
         try:
             await work
         except EnjambreError as failed:
-            error = Refused(failed.code if failed.code in WIRE_CODES else "unavailable", str(failed))
+            code = failed.code if failed.code in WIRE_CODES else "unavailable"
+            error = Refused(code, str(failed) if isinstance(failed, Refused) else WIRE_CODES[code])  # our paths are nobody's business
         with contextlib.suppress(OSError):
             if error is None:
                 await wire.send(wire.session.answer(ReplicateAnswer(state="verified"), seq))

@@ -164,6 +164,7 @@ class Node:
         if self._announcer is not None:
             await self._announcer.stop()
         await self.tracker.close()
+        self._serving.close()
         await self._lanes.close_all()
         await self._links.close()
         for listener in self._listeners:
@@ -200,6 +201,11 @@ class Node:
             if holding.path == path and holding.have.full:
                 return holding.id
         return None
+
+    def holds(self, content: ContentId) -> bool:
+        """Whether all of a content is shared, from whatever path."""
+        holding = self._serving.holdings.get(content)
+        return holding is not None and holding.have.full
 
     async def publish(self, scanned: Scanned) -> ContentId:
         """Hash what was scanned and share it. Raises `DiskError`."""
@@ -283,9 +289,10 @@ class Node:
         holding = self._serving.holdings.get(content)
         return holding.sent if holding is not None else 0
 
-    async def link_to(self, address: Address) -> Link:
-        """A link to the peer that listens there. Raises `Unreachable`."""
-        return await self._links.connect(address)
+    async def link_to(self, peer: PeerId, address: Address) -> Link:
+        """The link to a peer, or a new one to whoever listens at its address. Raises `Unreachable`."""
+        link = self._links.get(peer)
+        return link if link is not None and not link.wire.closed else await self._links.connect(address)
 
     # -- what links bring (a `Handler`) --------------------------------------------------------------------------------------------
 

@@ -10,12 +10,16 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
 from typing import Final
 
-from p2p.errors import Refused
+from p2p.errors import WIRE_CODES, DiskError, Refused
 from p2p.model import BlockSpan, ContentId, FileSpan
 from p2p.peer.holding import Holding
 from p2p.swarm.pace import Pace
 from p2p.swarm.uploads import Ticket, Uploads
 
+DEAF_TIME: Final = 1.0
+"""Seconds without a byte sent to anybody, while others wait, after which those being served give their slots away."""
+DEAF_MOST: Final = 64
+"""Sends that may go on beside the slots; each has a thread of its own."""
 RENAME_TIME: Final = 5.0
 """Seconds that a request may wait while a finished download gets its final name."""
 
@@ -29,8 +33,15 @@ class Serving:
         self._changed = changed
         self._uploads = Uploads()
         self._turns: dict[Ticket, asyncio.Future[None]] = {}
+        self._sending: dict[Ticket, str] = {}
+        """Who is being sent something, in a slot."""
+        self._deaf: dict[Ticket, str] = {}
+        """Who takes no bytes: it is sent on beside the slots, and gets nothing else until that has ended."""
+        self._moved_at = 0.0
+        self._looking: asyncio.TimerHandle | None = None
         self._pace = Pace(limit)
         self._pacing = threading.Lock()
+        self._closing = threading.Event()
 
     def get(self, content: ContentId) -> Holding:
         """The holding of an id. Raises `Refused("not_found")`, the same for what does not exist and what is not shared."""
@@ -46,25 +57,61 @@ class Serving:
         holding.geometry.check(span)
         if span.piece not in holding.have:
             raise Refused("not_found", "this piece is not here yet")
+        self._check_hears(who)
         ticket = object()
         turn = self._turns[ticket] = asyncio.get_running_loop().create_future()
         try:
             self._admit(self._uploads.ask(who, ticket))
+            self._look_soon()
             await turn
+            self._check_hears(who)
+            self._sending[ticket] = who
             with ExitStack() as stack:
                 yield await self._open(holding, span, stack)
             holding.served(who, span)
         finally:
             del self._turns[ticket]
+            self._sending.pop(ticket, None)
+            self._deaf.pop(ticket, None)
+            self._moved_at = time.monotonic()
             self._admit(self._uploads.done(ticket))
 
     def pace(self, count: int) -> None:
         """Keep the upload rate; called in the worker threads that send."""
+        now = self._moved_at = time.monotonic()
         if not self._pace.rate:
             return
         with self._pacing:
-            wait = self._pace.take(count, time.monotonic())
-        time.sleep(wait)
+            wait = self._pace.take(count, now)
+        self._moved_at = now + wait
+        self._closing.wait(wait)
+
+    def close(self) -> None:
+        """Let nobody wait any more to keep a rate: this peer is stopping."""
+        self._closing.set()
+        if self._looking is not None:
+            self._looking.cancel()
+
+    def _check_hears(self, who: str) -> None:
+        """Raise `Refused("busy")` for who takes no bytes of what is being sent to it already."""
+        if who in self._deaf.values():
+            raise Refused("busy", "you do not take what is being sent to you")
+
+    def _look_soon(self) -> None:
+        if self._looking is None and self._uploads.waiting:
+            self._looking = asyncio.get_running_loop().call_later(DEAF_TIME / 4, self._look)
+
+    def _look(self) -> None:
+        """Let those who wait go first where nothing moves: a few who take no bytes must not keep everybody from theirs."""
+        self._looking = None
+        now = time.monotonic()
+        if self._uploads.waiting and now - self._moved_at > DEAF_TIME and len(self._deaf) < DEAF_MOST:
+            self._moved_at = now
+            self._deaf.update(self._sending)
+            stuck, self._sending = list(self._sending), {}
+            for ticket in stuck:
+                self._admit(self._uploads.done(ticket))
+        self._look_soon()
 
     def _admit(self, tickets: list[Ticket]) -> None:
         for ticket in tickets:
@@ -91,3 +138,5 @@ class Serving:
             if refused.code == "not_found":
                 self._changed(holding)
             raise
+        except DiskError as error:
+            raise Refused("disk", WIRE_CODES["disk"]) from error

@@ -6,9 +6,11 @@ import contextlib
 import hashlib
 import json
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from p2p.content.names import printable
 from p2p.errors import DiskError
 from p2p.model import Address
 from p2p.system import disk_error
@@ -47,6 +49,7 @@ def save_session(state: Path, session: StoredSession) -> None:
     fresh = path.with_suffix(f".{os.getpid()}.new")
     try:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _check_private(state)
         with contextlib.suppress(FileNotFoundError):
             fresh.unlink()
         fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -55,6 +58,14 @@ def save_session(state: Path, session: StoredSession) -> None:
         fresh.replace(path)
     except OSError as error:
         raise disk_error(error, "write", path) from error
+
+
+def _check_private(state: Path) -> None:
+    """Raise `DiskError` for a folder in which others could put another file in the place of ours."""
+    if os.name == "posix":
+        mode = state.stat().st_mode
+        if mode & (stat.S_IWGRP | stat.S_IWOTH) and not mode & stat.S_ISVTX:
+            raise DiskError(f"others may write into the folder '{printable(str(state))}', so no session is kept there; chmod 700 it")
 
 
 def forget_session(state: Path, tracker: Address) -> None:

@@ -35,7 +35,10 @@ class TrackerClient:
             async with asyncio.timeout(self._timeout):
                 return await self._ask(await self._connected(), request)
         except TimeoutError as error:
-            raise Unreachable(f"tracker {self.address} does not answer within {self._timeout:g} s") from error
+            fault = Unreachable(f"tracker {self.address} does not answer within {self._timeout:g} s")
+            # A connection on which nothing comes back may be dead without our knowing; the next question has a new one.
+            self._lost(fault)
+            raise fault from error
 
     async def expect(self, request: Request, kind: type[A]) -> A:
         """Return the tracker's answer, which is of this kind. Raises as `ask` does."""
@@ -56,7 +59,10 @@ class TrackerClient:
         async with self._connecting:
             if self._wire is None:
                 sock = await dial(self.address, "tracker")
-                self._wire = Wire(sock, {}, disk_io(), trace=self._trace)
+                try:
+                    self._wire = Wire(sock, {}, disk_io(), trace=self._trace)
+                except OSError as error:
+                    raise broken(error, f"tracker {self.address}") from error
                 self._reader = asyncio.create_task(self._read(self._wire))
                 if self.session is not None:
                     try:

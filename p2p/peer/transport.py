@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class LaneClosed(Unreachable):
-    """The lane was closed on this side, or had ended before this block was asked for: nobody is to blame, and another lane may be opened."""
+    """The lane was closed on this side, or had ended before this block was asked for: nobody is to blame; open another."""
 
 
 class Source(Protocol):

@@ -34,6 +34,9 @@ class Library(Protocol):
     def held_at(self, path: Path) -> ContentId | None:
         """The content that is shared from `path` already, as after an upload."""
 
+    def holds(self, content: ContentId) -> bool:
+        """Whether a content is shared, from whatever path."""
+
     async def publish(self, scanned: Scanned) -> ContentId:
         """Hash and share. Raises `DiskError`."""
 
@@ -103,10 +106,13 @@ class Watcher:
         if seen is None and held is not None:
             self._seen[path] = _Seen(scanned, held)
             return
-        if seen is not None and seen.scanned == scanned and (seen.content == held or seen.refused):
-            if seen.content is None and not seen.refused:
+        if seen is not None and seen.scanned == scanned:
+            if seen.content is None and held is None and not seen.refused:
                 await self._share(seen)
-            return
+                return
+            # The same content may lie at two of the paths; it is shared from the first.
+            if seen.refused or seen.content == held or (seen.content is not None and self._library.holds(seen.content)):
+                return
         if seen is not None and seen.content is not None:
             self._library.retract(seen.content, path)
         fresh = self._seen[path] = _Seen(scanned, None)

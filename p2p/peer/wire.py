@@ -47,13 +47,13 @@ class Wire:
     ) -> None:
         """`ops` are the requests understood here; `senders` are the threads that send files, for a wire that does.
 
-        Raises `Unreachable`, and closes `sock`, when the other side has hung up already.
+        Raises `OSError`, and closes `sock`, when the other side has hung up already.
         """
         try:
             remote = sock.getpeername()
-        except OSError as error:
+        except OSError:
             sock.close()
-            raise Unreachable("the other side hung up at once") from error
+            raise
         self.remote = Address(canonical_host(remote[0]), remote[1])
         other = str(self.remote)
         self.session = Session(ops, None if trace is None else lambda direction, line: trace(direction, other, line))
@@ -73,7 +73,7 @@ class Wire:
         return self._closed
 
     async def next_event(self, idle: float | None = None) -> Event:
-        """Wait for what happens next. Raises `TimeoutError` after `idle` seconds of silence, or when a line takes too long to come whole."""
+        """Wait for what happens next. Raises `TimeoutError` after `idle` seconds without an event, or when a line takes too long to come."""
         loop = asyncio.get_running_loop()
         until = None if idle is None else loop.time() + idle
         while (event := self.session.next_event()) is None:

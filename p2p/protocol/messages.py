@@ -81,7 +81,7 @@ class Hello(Request):
     session: str | None = wire(SESSION, None, about="to a tracker: a session from `login` to go on with")
     peer: PeerId | None = wire(PEER_ID, None, about="to a peer: who the asker is")
     name: str | None = wire(SHORT_NAME, None, about="to a peer: what people call the asker")
-    listen: dict[str, int] | None = wire(LISTEN, None, about="to a peer: port of each transport the asker serves by; makes the connection a link")
+    listen: dict[str, int] | None = wire(LISTEN, None, about="to a peer: port of each transport of the asker; makes this a link")
 
 
 # {"ok":true,"seq":2}

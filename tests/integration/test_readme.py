@@ -9,7 +9,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -29,7 +28,7 @@ def _blocks() -> list[str]:
 
 
 @pytest.fixture
-def checkout(tmp_path: Path) -> Iterator[Path]:
+def checkout(tmp_path: Path) -> Path:
     """A folder that looks like a fresh clone, with the files that the README speaks of beside it."""
     folder = tmp_path / "enjambre"
     folder.mkdir()
@@ -39,7 +38,7 @@ def checkout(tmp_path: Path) -> Iterator[Path]:
     for name in ("store", "shared"):
         (folder / name).mkdir()
     old_file(folder / "shared" / "notes.txt", b"notes")
-    yield folder
+    return folder
 
 
 def _line(command: str, tracker: str, link: str) -> list[str]:

@@ -1,0 +1,374 @@
+"""Hostile downloaders against an honest sharer (hostile cases 23-27, 56, 80): refused in order, served in turn, and nothing is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from p2p.model import MIB, Address, ContentId
+from p2p.peer import conversation, links, wire
+from p2p.peer.node import Node
+from tests.integration.bad_peers import Caller
+from tests.integration.swarm_kit import Swarm, old_file
+from tests.leaks import Snapshot, contained, open_descriptors
+from tests.waiting import until
+
+DATA = Random(6).randbytes(6 * MIB)
+WRONG_ID = "ab" * 32
+
+
+@asynccontextmanager
+async def sharer(tmp_path: Path, **settings: Any) -> AsyncIterator[tuple[Swarm, Node, ContentId, int]]:
+    """A peer that shares one content: its swarm, itself, the id, and its port."""
+    async with Swarm(tmp_path) as swarm:
+        node = await swarm.peer("sharer", **settings)
+        shared = await node.share(old_file(tmp_path / "share" / "x.bin", DATA))
+        yield swarm, node, shared.id, node._links.me.listen["tcp"]
+        began = time.monotonic()
+        async with await Caller.dial(node._links.me.listen["tcp"]) as fresh:
+            heard = await fresh.ask({"op": "ping", "seq": 1})
+        assert heard is not None
+        assert heard[0]["ok"]
+        assert time.monotonic() - began < 0.5, "the common rule: a fresh ping is answered afterwards"
+
+
+def read(content: str, piece: object = 0, offset: object = 0, length: object = 1000) -> dict[str, object]:
+    return {"op": "read", "id": content, "piece": piece, "offset": offset, "length": length, "seq": 7}
+
+
+# -- what is asked wrongly -----------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_not_shared_is_not_found_and_nothing_more_is_told(tmp_path: Path) -> None:
+    """Case 23: the same text for an unknown id, and for one that is only on the disk."""
+
+    async def work() -> None:
+        async with sharer(tmp_path) as (_, node, content, port):
+            old_file(tmp_path / "share" / "secret.bin", b"secret")
+            node.retract(content, tmp_path / "share" / "x.bin")
+            texts = set()
+            for wanted in (content, WRONG_ID, "0" * 64):
+                for message in (read(wanted), {"op": "manifest", "id": wanted, "seq": 7}):
+                    async with await Caller.dial(port) as caller:
+                        heard = await caller.ask(message)
+                        assert heard is not None
+                        assert heard[0]["error"] == "not_found"
+                        texts.add(json.dumps(heard[0]))
+            assert len(texts) == 1
+
+    contained(work)
+
+
+@pytest.mark.parametrize("wanted", ["../../etc/passwd", "/etc/passwd", "x.bin", "", "\0", "ab" * 31 + "a\0", "AB" * 32, None, 7, ["ab" * 32]])
+def test_a_path_instead_of_an_id_is_a_bad_field(tmp_path: Path, wanted: object) -> None:
+    """Case 23."""
+
+    async def work() -> None:
+        async with sharer(tmp_path) as (_, _, _, port), await Caller.dial(port) as caller:
+            for message in ({**read(""), "id": wanted}, {"op": "manifest", "id": wanted, "seq": 1}):
+                heard = await caller.ask(message)
+                assert heard is not None
+                assert heard[0]["error"] == "bad_field"
+                assert heard[0]["message"].startswith("id")
+
+    contained(work)
+
+
+@pytest.mark.parametrize(
+    ("piece", "offset", "length", "code"),
+    [
+        (-1, 0, 1, "bad_field"),
+        (2**63, 0, 1, "bad_field"),
+        (96, 0, 1, "bad_range"),
+        (2**18 - 1, 0, 1, "bad_range"),
+        (0, 65_536, 1, "bad_range"),
+        (0, 0, 65_537, "bad_range"),
+        (95, 65_535, 2, "bad_range"),
+        (0, -1, 1, "bad_field"),
+        (0, 0, 0, "bad_field"),
+        (0, 0, -65_536, "bad_field"),
+        (0, 0, MIB + 1, "bad_field"),
+        (0, 0, 2**63, "bad_field"),
+        (True, 0, 1, "bad_field"),
+        (0, 1.5, 1, "bad_field"),
+        (0, 0, "1", "bad_field"),
+    ],
+)
+def test_a_block_that_there_is_not_reads_nothing_from_disk(tmp_path: Path, piece: object, offset: object, length: object, code: str) -> None:
+    """Case 24: a range that is no range of this content ends the connection."""
+
+    async def work() -> None:
+        async with sharer(tmp_path) as (_, node, content, port), await Caller.dial(port) as caller:
+            heard = await caller.ask(read(content, piece, offset, length))
+            assert heard is not None
+            assert heard[0]["error"] == code
+            assert heard[1] == b""
+            assert node.sent(content) == 0
+            assert await caller.ended(0.3) == (code == "bad_range")
+
+    contained(work)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"SSH-2.0-OpenSSH_9.0\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"\xff\xfe\n",
+        b"[]\n",
+        b'{"op":"ping","op":"ping"}\n',
+        b"[" * 30_000 + b"\n",
+        b"x" * 70_000,
+        b'{"ok":true,"seq":1}\n',
+        b'{"op":"ping","body":5}\nhello',
+    ],
+    ids=["http", "tls", "ssh", "http2", "bytes", "list", "twice", "deep", "long", "answer", "body"],
+)
+def test_what_is_no_line_of_the_protocol_ends_the_connection_at_once(tmp_path: Path, data: bytes) -> None:
+    """Case 8."""
+
+    async def work() -> None:
+        async with sharer(tmp_path) as (_, _, _, port), await Caller.dial(port) as caller:
+            await caller.say(data)
+            if b"\n" not in data and len(data) < 65_536:
+                caller.writer.write_eof()
+            assert await caller.ended(1.0)
+
+    contained(work)
+
+
+def test_links_are_for_those_who_say_who_they_are(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with sharer(tmp_path) as (_, _, content, port), await Caller.dial(port) as caller:
+            for message in ({"op": "have", "id": content, "all": True}, {"op": "replicate", "id": content, "name": "x", "size": 1}):
+                heard = await caller.ask({**message, "seq": 3})
+                assert heard is not None
+                assert heard[0]["error"] == "not_allowed"
+            heard = await caller.ask({"op": "nonsense", "seq": 4})
+            assert heard is not None
+            assert heard[0]["error"] == "unsupported"
+
+    contained(work)
+
+
+# -- what is asked too often ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_honest_peer_is_served_while_another_has_two_hundred_connections(tmp_path: Path) -> None:
+    """Case 25: each of them asks for blocks and takes no byte."""
+
+    async def work() -> None:
+        async with sharer(tmp_path) as (swarm, node, content, port):
+            greedy = [_deaf(port, content) for _ in range(200)]
+            try:
+                await until(lambda: node._serving._uploads.waiting > 50)
+                await _stalled(node)
+                honest = await swarm.peer("honest")
+                began = time.monotonic()
+                done = await honest.download(content, tmp_path / "out")
+                assert time.monotonic() - began < 5
+                assert done.path.read_bytes() == DATA
+            finally:
+                for sock in greedy:
+                    sock.close()
+
+    contained(work, 60)
+
+
+def _deaf(port: int, content: str) -> socket.socket:
+    """A connection that asks for many blocks and reads nothing."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.connect(("127.0.0.1", port))
+    sock.sendall(b"".join(json.dumps(read(content, n % 96, 0, 65_536)).encode() + b"\n" for n in range(200)))
+    return sock
+
+
+async def _stalled(node: Node) -> None:
+    """Wait until no byte has moved for a while."""
+    quiet, seen = 0, -1
+    while quiet < 10:
+        sent = sum(holding.sent for holding in node._serving.holdings.values())
+        quiet, seen = (quiet + 1 if sent == seen else 0), sent
+        await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("op", ["have", "ping", "manifest", "hello", "read"])
+def test_a_flood_of_one_kind_does_not_keep_an_honest_peer_waiting(tmp_path: Path, op: str) -> None:
+    async def flood(caller: Caller, content: str) -> None:
+        line = {
+            "have": {"op": "have", "id": content, "add": [1]},
+            "ping": {"op": "ping"},
+            "manifest": {"op": "manifest", "id": content},
+            "hello": {"op": "hello", "version": 1},
+            "read": read(content, 0, 0, 10),
+        }[op]
+        lines = (json.dumps(line) + "\n").encode() * 500
+
+        async def drain() -> None:
+            while await caller.reader.read(1_000_000):
+                pass
+
+        draining = asyncio.create_task(drain())
+        try:
+            while True:
+                await caller.say(lines)
+                if caller.writer.is_closing():
+                    return
+        finally:
+            draining.cancel()
+            await asyncio.gather(draining, return_exceptions=True)
+
+    async def work() -> None:
+        async with sharer(tmp_path) as (swarm, _, content, port):
+            caller = await Caller.dial(port)
+            await caller.hello("5f" * 16)
+            flooding = asyncio.create_task(flood(caller, content))
+            honest = await swarm.peer("honest")
+            async with asyncio.timeout(10):
+                done = await honest.download(content, tmp_path / "out")
+            flooding.cancel()
+            await asyncio.gather(flooding, return_exceptions=True)
+            caller.hang_up()
+            assert done.path.read_bytes() == DATA
+
+    contained(work, 40)
+
+
+def test_a_link_that_reads_nothing_of_what_it_is_told_is_hung_up_on(tmp_path: Path) -> None:
+    """Each unknown id is answered with `none`; who never reads the answers is given up when they would fill memory."""
+
+    async def work() -> None:
+        async with sharer(tmp_path) as (_, node, _, port):
+            caller = await Caller.dial(port)
+            await caller.hello("5f" * 16)
+            rng = Random(1)
+            async with asyncio.timeout(20):
+                while node._links.all():
+                    lines = b"".join(b'{"op":"have","id":"%064x","all":true}\n' % rng.getrandbits(256) for _ in range(200))
+                    caller.writer.write(lines)
+                    await asyncio.sleep(0)
+                    if caller.writer.transport.get_write_buffer_size() > 8 * MIB:
+                        break
+                    assert sum(len(link._outbox) for link in node._links.all()) <= links.OUTBOX
+            caller.hang_up()
+
+    contained(work, 40)
+
+
+# -- who says nothing, or goes away --------------------------------------------------------------------------------------------------
+
+
+def test_a_handshake_that_is_never_finished_is_ended_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Case 26, with the ten seconds shortened."""
+    for module in (wire, conversation):
+        monkeypatch.setattr(module, "LINE_TIME", 0.5)
+    monkeypatch.setattr(conversation.converse, "__kwdefaults__", {"first_line": 0.5})
+
+    async def work() -> None:
+        async with sharer(tmp_path) as (_, _, _, port):
+            callers = [await Caller.dial(port) for _ in range(300)]
+            for number, caller in enumerate(callers):
+                if number % 3:
+                    await caller.say(b'{"op":"hel'[: number % 10])
+            began = time.monotonic()
+            assert all(await asyncio.gather(*(caller.ended(3) for caller in callers)))
+            assert time.monotonic() - began < 2
+            for caller in callers:
+                caller.hang_up()
+
+    contained(work, 40)
+
+
+def test_hanging_up_in_the_middle_of_blocks_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Case 27."""
+
+    async def work() -> None:
+        async with sharer(tmp_path) as (_, node, content, port):
+            await _read_some(port, content)
+            before = Snapshot.take()
+            for number in range(200):
+                caller = await Caller.dial(port)
+                await caller.say(b"".join(json.dumps(read(content, n, 0, 65_536)).encode() + b"\n" for n in range(8)))
+                if number % 2:
+                    await caller.reader.read(1 + number * 100)
+                caller.hang_up()
+            await until(lambda: node._serving._uploads.serving == node._serving._uploads.waiting == 0)
+            await until(lambda: len(open_descriptors()) <= len(before.descriptors) + 2, 5)
+
+    contained(work, 40)
+
+
+async def _read_some(port: int, content: str) -> None:
+    async with await Caller.dial(port) as caller:
+        heard = await caller.ask(read(content, 0, 0, 65_536))
+        assert heard is not None
+        assert heard[1] == DATA[:65_536]
+
+
+# -- two at once ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_two_peers_that_dial_each_other_at_once_end_with_one_link_in_two_hundred_rounds(tmp_path: Path) -> None:
+    """Case 80: a cross dial."""
+
+    async def work() -> None:
+        async with Swarm(tmp_path) as swarm:
+            one, two = await swarm.peer("one"), await swarm.peer("two")
+            ports = {node.peer: Address("127.0.0.1", node._links.me.listen["tcp"]) for node in (one, two)}
+            for number in range(200):
+                dials = [one._links.connect(ports[two.peer]), two._links.connect(ports[one.peer])]
+                if number % 2:
+                    dials.reverse()
+                await asyncio.gather(*dials)
+                await until(lambda: _linked(one, two), 2, "both sides keep the same link")
+                (link,) = one._links.all()
+                link.close()
+                if number % 5 == 0:
+                    two._links.all()[0].close()
+                await until(lambda: not one._links._by_wire and not two._links._by_wire, 2, "links that were closed are gone")
+
+    contained(work, 60)
+
+
+def _linked(one: Node, two: Node) -> bool:
+    """Whether both have exactly one link, the same."""
+    if len(one._links._by_wire) != 1 or len(two._links._by_wire) != 1:
+        return False
+    (near,), (far,) = one._links.all() or [None], two._links.all() or [None]
+    if near is None or far is None or near.wire.closed or far.wire.closed:
+        return False
+    return near.wire._sock.getsockname() == far.wire._sock.getpeername()
+
+
+def test_links_closed_from_both_ends_while_they_are_used_end_at_once_in_two_hundred_rounds(tmp_path: Path) -> None:
+    """Case 80."""
+
+    async def work() -> None:
+        async with sharer(tmp_path) as (swarm, node, content, port):
+            other = await swarm.peer("other")
+            for number in range(200):
+                link = await other._links.connect(Address("127.0.0.1", port))
+                asking = asyncio.create_task(link.manifest(content))
+                for _ in range(number % 7):
+                    await asyncio.sleep(0)
+                closing = [link.close, *(far.close for far in node._links.all())]
+                for close in closing if number % 2 else closing[::-1]:
+                    close()
+                    close()
+                async with asyncio.timeout(1):
+                    await asyncio.gather(asking, return_exceptions=True)
+                await until(lambda: not node._links._by_wire and not other._links._by_wire, 2)
+
+    contained(work, 60)
