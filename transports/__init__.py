@@ -20,7 +20,7 @@ KNOWN: Final[dict[str, tuple[str, str]]] = {
 """Name of each transport: its module and its class."""
 
 NEEDS: Final[dict[str, tuple[frozenset[str], str]]] = {
-    "grpc": (frozenset({"grpc", "google", "transports.grpc"}), "pip install '.[grpc]'"),
+    "grpc": (frozenset({"grpc", "google"}), "pip install '.[grpc]'"),
 }
 """Libraries that a transport needs beyond Python itself, and how to get them."""
 
@@ -39,6 +39,8 @@ def load(name: str, io: DiskIO, trace: WireTrace | None = None) -> Transport:
         return cast("Transport", getattr(importlib.import_module(module), cls)(io, trace))
     except ModuleNotFoundError as error:
         missing = error.name or ""
+        if missing == module:
+            raise TransportUnavailable(f"the {name} transport is not part of this version") from error
         if missing not in libraries and missing.partition(".")[0] not in libraries:
             raise
         raise TransportUnavailable(f"the {name} transport needs an extra: {hint}") from error

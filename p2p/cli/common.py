@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from signal import Signals
 
     from p2p.cli.console import Console
+    from p2p.trace import SwarmEvent
+    from p2p.trace import Trace as Writer
 
 C = TypeVar("C", bound=Config)
 Trace = Callable[[str, str, bytes], None]
@@ -46,12 +48,13 @@ def add_version(parser: ArgumentParser) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Job(Generic[C]):
-    """What a command is given: its words, its configuration, where to print, and whom to tell of control lines."""
+    """What a command is given: its words, its configuration, where to print, whom to tell of control lines and of the swarm."""
 
     words: Namespace
     config: C
     console: Console
     trace: Trace | None
+    note: Callable[[SwarmEvent], None] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +119,9 @@ def _run_work(program: Program[C], words: Namespace, config: C, console: Console
     root.setLevel(handler.level)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     try:
-        with _TraceFile(getattr(config, "trace", ""), console) as trace, asyncio.Runner() as runner:
-            return runner.run(_supervised(lambda: program.work(Job(words, config, console, trace)), console))
+        with _TraceFile(getattr(config, "trace", ""), console) as writer, asyncio.Runner() as runner:
+            trace, note = (writer.message, writer.swarm) if writer else (None, None)
+            return runner.run(_supervised(lambda: program.work(Job(words, config, console, trace, note)), console))
     finally:
         root.removeHandler(handler)
         root.setLevel(level)
@@ -238,28 +242,28 @@ def _machine() -> Machine:
 
 
 class _TraceFile:
-    """The trace that was asked for, as a function to tell of control lines; none when none was asked for."""
+    """The trace that was asked for; none when none was asked for."""
 
     def __init__(self, where: str, console: Console) -> None:
         self._where = where
         self._console = console
         self._close: Callable[[], None] = lambda: None
 
-    def __enter__(self) -> Trace | None:
+    def __enter__(self) -> Writer | None:
         import time
 
         from p2p.system import disk_error
-        from p2p.trace import Trace as Writer
+        from p2p.trace import Trace
 
         if not self._where:
             return None
         if self._where == "-":
-            return Writer(lambda line: self._console.complain(line.rstrip("\n")), time.time).message
+            return Trace(lambda line: self._console.complain(line.rstrip("\n")), time.time)
         try:
             file = open(self._where, "a", encoding="ascii", buffering=1)
         except OSError as error:
             raise disk_error(error, "write", self._where) from error
-        writer = Writer(file.write, time.time)
+        writer = Trace(file.write, time.time)
 
         def close() -> None:
             try:
@@ -270,7 +274,7 @@ class _TraceFile:
                 self._console.warning(f"the trace is cut short: {disk_error(writer.failed, 'write', self._where)}")
 
         self._close = close
-        return writer.message
+        return writer
 
     def __exit__(self, *_: object) -> None:
         self._close()

@@ -126,7 +126,7 @@ async def _peer(job: Work, *, folder: Path | None = None, link_tracker: Address 
         hash_name=config.hash_name,
     )
     reporter = Reporter(job.console, config, link_tracker, talks=link_tracker is not None)
-    node = Node(settings, transports.load, reporter, job.trace)
+    node = Node(settings, transports.load, reporter, job.trace, job.note)
     try:
         yield node
     finally:

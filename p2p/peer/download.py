@@ -26,6 +26,7 @@ from p2p.peer.holding import Holding
 from p2p.peer.lanes import Lanes
 from p2p.peer.links import Link, Links
 from p2p.peer.manifests import ManifestSearch
+from p2p.peer.narrator import narrate
 from p2p.peer.reports import Downloaded, ManifestKnown, Progress, Report
 from p2p.swarm.events import (
     BlockArrived,
@@ -48,6 +49,7 @@ from p2p.swarm.events import (
 from p2p.swarm.pace import Pace
 from p2p.swarm.scheduler import Scheduler
 from p2p.swarm.sources import Policy
+from p2p.trace import SwarmEvent
 
 REPORT_TIME: Final = 0.5
 """Seconds between two reports of progress."""
@@ -74,6 +76,8 @@ class Tools:
     """Returns when the tracker knows what this peer has, or is out of reach."""
     report: Callable[[Report], None]
     rng: Random
+    note: Callable[[SwarmEvent], None] | None
+    """Told what happens in the swarm, when somebody watches."""
     pace: Pace
     """The download rate of all downloads together."""
     policy: Policy
@@ -212,7 +216,10 @@ class Download:
         try:
             loop = asyncio.get_running_loop()
             while self._queue and not self._over.done():
-                for wish in self._scheduler.handle(self._queue.popleft(), loop.time()):
+                happened = self._queue.popleft()
+                self._note(happened)
+                for wish in self._scheduler.handle(happened, loop.time()):
+                    self._note(wish)
                     self._carry_out(wish)
             if self._timer is not None:
                 self._timer.cancel()
@@ -220,6 +227,12 @@ class Download:
             self._timer = None if wakeup is None else loop.call_at(wakeup, self._tell, Tick())
         finally:
             self._handling = False
+
+    def _note(self, happened: News | Wish) -> None:
+        if self._tools.note is not None:
+            event = narrate(self._tools.links.me.peer, self.content, happened)
+            if event is not None:
+                self._tools.note(event)
 
     async def _find(self) -> None:
         await self._tools.announced()

@@ -39,6 +39,7 @@ from p2p.protocol.tracker_messages import Share
 from p2p.swarm.pace import Pace
 from p2p.swarm.sources import Policy
 from p2p.system import disk_io
+from p2p.trace import SwarmEvent
 
 SETTLE_TIME: Final = 5.0
 """Seconds that a share may wait for the tracker to know of it."""
@@ -77,9 +78,13 @@ class Node:
         load: LoadTransport,
         report: Callable[[Report], None],
         trace: WireTrace | None = None,
+        note: Callable[[SwarmEvent], None] | None = None,
         rng: Random | None = None,
     ) -> None:
-        """`load` makes transports by name; `report` is told what happens. Raises `TransportUnavailable`."""
+        """`load` makes transports by name; `report` is told what happens, `trace` of control lines, `note` of the swarm.
+
+        Raises `TransportUnavailable`.
+        """
         self.settings = settings
         self.peer = PeerId(f"{SystemRandom().getrandbits(128):032x}")
         self.tracker = TrackerClient(settings.tracker, trace)
@@ -106,6 +111,7 @@ class Node:
             changed=self._register,
             announced=self._announced_all,
             report=report,
+            note=note,
             rng=self._rng,
             pace=Pace(settings.limit_down),
             policy=Policy(patience=settings.patience),

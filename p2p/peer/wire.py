@@ -73,7 +73,7 @@ class Wire:
         return self._closed
 
     async def next_event(self, idle: float | None = None) -> Event:
-        """Wait for what happens next. Raises `TimeoutError` after `idle` seconds without an event, or when a line takes too long to come."""
+        """Wait for what happens next. Raises `TimeoutError` after `idle` seconds without one, or when a line takes too long to come."""
         loop = asyncio.get_running_loop()
         until = None if idle is None else loop.time() + idle
         while (event := self.session.next_event()) is None:

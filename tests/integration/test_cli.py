@@ -304,10 +304,10 @@ def test_wrong_words_end_with_2_and_one_line(tmp_path: Path, words: list[str]) -
     error_of(run_peer(tmp_path, *words), 2)
 
 
-def test_grpc_without_its_extra_ends_at_once(tmp_path: Path) -> None:
+def test_a_transport_that_this_version_has_not_ends_at_once(tmp_path: Path) -> None:
     message = error_of(run_peer(tmp_path, "download", "x", "--transport", "grpc"), 2)
     assert "grpc" in message
-    assert "pip install" in message
+    assert "not part of this version" in message
 
 
 def test_a_port_that_was_asked_for_and_is_taken_is_an_error(tmp_path: Path, tracker: Running) -> None:
@@ -664,3 +664,15 @@ def test_help_does_not_load_what_only_a_running_command_needs() -> None:
     root = str(Path(__file__).resolve().parents[2])
     done = subprocess.run([sys.executable, "-I", "-S", "-c", code, root], capture_output=True, text=True, timeout=20, check=True)
     assert not {"asyncio", "socket", "sqlite3", "logging", "transports"} & set(done.stderr.split())
+
+
+def test_a_trace_tells_what_happens_in_the_swarm_besides_the_control_lines(tmp_path: Path) -> None:
+    path = old_file(tmp_path / "share" / "image.bin", os.urandom(200_000))
+    trace = tmp_path / "trace.jsonl"
+    with start_tracker(tmp_path) as tracker, start_peer(tmp_path, "share", str(path), tracker=tracker.address, name="origin") as seed:
+        content = seed.event("shared")["id"]
+        ended = run_peer(tmp_path, "download", content, "-o", str(tmp_path / "out"), "--trace", str(trace), tracker=tracker.address)
+        assert ended.code == 0, ended.err
+    events = [json.loads(line) for line in trace.read_text().splitlines()]
+    assert {"sent", "received", "joined", "asked", "fetched", "verified", "completed"} <= {event["event"] for event in events}
+    assert sorted(event["piece"] for event in events if event["event"] == "verified") == [0, 1, 2, 3]

@@ -46,7 +46,7 @@ class Output:
 
 
 def job(output: Output | None = None, *, tracker: Address = HERE, **words: object) -> Job[PeerConfig]:
-    return Job(Namespace(**words), PeerConfig(tracker=tracker, name="me"), (output or Output()).console, None)
+    return Job(Namespace(**words), PeerConfig(tracker=tracker, name="me"), (output or Output()).console, None, None)
 
 
 @pytest.fixture(autouse=True)

@@ -52,6 +52,7 @@ PURE: Final = [
     "p2p.tracker.store.base",
     "p2p.tracker.store.memory",
     "p2p.peer.reports",
+    "p2p.peer.narrator",
     "p2p.peer.transport",
     "p2p.cli.render",
 ]

@@ -1,0 +1,41 @@
+"""What the news and wishes of a download look like to somebody who watches the swarm."""
+
+from __future__ import annotations
+
+from p2p.model import ContentId, PeerId
+from p2p.swarm.events import (
+    BlockArrived,
+    Drop,
+    Fetch,
+    Finished,
+    News,
+    PeerJoined,
+    PeerLeft,
+    PieceCorrupt,
+    PieceVerified,
+    Wish,
+)
+from p2p.trace import Asked, Completed, Corrupt, Dropped, Fetched, Joined, Left, SwarmEvent, Verified
+
+
+def narrate(me: PeerId, content: ContentId, happened: News | Wish) -> SwarmEvent | None:
+    """The named event for what happened at peer `me`, or None for what is of no interest to a watcher."""
+    match happened:
+        case PeerJoined(peer):
+            return Joined(peer, content)
+        case PeerLeft(peer):
+            return Left(peer, content)
+        case Fetch(peer, block):
+            return Asked(me, peer, block.piece, block.offset, block.length)
+        case BlockArrived(peer, block):
+            return Fetched(me, peer, block.piece, block.offset, block.length)
+        case PieceVerified(piece):
+            return Verified(me, piece)
+        case PieceCorrupt(piece):
+            return Corrupt(me, piece)
+        case Drop(peer, why, _):
+            return Dropped(me, peer, why)
+        case Finished():
+            return Completed(me, content)
+        case _:
+            return None
