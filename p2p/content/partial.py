@@ -123,6 +123,18 @@ class PartialContent:
             self.abandon()
             raise
 
+    @property
+    def renamed(self) -> tuple[tuple[str, str], ...]:
+        """What is written under another name than the manifest gives it, since not every disk could hold that: both names of each."""
+        if self.manifest.kind == "file":
+            pairs = [(self.manifest.name, self.target.name)]
+        else:
+            pairs = [
+                (self.manifest.name, self.target.name),
+                *((e.path, here) for e, here in zip(self.manifest.files, self._local, strict=True)),
+            ]
+        return tuple((name, here) for name, here in pairs if name != here)
+
     def write(self, block: BlockSpan, view: memoryview) -> None:
         """Write the bytes of `block` at their place. Raises `DiskError`; for a full disk it tells what the rest of the content needs."""
         try:
@@ -238,8 +250,27 @@ class PartialContent:
             self._lock = None
 
     def _check_target(self) -> None:
-        if not self._overwrite and os.path.lexists(self.target):
+        if not os.path.lexists(self.target):
+            return
+        if not self._overwrite:
             raise DiskError(f"'{_shown(self.target)}' exists; use --overwrite or another -o DIR")
+        if _is_folder(self.target):
+            self._check_nothing_is_lost()
+
+    def _check_nothing_is_lost(self) -> None:
+        """To overwrite is to replace files by the content's own, never to delete others that happen to lie in the same folder."""
+        if self.manifest.kind == "file":
+            raise DiskError(f"'{_shown(self.target)}' is a folder; move it away or choose another -o DIR")
+        ours = set(self._local)
+        for place, folders, files in os.walk(self.target):
+            links = [name for name in folders if Path(place, name).is_symlink()]
+            for name in (*files, *links):
+                path = Path(place, name).relative_to(self.target).as_posix()
+                if path not in ours:
+                    raise DiskError(
+                        f"'{_shown(self.target)}' holds '{printable(path)}', which is not part of this content and would be lost; "
+                        "move it away or choose another -o DIR"
+                    )
 
     def _make(self) -> None:
         """Make all folders and files of the part that are not there, each file at its full size, as holes."""
@@ -298,6 +329,7 @@ class PartialContent:
         elif not os.path.lexists(self.target) or (self.manifest.kind == "file" and not _is_folder(self.target)):
             self.part.replace(self.target)
         else:
+            self._check_target()
             _delete(self._old)
             self.target.rename(self._old)
             try:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -20,14 +21,14 @@ from p2p.content.hashing import HashPool, PieceChecker, Verdict
 from p2p.content.partial import PartialContent
 from p2p.content.shared import SharedContent, fingerprints
 from p2p.errors import EnjambreError, IntegrityError, NotFound, ProtocolError, Refused, Unreachable
-from p2p.model import BlockSpan, ContentId, Manifest, PeerId
+from p2p.model import KIB, BlockSpan, ContentId, Manifest, PeerId
 from p2p.peer.finder import Finder
 from p2p.peer.holding import Holding
 from p2p.peer.lanes import Lanes
 from p2p.peer.links import Link, Links
 from p2p.peer.manifests import ManifestSearch
 from p2p.peer.narrator import narrate
-from p2p.peer.reports import Downloaded, ManifestKnown, Progress, Report
+from p2p.peer.reports import Downloaded, ManifestKnown, Progress, Report, Warned
 from p2p.swarm.events import (
     BlockArrived,
     BlockFailed,
@@ -55,6 +56,9 @@ REPORT_TIME: Final = 0.5
 """Seconds between two reports of progress."""
 QUIET_TIME: Final = 5.0
 """Seconds without a byte after which the phase is called waiting."""
+SLOWEST: Final = 16 * KIB
+"""Bytes a second at which one peer may send to us before it counts as stalled: a block of 1 MiB may take a minute, as from a seed whose
+thin link is shared by several receivers. To give up such a block would throw away what came of it, again and again."""
 SPARE_BUFFERS: Final = 8
 """Buffers for blocks that are being hashed and written, besides those that are being received."""
 
@@ -91,7 +95,7 @@ class Download:
     ) -> None:
         """`first` is a link whose peer has the content, as when it asked us to keep a copy; `most` is how many bytes it may have."""
         self.content = content
-        self._folder = folder
+        self._folder = Path(os.path.abspath(folder))  # noqa: PTH100 (as a scan names it, so that the watcher knows it again)
         self._tools = tools
         self._overwrite = overwrite
         self._first = first
@@ -148,11 +152,13 @@ class Download:
         finished = False
         try:
             await tools.pool.run(partial.open)
+            self._warn_of_names(partial.renamed)
             have = await tools.pool.verify(partial, lambda done: self._progress("verifying", done))
             holding = self._holding = Holding(self.content, manifest, data, have, partial, self._folder / manifest.name, tools.rng)
             self._checker = PieceChecker(tools.pool, partial, have)
             if not have.full:
                 await self._swarm(holding, geometry)
+            self._progress("finishing", manifest.size)
             path = await tools.pool.run(partial.finish)
             finished = True
             marks = await tools.pool.run(lambda: fingerprints(manifest, path))
@@ -166,6 +172,12 @@ class Download:
                     tools.unregister(self._holding)
                 await asyncio.shield(tools.pool.run(partial.abandon))
         return path
+
+    def _warn_of_names(self, renamed: Sequence[tuple[str, str]]) -> None:
+        if renamed:
+            name, here = renamed[0]
+            more = f" and {len(renamed) - 1} more" if len(renamed) > 1 else ""
+            self._tools.report(Warned(f"names that not every system can hold are written otherwise: {name!r} as {here!r}{more}"))
 
     async def _swarm(self, holding: Holding, geometry: Geometry) -> None:
         """Fetch what is missing."""
@@ -196,14 +208,14 @@ class Download:
         self._progress("downloading", holding.bytes_here)
 
     def _policy(self, block_length: int) -> Policy:
-        """With a rate to keep, ask for no more at once than comes in two seconds, and wait for it accordingly."""
-        rate = self._tools.pace.rate
-        if not rate:
-            return self._tools.policy
-        memory = max(block_length, min(self._tools.policy.memory, 2 * rate))
-        return replace(
-            self._tools.policy, memory=memory, block_timeout=self._tools.policy.block_timeout + 2 * math.ceil(block_length / rate)
-        )
+        """Wait for a block as long as the slowest may take. With a rate to keep, ask for no more at once than comes in two seconds."""
+        policy, rate = self._tools.policy, self._tools.pace.rate
+        timeout = max(policy.block_timeout, block_length / SLOWEST)
+        memory = policy.memory
+        if rate:
+            timeout += 2 * math.ceil(block_length / rate)
+            memory = max(block_length, min(memory, 2 * rate))
+        return replace(policy, memory=memory, block_timeout=timeout, patience=max(policy.patience, 1.5 * timeout))
 
     def _tell(self, news: News) -> None:
         """Tell the scheduler, and carry out its wishes; news that a wish brings waits its turn."""

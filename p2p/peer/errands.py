@@ -6,15 +6,19 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from p2p.content.manifest import parse
 from p2p.errors import EnjambreError, NotFound, Refused
 from p2p.model import Address, ContentId, Manifest, PeerId
 from p2p.peer.node import Node
-from p2p.peer.reports import Placed, Replicated, Report, Shared, Uploaded, Warned
+from p2p.peer.reports import Placed, Progress, Replicated, Report, Shared, Uploaded, Warned
 from p2p.peer.tracker_client import TrackerClient
 from p2p.protocol.messages import PAGE, Replicate
 from p2p.protocol.tracker_messages import HitRow, HitsAnswer, Lookup, LookupAnswer, Place, PlaceAnswer, Search, Source
+
+PROGRESS_TIME: Final = 0.5
+"""Seconds between two reports of how far an upload is."""
 
 
 class Ambiguous(NotFound):
@@ -84,10 +88,15 @@ async def upload(node: Node, path: Path, copies: int, report: Callable[[Report],
         targets = (await node.tracker.expect(place, PlaceAnswer)).targets
         fresh = [target for target in targets if target.peer not in tried]
         if not fresh:
-            why = f": {'; '.join(faults[:4])}" if faults else ": no other peer accepts uploads and has room"
+            why = f": {'; '.join(faults[:4])}" if faults else ": no other peer that accepts uploads has room for it and lacks it"
             raise NotFound(f"{done} of {copies} copies are made{why}")
         tried.update(target.peer for target in fresh)
-        results = await asyncio.gather(*(_copy(node, shared, target, report) for target in fresh))
+        telling = asyncio.create_task(_tell_progress(node, shared, copies, report))
+        try:
+            results = await asyncio.gather(*(_copy(node, shared, target, report) for target in fresh))
+        finally:
+            telling.cancel()
+            await asyncio.gather(telling, return_exceptions=True)
         for fault in results:
             if fault is None:
                 done += 1
@@ -97,6 +106,17 @@ async def upload(node: Node, path: Path, copies: int, report: Callable[[Report],
     result = Uploaded(shared.id, done, loop.time() - began, node.sent(shared.id) / max(shared.size, 1))
     report(result)
     return result
+
+
+async def _tell_progress(node: Node, shared: Shared, copies: int, report: Callable[[Report], None]) -> None:
+    """Report often how much was sent. The receivers may have some from each other, so less than all may be enough."""
+    loop = asyncio.get_running_loop()
+    began, before = loop.time(), node.sent(shared.id)
+    while True:
+        sent = node.sent(shared.id)
+        rate = (sent - before) / max(loop.time() - began, 1e-3)
+        report(Progress("uploading", min(sent, shared.size * copies), shared.size * copies, rate, copies))
+        await asyncio.sleep(PROGRESS_TIME)
 
 
 async def _copy(node: Node, shared: Shared, target: Source, report: Callable[[Report], None]) -> str | None:

@@ -39,7 +39,7 @@ class Keeper:
         self._fetch = fetch
         self._report = report
         self._used = 0
-        self._running: dict[ContentId, asyncio.Task[None]] = {}
+        self._running: dict[ContentId, asyncio.Task[int]] = {}
 
     @property
     def room(self) -> int:
@@ -51,7 +51,7 @@ class Keeper:
         except DiskError:
             return 0
 
-    def accept(self, link: Link, request: Replicate) -> Awaitable[None]:
+    def accept(self, link: Link, request: Replicate) -> Awaitable[object]:
         """Begin to fetch a copy; the result ends when it is verified. Raises `Refused`: `not_allowed`, `quota`, `busy`."""
         if self._folder is None or not self._quota:
             raise Refused("not_allowed", "this peer accepts no uploads")
@@ -66,8 +66,9 @@ class Keeper:
                 raise Refused("quota", f"this peer has room for {self.room} bytes")
             if len(self._running) >= AT_ONCE:
                 raise Refused("busy", f"{AT_ONCE} copies are being fetched; ask again later")
+            self._used += request.size
             running = self._running[request.id] = asyncio.create_task(self._keep(self._folder, link, request))
-            running.add_done_callback(lambda task: self._ended(request.id, task))
+            running.add_done_callback(lambda task: self._ended(request, task))
         return asyncio.shield(running)
 
     async def close(self) -> None:
@@ -77,23 +78,22 @@ class Keeper:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _ended(self, content: ContentId, task: asyncio.Task[None]) -> None:
-        del self._running[content]
-        if not task.cancelled():
-            task.exception()  # reported where it was raised; the asker may be gone
+    def _ended(self, request: Replicate, task: asyncio.Task[int]) -> None:
+        """Count what was kept in the place of what was announced."""
+        del self._running[request.id]
+        self._used -= request.size
+        if not task.cancelled() and task.exception() is None:  # an error was reported where it was raised; the asker may be gone
+            self._used += task.result()
 
-    async def _keep(self, folder: Path, link: Link, request: Replicate) -> None:
-        self._used += request.size
-        kept = 0
+    async def _keep(self, folder: Path, link: Link, request: Replicate) -> int:
+        """Fetch a copy; returns its size in bytes."""
         try:
             copy = await self._fetch(request.id, folder, link, request.size)
-            kept = copy.size
-            self._report(Received(copy.path.name, copy.id, copy.size, link.name))
         except EnjambreError as error:
             self._report(Warned(f"copy of {request.name} from {link.name}: {error}"))
             raise
-        finally:
-            self._used += kept - request.size
+        self._report(Received(copy.path.name, copy.id, copy.size, link.name))
+        return copy.size
 
 
 def _done() -> asyncio.Future[None]:

@@ -67,7 +67,7 @@ class Handler(Protocol):
     def manifest(self, content: ContentId) -> bytes:
         """The manifest's bytes. Raises `Refused("not_found")`."""
 
-    def replicate(self, link: Link, request: Replicate) -> Awaitable[None]:
+    def replicate(self, link: Link, request: Replicate) -> Awaitable[object]:
         """Accept to fetch a content, or raise `Refused`; what is returned ends when it is verified, or raises."""
 
 
@@ -336,7 +336,7 @@ class Links:
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
 
-    async def _replicated(self, wire: Wire, work: Awaitable[None], seq: int | None) -> None:
+    async def _replicated(self, wire: Wire, work: Awaitable[object], seq: int | None) -> None:
         error: Exception | None = None
         try:
             await work

@@ -326,6 +326,6 @@ class Node:
         """The manifest's bytes. Raises `Refused("not_found")`."""
         return self._serving.get(content).data
 
-    def replicate(self, link: Link, request: Replicate) -> Awaitable[None]:
+    def replicate(self, link: Link, request: Replicate) -> Awaitable[object]:
         """Accept to keep a copy, or raise `Refused`."""
         return self._keeper.accept(link, request)

@@ -65,7 +65,7 @@ class Progress:
     """How far a download or a hashing is. Sizes in bytes, rate in bytes a second."""
 
     phase: str
-    """hashing, searching, connecting, verifying, downloading, waiting"""
+    """hashing, searching, connecting, verifying, downloading, waiting, finishing, uploading"""
     bytes: int
     size: int
     rate: float

@@ -34,6 +34,10 @@ class TrackerClient:
         try:
             async with asyncio.timeout(self._timeout):
                 return await self._ask(await self._connected(), request)
+        except Refused as refused:
+            if refused.code == "unsupported":
+                raise Unreachable(f"what answers at {self.address} is no tracker ({refused})") from refused
+            raise
         except TimeoutError as error:
             fault = Unreachable(f"tracker {self.address} does not answer within {self._timeout:g} s")
             # A connection on which nothing comes back may be dead without our knowing; the next question has a new one.

@@ -72,11 +72,11 @@ class Watcher:
         await self._watch(lambda: _entries(folder), ready)
 
     async def watch_paths(self, paths: Iterable[Path], ready: Callable[[], None] = lambda: None) -> None:
-        """Share these paths until cancelled."""
+        """Share these paths until cancelled. Raises `DiskError` if one of them cannot be shared at first."""
         fixed = [_absolute(path) for path in paths]
-        await self._watch(lambda: fixed, ready)
+        await self._watch(lambda: fixed, ready, strict=True)
 
-    async def _watch(self, targets: Callable[[], list[Path]], ready: Callable[[], None]) -> None:
+    async def _watch(self, targets: Callable[[], list[Path]], ready: Callable[[], None], *, strict: bool = False) -> None:
         while True:
             began = time.monotonic()
             try:
@@ -84,17 +84,20 @@ class Watcher:
             except DiskError as error:
                 self._warn(str(error))
                 found = []
-            await self._look(found)
+            await self._look(found, strict=strict)
+            strict = False
             ready()
             await asyncio.sleep(max(LOOK_TIME, 10 * (time.monotonic() - began)) if self._seen else LOOK_TIME)
 
-    async def _look(self, paths: list[Path]) -> None:
+    async def _look(self, paths: list[Path], *, strict: bool) -> None:
         for path in [path for path in self._seen if path not in paths]:
             self._gone(path)
         for path in paths:
             try:
                 scanned = await self._pool.run(lambda path=path: scan(path, self._warn_soon))  # type: ignore[misc]
             except EnjambreError as error:
+                if strict:
+                    raise
                 self._gone(path)
                 self._warn(str(error))
             else:

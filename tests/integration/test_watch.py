@@ -28,13 +28,25 @@ def test_a_folder_is_shared_once_however_its_path_is_written(tmp_path: Path, nam
             assert peer.out.count('"shared"') == 3
 
 
-def test_a_copy_that_was_received_is_not_hashed_again_and_is_withdrawn_when_it_is_removed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("written", ["whole", "relative"])
+def test_a_copy_that_was_received_is_not_hashed_again_and_is_withdrawn_when_it_is_removed(
+    tmp_path: Path, written: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     path = old_file(tmp_path / "from" / "image.bin", os.urandom(200_000))
     store = tmp_path / "store"
     store.mkdir()
     with (
         start_tracker(tmp_path) as tracker,
-        start_peer(tmp_path, "serve", str(store), "--accept-uploads", "10M", tracker=tracker.address, name="keeper") as keeper,
+        start_peer(
+            tmp_path,
+            "serve",
+            str(store) if written == "whole" else "store",
+            "--accept-uploads",
+            "10M",
+            tracker=tracker.address,
+            name="keeper",
+        ) as keeper,
     ):
         keeper.event("listening")
         assert run_peer(tmp_path, "upload", str(path), tracker=tracker.address).code == 0
@@ -56,3 +68,37 @@ def test_hidden_files_and_unfinished_downloads_are_not_shared(tmp_path: Path) ->
         assert peer.event("shared")["name"] == "seen.txt"
         listed = run_peer(tmp_path, "list", tracker=tracker.address).events
         assert [event["name"] for event in listed] == ["seen.txt"]
+
+
+def test_one_content_at_two_paths_is_shared_once_and_goes_on_from_the_other_when_the_first_is_removed(tmp_path: Path) -> None:
+    first = old_file(tmp_path / "x" / "a.txt", b"words")
+    second = old_file(tmp_path / "y" / "a.txt", b"words")
+    later = tmp_path / "z" / "later.txt"
+    with (
+        start_tracker(tmp_path) as tracker,
+        start_peer(tmp_path, "share", str(first), str(second), tracker=tracker.address, name="origin") as peer,
+    ):
+        content = peer.event("shared")["id"]
+        first.unlink()
+        assert peer.event("withdrawn")["id"] == content
+        assert peer.event("shared")["id"] == content
+        assert run_peer(tmp_path, "download", content, "-o", str(later.parent), tracker=tracker.address).code == 0
+
+
+def test_a_path_that_cannot_be_shared_ends_the_command(tmp_path: Path) -> None:
+    folder = tmp_path / "nested"
+    folder.mkdir()
+    os.mkfifo(folder / "pipe")
+    with start_tracker(tmp_path) as tracker:
+        ended = run_peer(tmp_path, "share", str(folder / "pipe"), tracker=tracker.address)
+    assert ended.code == 7
+    assert "pipe" in ended.err
+
+
+def test_a_port_where_a_peer_listens_is_no_tracker(tmp_path: Path) -> None:
+    path = old_file(tmp_path / "share" / "a.txt", b"words")
+    with start_tracker(tmp_path) as tracker, start_peer(tmp_path, "share", str(path), tracker=tracker.address, name="origin") as peer:
+        port = peer.event("listening")["port"]
+        ended = run_peer(tmp_path, "list", tracker=f"127.0.0.1:{port}")
+    assert ended.code == 6
+    assert "no tracker" in ended.err

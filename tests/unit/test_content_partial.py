@@ -227,11 +227,16 @@ def test_case_43_with_overwrite_any_target_is_replaced(opened: Opener, tmp_path:
     if former == "file":
         partial.target.write_bytes(b"old")
     elif former == "folder":
-        (partial.target / "sub").mkdir(parents=True)
-        (partial.target / "sub" / "old").write_bytes(b"old")
+        (partial.target / ("deep/er" if manifest is FOLDER else "")).mkdir(parents=True)
+        if manifest is FOLDER:
+            (partial.target / "deep" / "er" / "c").write_bytes(b"old")
     elif former == "link":
         partial.target.symlink_to("keep")
     fill(partial, DATA)
+    if former == "folder" and manifest is SINGLE:
+        with pytest.raises(DiskError, match="is a folder"):
+            partial.finish()
+        partial.target.rmdir()
     partial.finish()
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["keep", manifest.name])
     assert dict(tree(keep)) == {"k": b"k"}
@@ -240,6 +245,30 @@ def test_case_43_with_overwrite_any_target_is_replaced(opened: Opener, tmp_path:
     else:
         assert dict(tree(partial.target)) == FOLDER_TREE
     assert not partial.target.is_symlink()
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_to_overwrite_a_folder_never_deletes_a_file_that_is_not_part_of_the_content(opened: Opener, tmp_path: Path, when: str) -> None:
+    mine = tmp_path / "dir" / "deep" / "mine.txt"
+    if when == "before":
+        mine.parent.mkdir(parents=True)
+        mine.write_bytes(b"mine")
+        with pytest.raises(DiskError, match=r"deep/mine.txt.*would be lost"):
+            opened(FOLDER, overwrite=True)
+    else:
+        partial = opened(FOLDER, overwrite=True)
+        fill(partial, DATA)
+        mine.parent.mkdir(parents=True)
+        mine.write_bytes(b"mine")
+        with pytest.raises(DiskError, match=r"deep/mine.txt.*would be lost"):
+            partial.finish()
+    assert mine.read_bytes() == b"mine"
+
+
+def test_names_that_are_written_otherwise_are_told(opened: Opener) -> None:
+    assert opened(manifest_of(b"x", "a:b")).renamed == (("a:b", "a_b"),)
+    assert opened(SINGLE).renamed == ()
+    assert opened(folder_manifest([("NUL", b"1"), ("b", b"2")])).renamed == (("NUL", "_NUL"),)
 
 
 def test_case_43_two_downloads_of_one_name_at_once_are_both_safe(opened: Opener, tmp_path: Path) -> None:
@@ -457,12 +486,12 @@ def test_finish_may_be_called_again_after_a_fault_that_passed(opened: Opener, st
 
 def test_a_fault_while_a_folder_is_replaced_puts_the_old_one_back(opened: Opener, tmp_path: Path) -> None:
     (tmp_path / "dir").mkdir()
-    (tmp_path / "dir" / "old").write_bytes(b"old")
+    (tmp_path / "dir" / "a").write_bytes(b"old")
     partial = opened(FOLDER, overwrite=True, fault=stop_at("rename", OSError(errno.EIO, "fault"), 2))
     fill(partial, DATA)
     with pytest.raises(DiskError):
         partial.finish()
-    assert dict(tree(tmp_path / "dir")) == {"old": b"old"}
+    assert dict(tree(tmp_path / "dir")) == {"a": b"old"}
     partial.finish()
     assert dict(tree(tmp_path / "dir")) == FOLDER_TREE
 
@@ -541,10 +570,13 @@ def test_case_50_a_kill_between_any_two_steps_leaves_the_old_state_or_the_new(
 ) -> None:
     target = tmp_path / manifest.name
     old: dict[str, bytes | None] = {}
-    if former:
+    if former and manifest is SINGLE:
+        target.write_bytes(b"old")
+        old = {"": b"old"}
+    elif former:
         target.mkdir()
-        (target / "old").write_bytes(b"old")
-        old = {"old": b"old"}
+        (target / "a").write_bytes(b"old")
+        old = {"a": b"old"}
     new = {"": DATA} if manifest is SINGLE else FOLDER_TREE
 
     def state() -> object:
