@@ -208,6 +208,15 @@ class Liar(PlainPeer):
         await super().answer_read(talk, message, bytes(len(block)))
 
 
+class Turncoat(PlainPeer):
+    """Sends ten blocks rightly and zeros from then on."""
+
+    vice = "turncoat"
+
+    async def answer_read(self, talk: Talk, message: Message, block: bytes) -> None:
+        await super().answer_read(talk, message, block if self.reads <= 10 else bytes(len(block)))
+
+
 class LateLiar(Liar):
     """Sends zeros, after it has waited so long that it was given up."""
 

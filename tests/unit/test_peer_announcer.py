@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
@@ -133,7 +134,7 @@ def test_heartbeats_come_three_times_a_lease_and_carry_nothing_when_nothing_is_n
         await scene.announcer.start(require=True)
         await asyncio.sleep(300)
         beats = [(time, request) for time, request in scene.tracker.asked if isinstance(request, Announce)][1:]
-        gaps = [later[0] - earlier[0] for earlier, later in zip(beats, beats[1:], strict=False)]
+        gaps = [later[0] - earlier[0] for earlier, later in pairwise(beats)]
         assert all(8.9 < gap < 10.1 for gap in gaps), gaps
         assert all(request.contents == () and request.room == 7 for _, request in beats if isinstance(request, Announce))
         await scene.announcer.stop()
@@ -183,7 +184,7 @@ def test_a_lost_tracker_is_tried_again_later_and_later_and_never_faster_than_onc
         scene.tracker.fault = away
         await asyncio.sleep(120)
         times = scene.tracker.times()[-8:]
-        gaps = [later - earlier for earlier, later in zip(scene.tracker.times()[2:], scene.tracker.times()[3:], strict=False)]
+        gaps = [later - earlier for earlier, later in pairwise(scene.tracker.times()[2:])]
         assert min(gaps) >= RETRY_FIRST
         assert max(gaps) <= 1.5 * RETRY_MOST + 0.01
         assert times[-1] - times[-2] >= RETRY_MOST

@@ -1,0 +1,265 @@
+"""Hostile sharers against an honest downloader (hostile cases 28-35, 55-57): it ends soon, with the right bytes or a clear error."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+import tracemalloc
+from pathlib import Path
+
+import pytest
+
+from p2p.errors import EnjambreError, IntegrityError, NotFound, Unreachable
+from p2p.model import MIB
+from p2p.peer import download, finder, links, manifests, wire
+from p2p.peer.node import Node
+from p2p.peer.reports import Downloaded
+from p2p.swarm.sources import Policy
+from tests.integration import bad_peers as kit
+from tests.integration.swarm_kit import Swarm
+from tests.leaks import contained
+from tests.waiting import until
+
+QUICK = Policy(block_timeout=1.0, patience=2.5, patience_alone=0.7, patience_offline=1.5, tail_patience=0.4, busy_pause=0.2)
+"""The real policy with short times, so that a test of a stall takes two seconds and not twenty."""
+SAMPLE = kit.Sample.random("image.bin", 2_000_000)
+BIG = kit.Sample("big.bin", kit.Sample.random("", 9 * MIB).data, piece_length=4 * MIB)
+"""Its pieces have four blocks each, so that one piece comes from several peers."""
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "STALL_TIME", 1.5)
+    monkeypatch.setattr(wire, "LINE_TIME", 1.5)
+    monkeypatch.setattr(links, "ANSWER_TIME", 1.0)
+    monkeypatch.setattr(links, "PING_TIME", 0.7)
+    monkeypatch.setattr(download, "SLOWEST", 64 * MIB)
+    for module in (finder, manifests):
+        monkeypatch.setattr(module, "EAGER_TIME", 0.3)
+
+
+async def victim(swarm: Swarm, policy: Policy = QUICK) -> Node:
+    """An honest peer with little patience."""
+    return await swarm.peer("victim", policy=policy)
+
+
+def meet(tmp_path: Path, *peers: kit.PlainPeer, seconds: float = 15.0) -> tuple[Downloaded, float]:
+    """Download from these peers; returns what came and the seconds it took. Checks the bytes, and that nothing is left behind."""
+
+    async def work() -> tuple[Downloaded, float]:
+        sample = peers[0].sample
+        async with Swarm(tmp_path) as swarm, kit.announced(swarm.address, *peers):
+            node = await victim(swarm)
+            began = time.monotonic()
+            async with asyncio.timeout(seconds):
+                done = await node.download(sample.id, tmp_path / "out")
+            took = time.monotonic() - began
+            assert done.path.read_bytes() == sample.data
+            assert sorted(entry.name for entry in (tmp_path / "out").iterdir()) == [sample.name]
+            return done, took
+
+    return contained(work, seconds + 20)
+
+
+def fail(tmp_path: Path, *peers: kit.PlainPeer, seconds: float = 15.0) -> EnjambreError:
+    """Download from these peers in vain; returns the error. Checks that nothing lies under the final name."""
+
+    async def work() -> EnjambreError:
+        async with Swarm(tmp_path) as swarm, kit.announced(swarm.address, *peers):
+            node = await victim(swarm)
+            async with asyncio.timeout(seconds):
+                with pytest.raises(EnjambreError) as failed:
+                    await node.download(peers[0].sample.id, tmp_path / "out")
+            assert not (tmp_path / "out" / peers[0].sample.name).exists()
+            return failed.value
+
+    return contained(work, seconds + 20)
+
+
+def honest(count: int, sample: kit.Sample = SAMPLE) -> list[kit.PlainPeer]:
+    return [kit.PlainPeer(sample, f"honest {number}") for number in range(count)]
+
+
+# -- one bad peer among honest ones --------------------------------------------------------------------------------------------------
+
+VICES = [cls for cls in vars(kit).values() if isinstance(cls, type) and issubclass(cls, kit.PlainPeer) and cls is not kit.PlainPeer]
+
+
+@pytest.mark.parametrize("vice", VICES, ids=lambda vice: vice.vice)
+def test_a_bad_peer_does_not_keep_a_download_from_its_end(tmp_path: Path, vice: type[kit.PlainPeer]) -> None:
+    done, took = meet(tmp_path, vice(SAMPLE), *honest(2))
+    assert took < QUICK.block_timeout + 3, "it delays the whole by more than one timeout"
+    assert done.size == len(SAMPLE.data)
+
+
+@pytest.mark.parametrize("vice", [kit.BitFlipper, kit.Liar, kit.Quitter, kit.OneByte, kit.LinkDropper], ids=lambda vice: vice.vice)
+def test_a_bad_peer_that_shares_large_pieces_with_honest_ones_is_survived(tmp_path: Path, vice: type[kit.PlainPeer]) -> None:
+    done, _ = meet(tmp_path, vice(BIG), *honest(2, BIG))
+    assert done.size == len(BIG.data)
+
+
+def test_three_bad_peers_of_different_kinds_and_one_honest_end_with_the_right_bytes(tmp_path: Path) -> None:
+    done, _ = meet(tmp_path, kit.Liar(SAMPLE), kit.Quitter(SAMPLE), kit.Refuser(SAMPLE), *honest(1))
+    assert done.bytes_from["honest 0"] > len(SAMPLE.data) * 0.8
+
+
+def test_a_peer_that_flips_one_bit_is_dropped_and_costs_at_most_two_blocks(tmp_path: Path) -> None:
+    """Case 28."""
+    flipper = kit.BitFlipper(SAMPLE)
+    done, _ = meet(tmp_path, flipper, *honest(1))
+    assert sum(done.bytes_from.values()) <= len(SAMPLE.data) + 2 * kit.PIECE
+
+
+def test_a_peer_that_sends_only_bad_data_is_dropped_after_few_blocks(tmp_path: Path) -> None:
+    """Case 29: at most five bad blocks of a thousand."""
+    sample = kit.Sample.random("thousand.bin", 1000 * kit.PIECE)
+    liar = kit.Liar(sample)
+    done, _ = meet(tmp_path, liar, *honest(2, sample), seconds=40)
+    assert done.bytes_from.get(liar.name, 0) <= 5 * kit.PIECE
+    assert sum(done.bytes_from.values()) <= len(sample.data) + 5 * kit.PIECE
+
+
+def test_what_comes_from_a_peer_that_is_gone_does_not_count_as_anothers(tmp_path: Path) -> None:
+    """A piece of several blocks: if the zeros of the one that left were taken, the honest one would be blamed for them."""
+    dropper = kit.LinkDropper(BIG)
+    good = kit.Slow(BIG, "good")
+    done, _ = meet(tmp_path, dropper, good, seconds=25)
+    assert done.bytes_from.keys() == {"good"}
+    assert done.bytes_from["good"] <= len(BIG.data) + 2 * MIB
+
+
+def test_a_peer_that_is_slow_and_honest_is_not_dropped(tmp_path: Path) -> None:
+    """Case 54: no false ban."""
+    slow = kit.Slow(SAMPLE)
+    done, _ = meet(tmp_path, slow, *honest(1))
+    assert "slow" in done.bytes_from
+
+
+# -- only bad peers ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("vice", "kind", "said"),
+    [
+        (kit.Liar, IntegrityError, "liar: piece"),
+        (kit.BitFlipper, IntegrityError, "bit flipper: piece 0"),
+        (kit.ManifestForger, IntegrityError, "manifest forger"),
+        (kit.EndlessManifest, Unreachable, "endless manifest"),
+        (kit.LongAnswer, NotFound, "its answers are broken"),
+        (kit.ShortAnswer, NotFound, "its answers are broken"),
+        (kit.HugeHeader, NotFound, "its answers are broken"),
+        (kit.Refuser, NotFound, "pieces are missing"),
+        (kit.BusyRefuser, Unreachable, "no peer gives"),
+        (kit.OneByte, EnjambreError, "what came is kept"),
+        (kit.EndlessLine, Unreachable, "does not speak as a peer"),
+        (kit.SlamDoor, Unreachable, "127.0.0.1:"),
+        (kit.Mute, Unreachable, "no answer in time"),
+    ],
+    ids=lambda value: getattr(value, "vice", ""),
+)
+def test_when_all_peers_are_bad_the_error_says_so_soon(tmp_path: Path, vice: type[kit.PlainPeer], kind: type[Exception], said: str) -> None:
+    """Case 30."""
+    error = fail(tmp_path, vice(SAMPLE))
+    assert isinstance(error, kind)
+    assert said in str(error)
+
+
+def test_what_was_verified_is_kept_when_all_peers_turn_out_bad_and_a_later_download_goes_on(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with Swarm(tmp_path) as swarm:
+            node = await victim(swarm)
+            async with kit.announced(swarm.address, kit.Turncoat(SAMPLE)):
+                with pytest.raises(IntegrityError):
+                    await node.download(SAMPLE.id, tmp_path / "out")
+            assert {entry.name for entry in (tmp_path / "out").iterdir()} == {"image.bin.part", "image.bin.part.manifest"}
+            async with kit.announced(swarm.address, *honest(1)):
+                done = await node.download(SAMPLE.id, tmp_path / "out")
+        assert done.path.read_bytes() == SAMPLE.data
+        assert sum(done.bytes_from.values()) <= len(SAMPLE.data) - 9 * kit.PIECE
+
+    contained(work)
+
+
+def test_a_peer_that_refuses_everything_is_not_asked_in_a_busy_loop(tmp_path: Path) -> None:
+    """Case 33."""
+    for vice in (kit.Refuser, kit.BusyRefuser):
+        peer = vice(SAMPLE)
+        began = time.process_time()
+        fail(tmp_path, peer)
+        assert peer.reads <= 3 * SAMPLE.count
+        assert time.process_time() - began < 1.0
+
+
+# -- memory --------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("vice", [kit.EndlessManifest, kit.Overflower, kit.EndlessLine, kit.HaveFlooder], ids=lambda vice: vice.vice)
+def test_a_peer_that_never_stops_sending_costs_little_memory(tmp_path: Path, vice: type[kit.PlainPeer]) -> None:
+    """Case 31."""
+
+    async def work() -> int:
+        async with Swarm(tmp_path) as swarm, kit.announced(swarm.address, vice(SAMPLE), *honest(1)):
+            node = await victim(swarm)
+            tracemalloc.start()
+            try:
+                await node.download(SAMPLE.id, tmp_path / "out")
+                return tracemalloc.get_traced_memory()[1]
+            finally:
+                tracemalloc.stop()
+
+    assert contained(work, 40) < 12 * MIB
+
+
+# -- networks that fail --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reset", [True, False], ids=["reset", "closed"])
+def test_a_connection_cut_at_any_byte_of_an_answer_is_survived(tmp_path: Path, reset: bool) -> None:
+    """Case 57."""
+    header = len(kit.encoded({"ok": True, "seq": 1, "body": kit.PIECE}))
+    sample = kit.Sample.random("small.bin", 5 * kit.PIECE + 1)
+    for number, after in enumerate((0, 1, header - 1, header, header + 1, header + 1000, header + kit.PIECE - 1)):
+        cutter = kit.Cutter(sample)
+        cutter.after, cutter.reset = after, reset
+        _, took = meet(tmp_path / str(number), cutter, *honest(1, sample))
+        assert took < QUICK.block_timeout + 1
+
+
+def test_a_download_goes_on_by_itself_when_its_only_peer_is_back_after_a_while(tmp_path: Path) -> None:
+    """Cases 55 and 56: half-open links are noticed by the ping, and dialled again."""
+
+    async def work() -> None:
+        peer = kit.Freezer(SAMPLE)
+        async with Swarm(tmp_path) as swarm, kit.announced(swarm.address, peer):
+            node = await victim(swarm, dataclasses.replace(QUICK, patience=30.0, patience_offline=30.0))
+            task = asyncio.create_task(node.download(SAMPLE.id, tmp_path / "out"))
+            await until(lambda: peer.reads >= 5)
+            peer.flowing.clear()
+            frozen = node._links.all()
+            assert frozen
+            await until(lambda: all(link.wire.closed for link in frozen), 4.0, "a link that is dead is noticed")
+            peer.flowing.set()
+            async with asyncio.timeout(15):
+                done = await task
+            assert done.path.read_bytes() == SAMPLE.data
+
+    contained(work, 40)
+
+
+# -- names and contents --------------------------------------------------------------------------------------------------------------
+
+
+def test_two_contents_with_one_name_never_mix(tmp_path: Path) -> None:
+    """Case 34."""
+    other = kit.Sample.random("image.bin", 2_000_000, seed=2)
+
+    async def work() -> None:
+        async with Swarm(tmp_path) as swarm, kit.announced(swarm.address, *honest(2), *honest(2, other)):
+            node = await victim(swarm)
+            both = await asyncio.gather(node.download(SAMPLE.id, tmp_path / "a"), node.download(other.id, tmp_path / "b"))
+            assert [done.path.read_bytes() == sample.data for done, sample in zip(both, (SAMPLE, other), strict=True)] == [True, True]
+
+    contained(work)
+
+

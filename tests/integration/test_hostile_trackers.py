@@ -1,0 +1,349 @@
+"""Hostile and broken trackers (hostile cases 37-39, 58): an error with the address, soon, and nothing on the disk."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import struct
+import time
+import tracemalloc
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from p2p.errors import Refused, Unreachable
+from p2p.model import MIB, Address, ContentId
+from p2p.peer import tracker_client, wire
+from p2p.peer.node import Node, NodeSettings
+from p2p.peer.tracker_client import TrackerClient
+from p2p.protocol.messages import Ping
+from p2p.protocol.tracker_messages import Lookup
+from tests.leaks import contained
+from transports import load
+
+CONTENT = ContentId("ab" * 32)
+Answering = Callable[[asyncio.StreamWriter, dict[str, Any]], Awaitable[None]]
+
+
+@asynccontextmanager
+async def tracker(answer: Answering) -> AsyncIterator[Address]:
+    """A tracker that answers each line by `answer`."""
+    writers: set[asyncio.StreamWriter] = set()
+    tasks: set[asyncio.Task[Any]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.add(writer)
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        with contextlib.suppress(OSError, asyncio.CancelledError):
+            while line := await reader.readline():
+                await answer(writer, json.loads(line))
+        writer.transport.abort()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield Address("127.0.0.1", server.sockets[0].getsockname()[1])
+    finally:
+        server.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for writer in writers:
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+
+def line(message: dict[str, Any]) -> bytes:
+    return json.dumps(message).encode() + b"\n"
+
+
+async def endless(writer: asyncio.StreamWriter, message: dict[str, Any]) -> None:
+    writer.write(b'{"ok":true,"seq":%d,"x":"' % message["seq"])
+    while True:
+        writer.write(b"x" * 65_536)
+        await writer.drain()
+
+
+async def dripping(writer: asyncio.StreamWriter, message: dict[str, Any]) -> None:
+    while True:
+        writer.write(b" ")
+        await writer.drain()
+        await asyncio.sleep(0.05)
+
+
+async def silent(writer: asyncio.StreamWriter, message: dict[str, Any]) -> None:
+    pass
+
+
+async def with_body(writer: asyncio.StreamWriter, message: dict[str, Any]) -> None:
+    writer.write(line({"ok": True, "seq": message["seq"], "body": 2**40}))
+    while True:
+        writer.write(b"x" * 65_536)
+        await writer.drain()
+
+
+async def garbage(writer: asyncio.StreamWriter, message: dict[str, Any]) -> None:
+    writer.write(b"\x00\xff\n")
+
+
+async def resetting(writer: asyncio.StreamWriter, message: dict[str, Any]) -> None:
+    writer.transport.abort()
+
+
+async def another_seq(writer: asyncio.StreamWriter, message: dict[str, Any]) -> None:
+    writer.write(line({"ok": True, "seq": message["seq"] + 1}))
+
+
+async def asking(writer: asyncio.StreamWriter, message: dict[str, Any]) -> None:
+    writer.write(line({"op": "ping", "seq": 1}))
+
+
+ANSWERS = [endless, dripping, silent, with_body, garbage, resetting, another_seq, asking]
+
+
+@pytest.mark.parametrize("answer", ANSWERS, ids=lambda answer: answer.__name__)
+def test_whatever_a_tracker_answers_the_client_says_soon_that_it_is_of_no_use(answer: Answering) -> None:
+    """Case 37."""
+
+    async def work() -> int:
+        async with tracker(answer) as address:
+            client = TrackerClient(address, timeout=1.0)
+            tracemalloc.start()
+            try:
+                began = time.monotonic()
+                for _ in range(2):
+                    with pytest.raises(Unreachable) as failed:
+                        await client.ask(Ping())
+                    assert str(address) in str(failed.value)
+                assert time.monotonic() - began < 4
+                return tracemalloc.get_traced_memory()[1]
+            finally:
+                tracemalloc.stop()
+                await client.close()
+
+    assert contained(work) < 4 * MIB
+
+
+@pytest.mark.parametrize("size", [-1, 2**63, "7", 1.5, True, None])
+def test_a_size_that_is_none_is_refused_before_anything_is_written(tmp_path: Path, size: object) -> None:
+    """Case 38."""
+
+    async def answer(writer: asyncio.StreamWriter, message: dict[str, Any]) -> None:
+        hit = {"id": CONTENT, "name": "x", "size": size, "seeds": 1, "peers": 1}
+        writer.write(line({"ok": True, "seq": message["seq"], "content": hit, "sources": []}))
+
+    async def work() -> None:
+        async with tracker(answer) as address:
+            node = Node(
+                NodeSettings(name="victim", tracker=address, state=tmp_path / "state", host="127.0.0.1", port=0), load, lambda report: None
+            )
+            await node.start(announce=False)
+            with pytest.raises(Unreachable):
+                await node.download(CONTENT, tmp_path / "out")
+            await node.stop()
+            assert not (tmp_path / "out").exists()
+
+    contained(work)
+
+
+def test_a_tracker_that_names_a_thousand_peers_that_are_not_there_costs_little_time(tmp_path: Path) -> None:
+    async def answer(writer: asyncio.StreamWriter, message: dict[str, Any]) -> None:
+        hit = {"id": CONTENT, "name": "x", "size": 7, "seeds": 1, "peers": 1}
+        sources = [{"peer": f"{n:032x}", "name": "x", "host": "127.0.0.1", "listen": {"tcp": 1024 + n % 7}, "have": 7} for n in range(100)]
+        writer.write(line({"ok": True, "seq": message["seq"], "content": hit, "sources": sources}))
+
+    async def work() -> None:
+        async with tracker(answer) as address:
+            node = Node(
+                NodeSettings(name="victim", tracker=address, state=tmp_path / "state", host="127.0.0.1", port=0), load, lambda report: None
+            )
+            await node.start(announce=False)
+            began = time.monotonic()
+            with pytest.raises(Unreachable, match=r"127\.0\.0\.1"):
+                await node.download(CONTENT, tmp_path / "out")
+            assert time.monotonic() - began < 10
+            await node.stop()
+
+    contained(work)
+
+
+def test_a_question_after_one_that_was_not_answered_goes_over_a_new_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Case 55: the old connection may be half open, and would swallow everything until the system gives it up."""
+    connections: list[asyncio.StreamWriter] = []
+
+    async def first_is_dead(writer: asyncio.StreamWriter, message: dict[str, Any]) -> None:
+        if writer not in connections:
+            connections.append(writer)
+        if len(connections) > 1:
+            writer.write(line({"ok": True, "seq": message["seq"]}))
+
+    async def work() -> None:
+        async with tracker(first_is_dead) as address:
+            client = TrackerClient(address, timeout=0.3)
+            with pytest.raises(Unreachable):
+                await client.ask(Ping())
+            await client.ask(Ping())
+            await client.close()
+
+    contained(work)
+
+
+def test_many_questions_at_once_each_get_their_own_answer() -> None:
+    async def backwards(writer: asyncio.StreamWriter, message: dict[str, Any]) -> None:
+        if message["op"] == "ping":
+            writer.write(line({"ok": True, "seq": message["seq"]}))
+        else:
+            writer.write(line({"ok": False, "seq": message["seq"], "error": "not_found", "message": message["id"][:2]}))
+
+    async def work() -> None:
+        async with tracker(backwards) as address:
+            client = TrackerClient(address)
+            ids = [ContentId(f"{n:02x}" * 32) for n in range(50)]
+            found = await asyncio.gather(*(client.ask(Lookup(id=content)) for content in ids), client.ask(Ping()), return_exceptions=True)
+            assert [str(refused)[:2] for refused in found[:-1] if isinstance(refused, Refused)] == [content[:2] for content in ids]
+            await client.close()
+            await client.close()
+
+    contained(work)
+
+
+# -- addresses that lead nowhere -----------------------------------------------------------------------------------------------------
+
+
+def test_nobody_at_an_address_is_said_at_once_with_the_address() -> None:
+    """Case 58."""
+
+    async def work() -> None:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            address = Address("127.0.0.1", taken.getsockname()[1])
+            client = TrackerClient(address)
+            began = time.monotonic()
+            with pytest.raises(Unreachable, match=f"tracker {address} cannot be reached: connection refused"):
+                await client.ask(Ping())
+            assert time.monotonic() - began < 1
+            await client.close()
+
+    contained(work)
+
+
+def test_an_address_that_swallows_everything_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Case 58: a full backlog drops what comes, as a black hole does."""
+    monkeypatch.setattr(wire, "DIAL_TIME", 0.4)
+
+    async def work() -> None:
+        with socket.socket() as full, contextlib.ExitStack() as stack:
+            full.bind(("127.0.0.1", 0))
+            full.listen(0)
+            for _ in range(4):
+                filler = stack.enter_context(socket.socket())
+                filler.setblocking(False)
+                with contextlib.suppress(BlockingIOError):
+                    filler.connect(full.getsockname())
+            address = Address("127.0.0.1", full.getsockname()[1])
+            began = time.monotonic()
+            with pytest.raises(Unreachable, match=str(address)):
+                await wire.dial(address)
+            assert time.monotonic() - began < 2
+
+    contained(work)
+
+
+def test_a_host_with_a_broken_address_is_reached_at_its_other_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Case 58: IPv6 first, and broken."""
+
+    async def work() -> None:
+        with socket.socket() as door, socket.socket() as nobody:
+            door.bind(("127.0.0.1", 0))
+            door.listen(5)
+            nobody.bind(("127.0.0.1", 0))
+            targets = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", one.getsockname()) for one in (nobody, door)]
+
+            async def resolve(*args: object, **named: object) -> list[Any]:
+                return targets
+
+            monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolve)
+            sock = await wire.dial(Address("two.addresses", 7000))
+            assert sock.getpeername() == door.getsockname()
+            sock.close()
+
+    contained(work)
+
+
+def test_a_name_that_nobody_knows_is_said_with_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Case 58."""
+
+    async def work() -> None:
+        async def resolve(*args: object, **named: object) -> list[Any]:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolve)
+        with pytest.raises(Unreachable, match=r"tracker nowhere\.example:6969 cannot be reached: no such host"):
+            await TrackerClient(Address("nowhere.example", 6969)).ask(Ping())
+
+    contained(work)
+
+
+def test_a_connection_reset_as_it_is_made_is_unreachable_and_leaks_nothing(tmp_path: Path) -> None:
+    """Case 57: at the first message boundary there is."""
+
+    async def work() -> None:
+        with socket.socket() as door:
+            door.bind(("127.0.0.1", 0))
+            door.listen(50)
+            door.setblocking(False)
+            address = Address("127.0.0.1", door.getsockname()[1])
+
+            async def slam() -> None:
+                while True:
+                    sock, _ = await asyncio.get_running_loop().sock_accept(door)
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    sock.close()
+
+            slamming = asyncio.create_task(slam())
+            node = Node(
+                NodeSettings(name="victim", tracker=address, state=tmp_path / "state", host="127.0.0.1", port=0), load, lambda report: None
+            )
+            await node.start(announce=False)
+            for _ in range(50):
+                for attempt in (node._links.connect(address), node.tracker.ask(Ping())):
+                    with pytest.raises(Unreachable, match=str(address)):
+                        await attempt
+            await node.stop()
+            slamming.cancel()
+            await asyncio.gather(slamming, return_exceptions=True)
+
+    contained(work)
+
+
+def test_a_socket_that_was_reset_before_it_was_used_is_closed_and_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The narrow gap between a connect and the first look at the socket."""
+    from p2p.peer import links
+    from p2p.system import disk_io
+    from transports import tcp
+
+    async def work() -> None:
+        made: list[socket.socket] = []
+
+        async def dial(*args: object) -> socket.socket:
+            made.append(socket.socket())  # connected to nobody, as after a reset
+            return made[-1]
+
+        for module in (tcp, links, tracker_client):
+            monkeypatch.setattr(module, "dial", dial)
+        address = Address("127.0.0.1", 7000)
+        with pytest.raises(Unreachable, match=str(address)):
+            await tcp.TcpTransport(disk_io()).connect(address)
+        with pytest.raises(Unreachable, match=str(address)):
+            await TrackerClient(address).ask(Ping())
+        assert [sock.fileno() for sock in made] == [-1, -1]
+
+    contained(work)
+
+

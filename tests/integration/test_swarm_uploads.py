@@ -1,0 +1,116 @@
+"""Uploads by real peers over loopback: copies placed, refused, replaced and counted."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from p2p.errors import NotFound, Refused
+from p2p.model import MIB, Address
+from p2p.peer.errands import upload
+from p2p.peer.node import Node
+from p2p.peer.reports import Received, Uploaded
+from p2p.protocol.messages import Replicate
+from tests.integration.swarm_kit import Swarm, old_file
+from tests.leaks import contained
+
+DATA = Random(5).randbytes(5_000_000)
+
+
+# -- uploads -------------------------------------------------------------------------------------------------------------------------
+
+
+async def keeper(swarm: Swarm, name: str, room: int = 100 * MIB) -> Node:
+    """A peer that accepts uploads."""
+    return await swarm.peer(name, accept_uploads=room, folder=swarm.folder / name)
+
+
+def test_an_upload_puts_copies_on_other_peers_and_counts_them(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with Swarm(tmp_path) as swarm:
+            for name in ("k1", "k2", "k3"):
+                await keeper(swarm, name)
+            await swarm.peer("no uploads")
+            origin = await swarm.peer("origin")
+            done: list[Any] = []
+            result = await upload(origin, old_file(tmp_path / "x.bin", DATA), 3, done.append)
+            assert result == done[-1]
+            assert isinstance(result, Uploaded)
+            assert result.copies == 3
+            assert result.origin_copies < 3
+            for name in ("k1", "k2", "k3"):
+                assert (tmp_path / name / "x.bin").read_bytes() == DATA
+                assert [report.peer for report in swarm.told(name, Received)] == ["origin"]
+            await swarm.stop("origin")
+            assert {source.name for source in await swarm.sources(result.id)} == {"k1", "k2", "k3"}
+
+    contained(work)
+
+
+def test_an_upload_that_one_target_refuses_goes_to_another(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with Swarm(tmp_path) as swarm:
+            for number in range(4):
+                node = await keeper(swarm, f"k{number}")
+                if number != 2:
+                    node._keeper._quota = 1  # since its last heartbeat its room has shrunk
+            origin = await swarm.peer("origin")
+            result = await upload(origin, old_file(tmp_path / "x.bin", DATA[:500_000]), 1, lambda _: None)
+            assert result.copies == 1
+            assert (tmp_path / "k2" / "x.bin").exists()
+
+    contained(work)
+
+
+def test_an_upload_that_too_few_accept_says_how_many_copies_were_made(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with Swarm(tmp_path) as swarm:
+            await keeper(swarm, "small", room=1000)
+            await keeper(swarm, "large")
+            origin = await swarm.peer("origin")
+            with pytest.raises(NotFound, match="1 of 2 copies"):
+                await upload(origin, old_file(tmp_path / "x.bin", DATA[:500_000]), 2, lambda _: None)
+
+    contained(work)
+
+
+def test_a_peer_that_has_the_content_already_verifies_at_once(tmp_path: Path) -> None:
+    """Both answers of `replicate` come in one packet then."""
+
+    async def work() -> None:
+        async with Swarm(tmp_path) as swarm:
+            node, origin = await keeper(swarm, "keeper"), await swarm.peer("origin")
+            shared = await origin.share(old_file(tmp_path / "x.bin", DATA))
+            await node.download(shared.id, tmp_path / "keeper")
+            link = await origin.link_to(node.peer, Address("127.0.0.1", node._links.me.listen["tcp"]))
+            accepted: list[bool] = []
+            for _ in range(20):
+                async with asyncio.timeout(3):
+                    await link.replicate(Replicate(id=shared.id, name="x.bin", size=len(DATA)), lambda: accepted.append(True))
+            assert len(accepted) == 20
+
+    contained(work)
+
+
+@pytest.mark.parametrize(
+    ("room", "size", "code"), [(0, 10, "not_allowed"), (1000, 500_000, "quota"), (400_000, 10, "quota")], ids=["none", "over", "lied"]
+)
+def test_what_a_peer_will_not_keep_is_refused(tmp_path: Path, room: int, size: int, code: str) -> None:
+    """No uploads at all; over the quota; and a manifest larger than was announced."""
+
+    async def work() -> None:
+        async with Swarm(tmp_path) as swarm:
+            node, origin = await keeper(swarm, "keeper", room), await swarm.peer("origin")
+            shared = await origin.share(old_file(tmp_path / "x.bin", DATA[:500_000]))
+            link = await origin.link_to(node.peer, Address("127.0.0.1", node._links.me.listen["tcp"]))
+            with pytest.raises(Refused) as refused:
+                await link.replicate(Replicate(id=shared.id, name="x.bin", size=size), lambda: None)
+            assert refused.value.code == code
+            assert not (tmp_path / "keeper" / "x.bin").exists()
+            assert node._keeper._used == 0
+
+    contained(work)

@@ -1,0 +1,180 @@
+"""Which copies a peer keeps for others, and how many at once."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from p2p.errors import DiskError, Refused
+from p2p.model import MIB, ContentId
+from p2p.peer import keeper as module
+from p2p.peer.keeper import AT_ONCE, Keeper
+from p2p.peer.reports import Downloaded, Received, Report, Warned
+from p2p.protocol.messages import Replicate
+from tests.virtual_time import in_virtual_time
+
+
+class FakeLink:
+    name = "origin"
+
+
+class FakeHolding:
+    """A content that is here, all of it or some."""
+
+    def __init__(self, *, full: bool) -> None:
+        self.have = self
+        self.full = full
+
+
+def ask(number: int, size: int = 10) -> Replicate:
+    return Replicate(id=ContentId(f"{number:064x}"), name=f"{number}.bin", size=size)
+
+
+class Scene:
+    def __init__(self, folder: Path | None, quota: int) -> None:
+        self.reports: list[Report] = []
+        self.holdings: dict[ContentId, Any] = {}
+        self.fetched: list[tuple[ContentId, int]] = []
+        self.let_go = asyncio.Event()
+        self.fault: Exception | None = None
+        self.link: Any = FakeLink()
+        self.keeper = Keeper(folder, quota, self.holdings, self.fetch, self.reports.append)
+
+    async def fetch(self, content: ContentId, folder: Path, link: Any, most: int) -> Downloaded:
+        self.fetched.append((content, most))
+        await self.let_go.wait()
+        if self.fault is not None:
+            raise self.fault
+        return Downloaded(folder / "x.bin", content, most - 1, 1.0)
+
+
+@pytest.mark.parametrize(("folder", "quota"), [(None, 100), (Path(), 0), (None, 0)])
+def test_a_peer_without_a_folder_or_a_quota_keeps_nothing(folder: Path | None, quota: int) -> None:
+    async def work() -> None:
+        scene = Scene(folder, quota)
+        with pytest.raises(Refused) as refused:
+            scene.keeper.accept(scene.link, ask(1))
+        assert refused.value.code == "not_allowed"
+        assert scene.keeper.room == 0
+
+    in_virtual_time(work)
+
+
+def test_what_is_kept_and_what_is_being_fetched_counts_against_the_quota(tmp_path: Path) -> None:
+    async def work() -> None:
+        scene = Scene(tmp_path, 100)
+        assert scene.keeper.room == 100
+        copy = scene.keeper.accept(scene.link, ask(1, 60))
+        await asyncio.sleep(0)
+        assert scene.keeper.room == 40
+        with pytest.raises(Refused) as refused:
+            scene.keeper.accept(scene.link, ask(2, 41))
+        assert refused.value.code == "quota"
+        scene.let_go.set()
+        await copy
+        assert scene.keeper.room == 41, "the manifest decides how large it was"
+        assert [(report.size, report.peer) for report in scene.reports if isinstance(report, Received)] == [(59, "origin")]
+
+    in_virtual_time(work)
+
+
+def test_many_requests_in_one_round_cannot_pass_the_quota_together(tmp_path: Path) -> None:
+    async def work() -> None:
+        scene = Scene(tmp_path, 100)
+        for number in range(2):
+            scene.keeper.accept(scene.link, ask(number, 40))
+        with pytest.raises(Refused) as refused:
+            scene.keeper.accept(scene.link, ask(2, 40))
+        assert refused.value.code == "quota"
+        await scene.keeper.close()
+
+    in_virtual_time(work)
+
+
+def test_a_disk_that_is_nearly_full_leaves_less_room_than_the_quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work() -> None:
+        scene = Scene(tmp_path, 100 * MIB)
+        monkeypatch.setattr(module, "free_space", lambda folder: 7)
+        assert scene.keeper.room == 7
+
+        def broken(folder: Path) -> int:
+            raise DiskError("gone")
+
+        monkeypatch.setattr(module, "free_space", broken)
+        assert scene.keeper.room == 0
+
+    in_virtual_time(work)
+
+
+def test_a_copy_that_fails_gives_its_room_back_and_is_told_to_the_asker_and_here(tmp_path: Path) -> None:
+    async def work() -> None:
+        scene = Scene(tmp_path, 100)
+        scene.fault = DiskError("disk full")
+        scene.let_go.set()
+        with pytest.raises(DiskError):
+            await scene.keeper.accept(scene.link, ask(1, 60))
+        assert scene.keeper.room == 100
+        assert isinstance(scene.reports[-1], Warned)
+
+    in_virtual_time(work)
+
+
+def test_the_same_copy_asked_for_twice_is_fetched_once_and_both_are_told(tmp_path: Path) -> None:
+    async def work() -> None:
+        scene = Scene(tmp_path, 100)
+        both = [scene.keeper.accept(scene.link, ask(1, 60)) for _ in range(2)]
+        await asyncio.sleep(0)
+        scene.let_go.set()
+        await asyncio.gather(*both)
+        assert len(scene.fetched) == 1
+
+    in_virtual_time(work)
+
+
+def test_an_asker_that_goes_away_does_not_stop_the_copy(tmp_path: Path) -> None:
+    async def work() -> None:
+        scene = Scene(tmp_path, 100)
+
+        async def wait(copy: Any) -> None:
+            await copy
+
+        waiting = asyncio.create_task(wait(scene.keeper.accept(scene.link, ask(1, 60))))
+        await asyncio.sleep(0.1)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        scene.let_go.set()
+        await asyncio.sleep(0.1)
+        assert [type(report) for report in scene.reports] == [Received]
+
+    in_virtual_time(work)
+
+
+def test_what_is_here_already_is_verified_at_once_and_what_is_being_fetched_is_busy(tmp_path: Path) -> None:
+    async def work() -> None:
+        scene = Scene(tmp_path, 100)
+        scene.holdings[ask(1).id] = FakeHolding(full=True)
+        scene.holdings[ask(2).id] = FakeHolding(full=False)
+        await scene.keeper.accept(scene.link, ask(1, 1000))
+        with pytest.raises(Refused) as refused:
+            scene.keeper.accept(scene.link, ask(2))
+        assert refused.value.code == "busy"
+        assert scene.fetched == []
+
+    in_virtual_time(work)
+
+
+def test_only_so_many_copies_are_fetched_at_once(tmp_path: Path) -> None:
+    async def work() -> None:
+        scene = Scene(tmp_path, 1000)
+        for number in range(AT_ONCE):
+            scene.keeper.accept(scene.link, ask(number))
+        with pytest.raises(Refused) as refused:
+            scene.keeper.accept(scene.link, ask(AT_ONCE))
+        assert refused.value.code == "busy"
+        await scene.keeper.close()
+        assert scene.keeper.room == 1000
+
+    in_virtual_time(work)

@@ -1,0 +1,207 @@
+"""How blocks are given out: in turn, to those who take them, and never of what has changed."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from p2p.content.bitmap import Bitmap
+from p2p.errors import DiskError, Refused
+from p2p.model import BlockSpan, ContentId, FileEntry, FileSpan, Manifest
+from p2p.peer import serving as module
+from p2p.peer.holding import Holding
+from p2p.peer.serving import Serving
+from p2p.swarm.uploads import SLOTS
+from tests.leaks import contained
+from tests.waiting import until
+
+PIECE = 65_536
+CONTENT = ContentId("ab" * 32)
+BLOCK = BlockSpan(0, 0, 1000)
+
+
+class FakeStorage:
+    def __init__(self) -> None:
+        self.open = 0
+        self.fault: Exception | None = None
+
+    @contextmanager
+    def opened(self, block: BlockSpan) -> Iterator[list[FileSpan]]:
+        if self.fault is not None:
+            raise self.fault
+        self.open += 1
+        try:
+            yield [FileSpan(0, 0, block.length)]
+        finally:
+            self.open -= 1
+
+
+class Scene:
+    def __init__(self, limit: int = 0, have: int = 0b11) -> None:
+        self.storage = FakeStorage()
+        self.changed: list[Holding] = []
+        self.serving = Serving(self.changed.append, limit)
+        manifest = Manifest("x", "file", "blake2b-256", PIECE, (FileEntry("x", 2 * PIECE),), (), (bytes(32), bytes(32)))
+        storage: Any = self.storage
+        self.holding = Holding(CONTENT, manifest, b"", Bitmap(2, have), storage, Path("x"), Random(1))
+        self.serving.holdings[CONTENT] = self.holding
+
+    async def send(self, who: str, until_set: asyncio.Event, log: list[str], block: BlockSpan = BLOCK) -> None:
+        """Take a block and be busy with it until an event."""
+        async with self.serving.block(who, CONTENT, block):
+            log.append(who)
+            await until_set.wait()
+
+
+def test_a_piece_that_is_not_here_and_a_content_that_is_not_shared_are_not_found() -> None:
+    async def work() -> None:
+        scene = Scene(have=0b01)
+        for content, block in ((CONTENT, BlockSpan(1, 0, 10)), (ContentId("cd" * 32), BLOCK)):
+            with pytest.raises(Refused) as refused:
+                async with scene.serving.block("a", content, block):
+                    pass
+            assert refused.value.code == "not_found"
+
+    contained(work)
+
+
+def test_a_disk_that_fails_is_told_as_such_without_our_paths_and_frees_the_slot() -> None:
+    async def work() -> None:
+        scene = Scene()
+        scene.storage.fault = DiskError("cannot read '/home/alice/secret'")
+        for _ in range(SLOTS + 1):
+            with pytest.raises(Refused) as refused:
+                async with scene.serving.block("a", CONTENT, BLOCK):
+                    pass
+        assert refused.value.code == "disk"
+        assert "alice" not in str(refused.value)
+        assert scene.serving._uploads.serving == 0
+
+    contained(work)
+
+
+def test_files_that_have_changed_are_reported_and_not_served() -> None:
+    async def work() -> None:
+        scene = Scene()
+        scene.storage.fault = Refused("not_found", "changed")
+        with pytest.raises(Refused):
+            async with scene.serving.block("a", CONTENT, BLOCK):
+                pass
+        assert scene.changed == [scene.holding]
+
+    contained(work)
+
+
+def test_what_was_taken_back_is_refused_at_once_and_holds_no_slot() -> None:
+    """Its files are closed; only a finished download that is just being renamed is worth a wait."""
+
+    async def work() -> None:
+        scene = Scene()
+        scene.holding.withdraw()
+        scene.storage.fault = Refused("unavailable", "put away")
+        async with asyncio.timeout(1):
+            with pytest.raises(Refused):
+                async with scene.serving.block("a", CONTENT, BLOCK):
+                    pass
+
+    contained(work)
+
+
+def test_who_waits_is_served_when_another_is_done_and_who_goes_away_gives_up_its_place() -> None:
+    async def work() -> None:
+        scene, go, log = Scene(), asyncio.Event(), list[str]()
+        tasks = [asyncio.create_task(scene.send(f"p{n}", go, log)) for n in range(SLOTS + 2)]
+        await until(lambda: len(log) == SLOTS)
+        tasks[SLOTS].cancel()
+        await asyncio.gather(tasks[SLOTS], return_exceptions=True)
+        tasks[0].cancel()
+        await until(lambda: log[-1] == f"p{SLOTS + 1}")
+        go.set()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert (scene.serving._uploads.serving, scene.serving._uploads.waiting, scene.storage.open) == (0, 0, 0)
+        scene.serving.close()
+
+    contained(work)
+
+
+def test_those_who_take_no_bytes_give_their_slots_to_those_who_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Case 25."""
+    monkeypatch.setattr(module, "DEAF_TIME", 0.1)
+
+    async def work() -> None:
+        scene, never, go, log = Scene(), asyncio.Event(), asyncio.Event(), list[str]()
+        go.set()
+        deaf = [asyncio.create_task(scene.send("deaf", never, log)) for _ in range(SLOTS + 10)]
+        await until(lambda: len(log) == SLOTS)
+        async with asyncio.timeout(2):
+            for _ in range(20):
+                await scene.send("honest", go, log)
+        assert log.count("deaf") == SLOTS, "who is deaf gets no further slot"
+        with pytest.raises(Refused) as refused:
+            await scene.send("deaf", go, log)
+        assert refused.value.code == "busy"
+        never.set()
+        await asyncio.gather(*deaf, return_exceptions=True)
+        await scene.send("deaf", go, log)
+        assert scene.serving._uploads.serving == scene.serving._uploads.waiting == 0
+        scene.serving.close()
+
+    contained(work)
+
+
+def test_those_who_take_bytes_slowly_keep_their_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "DEAF_TIME", 0.2)
+
+    async def work() -> None:
+        scene, go, log = Scene(), asyncio.Event(), list[str]()
+        slow = [asyncio.create_task(scene.send(f"slow {n}", go, log)) for n in range(SLOTS)]
+        await until(lambda: len(log) == SLOTS)
+        waiting = asyncio.create_task(scene.send("waiting", go, log))
+        began = time.monotonic()
+        while time.monotonic() - began < 0.6:
+            scene.serving.pace(100)
+            await asyncio.sleep(0.02)
+        assert "waiting" not in log
+        go.set()
+        await asyncio.gather(*slow, waiting)
+        scene.serving.close()
+
+    contained(work)
+
+
+def test_a_rate_is_kept_by_all_threads_together_and_close_wakes_them() -> None:
+    scene = Scene(limit=1_000_000)
+
+    def send() -> None:
+        for _ in range(5):
+            scene.serving.pace(20_000)
+
+    began = time.monotonic()
+    threads = [threading.Thread(target=send) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert 0.3 < time.monotonic() - began < 0.8
+    sleeper = threading.Thread(target=scene.serving.pace, args=(100_000_000,))
+    sleeper.start()
+    scene.serving.close()
+    sleeper.join(2)
+    assert not sleeper.is_alive()
+
+
+def test_without_a_rate_nobody_waits() -> None:
+    scene = Scene()
+    began = time.monotonic()
+    for _ in range(1000):
+        scene.serving.pace(10**9)
+    assert time.monotonic() - began < 0.5
+    scene.serving.close()

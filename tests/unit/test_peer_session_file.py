@@ -1,0 +1,88 @@
+"""Where a session is kept, and who may read it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from p2p.errors import DiskError
+from p2p.model import Address
+from p2p.peer.session_file import StoredSession, forget_session, load_session, save_session
+
+TRACKER = Address("10.0.0.1", 6969)
+ALICE = StoredSession(TRACKER, "alice", "ab" * 16)
+posix = pytest.mark.skipif(os.name != "posix", reason="modes are of POSIX")
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_a_session_comes_back_as_it_was_kept_one_for_each_tracker(tmp_path: Path) -> None:
+    other = StoredSession(Address("tracker.example", 1), "bob", "cd" * 16)
+    for session in (ALICE, other):
+        save_session(tmp_path / "state", session)
+    assert load_session(tmp_path / "state", TRACKER) == ALICE
+    assert load_session(tmp_path / "state", other.tracker) == other
+    forget_session(tmp_path / "state", TRACKER)
+    assert load_session(tmp_path / "state", TRACKER) is None
+    assert load_session(tmp_path / "state", other.tracker) == other
+
+
+def test_there_is_no_session_where_none_was_kept(tmp_path: Path) -> None:
+    assert load_session(tmp_path / "nowhere", TRACKER) is None
+    forget_session(tmp_path / "nowhere", TRACKER)
+    assert not (tmp_path / "nowhere").exists()
+
+
+@posix
+def test_the_file_is_for_its_owner_alone_whatever_the_umask(tmp_path: Path) -> None:
+    """Case 48."""
+    before = os.umask(0)
+    try:
+        save_session(tmp_path / "state", ALICE)
+    finally:
+        os.umask(before)
+    (kept,) = (tmp_path / "state").iterdir()
+    assert mode(kept) == 0o600
+    assert mode(tmp_path / "state") == 0o700
+
+
+@posix
+@pytest.mark.parametrize("bits", [0o777, 0o770, 0o702])
+def test_a_folder_that_others_may_write_into_keeps_no_secret(tmp_path: Path, bits: int) -> None:
+    """Case 48."""
+    state = tmp_path / "state"
+    state.mkdir()
+    state.chmod(bits)
+    with pytest.raises(DiskError, match="chmod 700"):
+        save_session(state, ALICE)
+    assert list(state.iterdir()) == []
+
+
+@posix
+def test_a_file_that_lies_in_the_way_is_replaced_and_not_written_into(tmp_path: Path) -> None:
+    save_session(tmp_path, ALICE)
+    (kept,) = tmp_path.iterdir()
+    kept.chmod(0o666)
+    save_session(tmp_path, StoredSession(TRACKER, "alice", "cd" * 16))
+    assert mode(kept) == 0o600
+    assert [entry.name for entry in tmp_path.iterdir()] == [kept.name]
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b"[]", b"null", b'{"user":"alice"}', b"\xff", b'{"user":'])
+def test_a_file_that_is_no_session_is_an_error_that_names_it(tmp_path: Path, data: bytes) -> None:
+    save_session(tmp_path, ALICE)
+    (kept,) = tmp_path.iterdir()
+    kept.write_bytes(data)
+    with pytest.raises(DiskError, match=kept.name):
+        load_session(tmp_path, TRACKER)
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_with_its_path(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(DiskError, match="file"):
+        save_session(tmp_path / "file" / "state", ALICE)

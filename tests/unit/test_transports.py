@@ -1,0 +1,187 @@
+"""Transports by name, and what only the TCP transport has: a shared port, limits on connections, and who asks."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+import transports
+from p2p.errors import TransportUnavailable, Unreachable
+from p2p.model import Address, BlockSpan, ContentId, FileSpan, PeerId
+from p2p.peer.transport import Listener
+from p2p.protocol.messages import Hello
+from p2p.protocol.session import Asked
+from p2p.system import disk_io
+from tests.leaks import contained
+from tests.waiting import until
+from transports import tcp
+from transports.tcp import TcpTransport
+
+CONTENT = ContentId("ab" * 32)
+LOOPBACK = Address("127.0.0.1", 0)
+
+
+class NoSource:
+    """Knows who asked, and fails in whatever way it is told to."""
+
+    def __init__(self, fault: Exception) -> None:
+        self.fault = fault
+        self.who: list[str] = []
+
+    @asynccontextmanager
+    async def block(self, who: str, content: ContentId, span: BlockSpan) -> AsyncIterator[list[FileSpan]]:
+        self.who.append(who)
+        raise self.fault
+        yield []
+
+    def pace(self, count: int) -> None:
+        pass
+
+
+class Greeter:
+    """A control that takes note of who says hello, as the links do."""
+
+    def __init__(self) -> None:
+        self.gone_wires = 0
+
+    async def heard(self, wire: Any, event: object) -> None:
+        if isinstance(event, Asked) and isinstance(event.request, Hello):
+            wire.peer = event.request.peer
+
+    def gone(self, wire: object) -> None:
+        self.gone_wires += 1
+
+
+# -- by name -------------------------------------------------------------------------------------------------------------------------
+
+
+def test_known_transports_come_by_their_names() -> None:
+    for name in ("tcp", "memory"):
+        assert transports.load(name, disk_io()).name == name
+
+
+def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(TransportUnavailable, match=r"'carrier pigeon'.*tcp.*grpc.*memory"):
+        transports.load("carrier pigeon", disk_io())
+
+
+@pytest.mark.parametrize("missing", ["grpc", "google.protobuf", "grpc._channel"])
+def test_a_library_that_is_not_installed_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    def broken(name: str) -> Any:
+        raise ModuleNotFoundError(f"No module named {missing!r}", name=missing)
+
+    monkeypatch.setattr(importlib, "import_module", broken)
+    with pytest.raises(TransportUnavailable, match=r"needs an extra: pip install '\.\[grpc\]'"):
+        transports.load("grpc", disk_io())
+
+
+@pytest.mark.parametrize("missing", ["p2p.nothing", "protos.transfer", None])
+def test_a_fault_of_our_own_is_not_disguised_as_a_missing_extra(monkeypatch: pytest.MonkeyPatch, missing: str | None) -> None:
+    def broken(name: str) -> Any:
+        raise ModuleNotFoundError("ours", name=missing)
+
+    monkeypatch.setattr(importlib, "import_module", broken)
+    with pytest.raises(ModuleNotFoundError):
+        transports.load("grpc", disk_io())
+
+
+# -- over tcp ------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_peer_that_says_hello_is_known_by_its_id_and_a_nobody_by_its_host() -> None:
+    async def work() -> None:
+        source, control = NoSource(RuntimeError("ours")), Greeter()
+        transport = TcpTransport(disk_io())
+        listener = await transport.listen(source, LOOPBACK, control)
+        address = Address("127.0.0.1", listener.port)
+        for me in (PeerId("5f" * 16), None):
+            lane = await transport.connect(address, me)
+            with pytest.raises(Unreachable):
+                await lane.fetch(CONTENT, BlockSpan(0, 0, 4), memoryview(bytearray(4)))
+            await lane.close()
+        await listener.close()
+        assert source.who == ["5f" * 16, "127.0.0.1"]
+        assert control.gone_wires == 2
+
+    contained(work)
+
+
+def test_a_fault_of_ours_ends_one_connection_and_is_logged_and_the_door_stays_open(caplog: pytest.LogCaptureFixture) -> None:
+    async def work() -> None:
+        listener = await TcpTransport(disk_io()).listen(NoSource(RuntimeError("a fault of ours")), LOOPBACK)
+        for _ in range(2):
+            reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+            writer.write(b'{"op":"read","id":"%s","piece":0,"offset":0,"length":1}\n' % CONTENT.encode())
+            assert await reader.read() == b""
+            writer.close()
+            await writer.wait_closed()
+        await until(lambda: len(caplog.records) == 2)
+        await listener.close()
+
+    contained(work)
+    assert all("fault of ours" in record.getMessage() for record in caplog.records)
+
+
+async def _told(listener: Listener, ask: bytes = b"") -> tuple[Any, asyncio.StreamWriter]:
+    """Connect, ask something, and return the answer."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+    writer.write(ask)
+    async with asyncio.timeout(3):
+        line = await reader.readline()
+    return json.loads(line) if line else None, writer
+
+
+PING = b'{"op":"ping","seq":1}\n'
+
+
+def test_over_the_limit_of_connections_a_newcomer_is_told_busy_until_one_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tcp, "CONNECTIONS", 5)
+
+    async def work() -> None:
+        listener = await TcpTransport(disk_io()).listen(NoSource(RuntimeError()), LOOPBACK)
+        assert isinstance(listener, tcp.TcpListener)
+        writers = [(await _told(listener, PING))[1] for _ in range(5)]
+        heard, newcomer = await _told(listener)
+        assert heard["error"] == "busy"
+        writers.pop(0).transport.abort()
+        await until(lambda: len(listener._open) == 4)
+        heard, again = await _told(listener, PING)
+        assert heard["error"] == "unsupported"
+        for writer in (*writers, newcomer, again):
+            writer.transport.abort()
+        await listener.close()
+
+    contained(work)
+
+
+def test_an_accept_that_fails_for_want_of_descriptors_waits_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Case 60."""
+
+    async def work() -> None:
+        loop = asyncio.get_running_loop()
+        accept, faults = loop.sock_accept, [OSError(24, "Too many open files"), ConnectionAbortedError(), OSError(22, "Invalid argument")]
+        calls = 0
+
+        async def failing(sock: socket.socket) -> tuple[socket.socket, Any]:
+            nonlocal calls
+            calls += 1
+            if faults:
+                raise faults.pop(0)
+            return await accept(sock)
+
+        monkeypatch.setattr(loop, "sock_accept", failing)
+        listener = await TcpTransport(disk_io()).listen(NoSource(RuntimeError()), LOOPBACK)
+        heard, writer = await _told(listener, PING)
+        assert heard["error"] == "unsupported"
+        assert calls <= 5
+        writer.transport.abort()
+        await listener.close()
+
+    contained(work)
