@@ -34,7 +34,9 @@ OPEN_FILES_CANNOT_MOVE: Final = os.name == "nt"
 _SAFE: Final = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOINHERIT", 0)
 _NO_WAIT: Final = getattr(os, "O_NONBLOCK", 0)
 _CHUNK: Final = MIB
-_PACED_CHUNK: Final = 256 * KIB
+_COPIED_CHUNK: Final = 256 * KIB
+_PACED_CHUNK: Final = 32 * KIB
+"""Bytes sent between two looks at the rate: few, so that a low rate leaves no gap that the receiver takes for a stall."""
 _NO_SENDFILE: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
 _NO_FOLDER_SYNC: Final = frozenset({errno.EINVAL, errno.EBADF, errno.ENOTSUP})
 _REASONS: Final = {
@@ -158,7 +160,7 @@ class _PosixIO:
 
 def _send_copied(io: DiskIO, sock: socket.socket, span: FileSpan, timeout: float, pace: Callable[[int], None] | None) -> None:
     """Send by reading into a buffer, where the kernel cannot send from the file itself."""
-    buffer = memoryview(bytearray(min(span.length, _PACED_CHUNK)))
+    buffer = memoryview(bytearray(min(span.length, _PACED_CHUNK if pace else _COPIED_CHUNK)))
     done, quiet_since = 0, time.monotonic()
     while done < span.length:
         try:

@@ -76,6 +76,8 @@ class Tools:
     unregister: Callable[[Holding], None]
     changed: Callable[[Holding], None]
     """Told when a holding has become complete."""
+    grown: Callable[[Holding], None]
+    """Told often of a holding that may have more than before."""
     announced: Callable[[], Awaitable[None]]
     """Returns when the tracker knows what this peer has, or is out of reach."""
     report: Callable[[Report], None]
@@ -394,6 +396,7 @@ class Download:
             rate = (self._arrived - before) / (now - since) if now > since else 0.0
             phase = "waiting" if now - self._moved_at > QUIET_TIME else "downloading" if self._arrived else "connecting"
             self._progress(phase, holding.bytes_here, rate)
+            self._tools.grown(holding)
             await asyncio.sleep(REPORT_TIME)
 
     def _progress(self, phase: str, done: int = 0, rate: float = 0.0) -> None:

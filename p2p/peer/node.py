@@ -109,6 +109,7 @@ class Node:
             register=self._register,
             unregister=self._unregister,
             changed=self._register,
+            grown=lambda holding: self._announce(holding, urgent=False),
             announced=self._announced_all,
             report=report,
             note=note,
@@ -261,9 +262,12 @@ class Node:
 
     def _register(self, holding: Holding) -> None:
         self._serving.holdings[holding.id] = holding
+        self._announce(holding, urgent=True)
+
+    def _announce(self, holding: Holding, *, urgent: bool) -> None:
         if self._announcer is not None:
             share = Share(id=holding.id, name=holding.manifest.name, size=holding.manifest.size, have=holding.bytes_here)
-            self._announcer.set(share)
+            self._announcer.set(share, urgent=urgent)
 
     def _unregister(self, holding: Holding) -> None:
         if self._serving.holdings.get(holding.id) is not holding:

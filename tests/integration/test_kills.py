@@ -169,3 +169,21 @@ def test_a_download_that_runs_goes_on_when_the_tracker_is_killed(tmp_path: Path)
         late = run_peer(tmp_path, "download", content, "-o", str(tmp_path / "late"), tracker=tracker.address)
         assert late.code == 6
         assert tracker.address in late.err
+
+
+def test_the_tracker_learns_how_much_of_a_content_a_download_has(tmp_path: Path) -> None:
+    path = old_file(tmp_path / "share" / "image.bin", os.urandom(SIZE))
+    with (
+        start_tracker(tmp_path, "--ttl", "2") as tracker,
+        start_peer(tmp_path, "share", str(path), tracker=tracker.address, name="origin") as seed,
+    ):
+        content = seed.event("shared")["id"]
+        words = ["download", content, "--limit", "1M", "-o", str(tmp_path / "out")]
+        with start_peer(tmp_path, *words, tracker=tracker.address, name="leech") as leech:
+            while leech.event("progress")["bytes"] < SIZE // 4:
+                pass
+            shares: list[int] = []
+            while not shares or not 0 < shares[0] < SIZE:
+                info = run_peer(tmp_path, "info", content, tracker=tracker.address)
+                shares = [event["have"] for event in info.events if event["event"] == "peer" and event["name"] == "leech"]
+                assert shares, "the download ended before the tracker knew of any of it"
