@@ -10,7 +10,7 @@ from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from p2p.content.names import printable
 from p2p.errors import EnjambreError
@@ -24,7 +24,7 @@ TAIL: Final = 5
 
 
 class ChildFailed(EnjambreError):
-    """A child ended, or was silent, where it should not; the message ends with the last lines of its standard error."""
+    """A child ended, or was silent, where it should not; the message ends with its own error."""
 
 
 def command(name: str, *, bare: bool) -> list[str]:
@@ -68,16 +68,23 @@ class Child:
                 raise self.failed(f"is silent for {silence:g} s") from None
             if event is None:
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(1.0):
-                        await self.process.wait()
-                        await self._readers[1]
-                raise self.failed(f"ended with exit code {self.process.returncode}")
+                    async with asyncio.timeout(2.5):
+                        await self.ended()
+                raise self.failed("prints nothing any more")
             if event.get("event") == kind:
                 return event
 
+    async def ended(self) -> NoReturn:
+        """Wait until the child ends, where it should not. Raises `ChildFailed`."""
+        code = await self.process.wait()
+        # What it complained last may still be on its way; a process that it left behind may hold that pipe open.
+        await asyncio.wait([self._readers[1]], timeout=1.0)
+        raise self.failed(f"ended with exit code {code}")
+
     def failed(self, why: str) -> ChildFailed:
-        """The error for this child, with the last lines that it complained."""
-        said = " | ".join(self._tail)
+        """The error for this child, with the error that it ended with, or else the last lines that it complained."""
+        errors = [line for line in self._tail if ": error: " in line]
+        said = " | ".join(errors[-1:] or self._tail)
         return ChildFailed(f"{self.name} {why}" + (f"; it said: {said}" if said else ""))
 
     async def close(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar
 
@@ -14,8 +14,8 @@ from p2p.errors import DiskError, EnjambreError, UsageError
 
 # What only a running command needs is imported when one runs: `--help` shall come at once.
 if TYPE_CHECKING:
-    from asyncio import Future
     from signal import Signals
+    from threading import Timer
 
     from p2p.cli.console import Console
     from p2p.trace import SwarmEvent
@@ -130,22 +130,22 @@ def _run_work(program: Program[C], words: Namespace, config: C, console: Console
 async def _supervised(work: Callable[[], Awaitable[int]], console: Console) -> int:
     """Do the work until it is done, a signal comes, or nobody reads its output; returns the exit code."""
     import asyncio
-    import os
-    from threading import Timer
+    import signal
 
-    from p2p.cli.entry import stop_at_once_on_signals
+    from p2p.cli.entry import leave_at_once, stop_at_once_on_signals
     from p2p.system import install_stop_signals
 
     task = asyncio.ensure_future(work())
     stopped: list[int] = []
+    unread: list[Timer] = []
 
     def stop(number: Signals) -> None:
         if stopped:
-            os._exit(128 + number)
+            leave_at_once(number, None)
         stopped.append(128 + number)
-        watchdog = Timer(STOP_TIME, os._exit, (128 + number,))
-        watchdog.daemon = True
-        watchdog.start()
+        _watchdog(128 + number)
+        if number == signal.SIGINT:
+            console.interrupted()
         console.end_progress()
         console.event({"event": "stopped", "signal": number.name})
         task.cancel()
@@ -155,7 +155,11 @@ async def _supervised(work: Callable[[], Awaitable[int]], console: Console) -> i
             await asyncio.sleep(TICK)
             console.tick()
 
-    console.on_broken = lambda: _cancel(task)
+    def nobody_reads() -> None:
+        unread.append(_watchdog(1))
+        task.cancel()
+
+    console.on_broken = nobody_reads
     ticker = asyncio.create_task(tick())
     uninstall = install_stop_signals(asyncio.get_running_loop(), stop)
     try:
@@ -171,6 +175,8 @@ async def _supervised(work: Callable[[], Awaitable[int]], console: Console) -> i
         code = stopped[0]
     finally:
         ticker.cancel()
+        for watchdog in unread:
+            watchdog.cancel()
         uninstall()
         if stopped:
             stop_at_once_on_signals()
@@ -178,14 +184,35 @@ async def _supervised(work: Callable[[], Awaitable[int]], console: Console) -> i
     return stopped[0] if stopped else code
 
 
-def _cancel(task: Future[int]) -> None:
-    task.cancel()
+async def finished(work: Coroutine[Any, Any, None]) -> None:
+    """Do what must be done at the end to its end, also when this task is cancelled meanwhile; the cancellation is passed on afterwards."""
+    import asyncio
+
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await task
+        raise
+
+
+def _watchdog(code: int) -> Timer:
+    """Begin to wait for a clean stop; a process that has not ended in `STOP_TIME` ends then, with `code`."""
+    import os
+    from threading import Timer
+
+    watchdog = Timer(STOP_TIME, os._exit, (code,))
+    watchdog.daemon = True
+    watchdog.start()
+    return watchdog
 
 
 def _unread(console: Console) -> int:
     """The exit code when standard output cannot be written: quiet when its reader left, an error when it could not be kept."""
+    from p2p.cli.console import unread
+
     error = console.broken
-    if error is None or isinstance(error, BrokenPipeError) or error.errno in (22, 32):  # Windows says EINVAL of a pipe without a reader
+    if error is None or unread(error):
         return 1
     raise DiskError(f"cannot write standard output: {(error.strerror or str(error)).lower()}") from error
 

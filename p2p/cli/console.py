@@ -6,6 +6,7 @@ import contextlib
 import errno
 import logging
 import os
+import select
 import shutil
 import sys
 import traceback
@@ -29,7 +30,8 @@ _COLOURS: Final = {"red": "31", "green": "32", "yellow": "33", "bold": "1"}
 class Console:
     """What a command prints goes through here, so that no control character of another machine ever reaches a terminal.
 
-    Nothing here raises: when nobody reads standard output any more, `broken` is set and `on_broken` is called once.
+    Nothing here raises: when nobody reads standard output any more, `broken` is set and `on_broken` is called once. A command without an
+    end of its own (`endless`) takes a reader of standard error that left in the same way; others finish what they were asked for.
     """
 
     def __init__(
@@ -54,8 +56,11 @@ class Console:
         self._clock = clock
         err_is_terminal = _is_terminal(self._err)
         self._colours = err_is_terminal and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
-        # Where both streams are one terminal, a live line would tear the events apart.
-        self.live = err_is_terminal and not quiet and not (json and _is_terminal(self._out))
+        self._terminal = self._err if err_is_terminal else self._out if not json and _is_terminal(self._out) else None
+        # Events tell a program how far it is; nobody needs to be told twice.
+        self.live = err_is_terminal and not quiet and not json
+        self._endless = False
+        self._err_left: OSError | None = None
         self._feed = ProgressFeed()
         self._line: Callable[[int], str] | None = None
         self._drawn = ""
@@ -83,11 +88,36 @@ class Console:
             self._out.write(text)
             self._out.flush()
         except (OSError, ValueError) as error:
-            self.broken = error if isinstance(error, OSError) else OSError(errno.EPIPE, "standard output is closed")
-            # Python flushes standard output once more at its end, and would complain about it.
-            with contextlib.suppress(OSError, ValueError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), self._out.fileno())
+            self._out_broke(error if isinstance(error, OSError) else OSError(errno.EPIPE, "standard output is closed"))
+
+    def _out_broke(self, error: OSError) -> None:
+        _silence(self._out)
+        if self.broken is None:
+            self.broken = error
             self.on_broken()
+
+    def _err_broke(self, error: OSError) -> None:
+        if unread(error):
+            _silence(self._err)
+            self._err_left = error
+            self._end_unread()
+
+    def endless(self) -> None:
+        """From now on the command has no end of its own: it ends when either stream has lost its reader."""
+        self._endless = True
+        self._end_unread()
+
+    def _end_unread(self) -> None:
+        if self._endless and self._err_left is not None and self.broken is None:
+            self.broken = self._err_left
+            self.on_broken()
+
+    def look_for_readers(self) -> None:
+        """See whether the readers of both streams are still there, also while nothing is written."""
+        if self.broken is None and _reader_left(self._out):
+            self._out_broke(BrokenPipeError(errno.EPIPE, "nobody reads standard output"))
+        if self._err_left is None and _reader_left(self._err):
+            self._err_broke(BrokenPipeError(errno.EPIPE, "nobody reads standard error"))
 
     # -- standard error ----------------------------------------------------------------------------------------------------------------
 
@@ -120,10 +150,13 @@ class Console:
         return f"\x1b[{_COLOURS[colour]}m{text}\x1b[0m" if self._colours else text
 
     def _write_err(self, text: str) -> None:
-        # A standard error that is closed or full is no reason to stop, and there is nowhere else to say so.
-        with contextlib.suppress(OSError, ValueError):
-            self._err.write(text)
-            self._err.flush()
+        # A standard error that is closed or full is no reason to give up a download, and there is nowhere else to say so.
+        with contextlib.suppress(ValueError):
+            try:
+                self._err.write(text)
+                self._err.flush()
+            except OSError as error:
+                self._err_broke(error)
 
     # -- progress ----------------------------------------------------------------------------------------------------------------------
 
@@ -143,7 +176,8 @@ class Console:
             self._draw()
 
     def tick(self) -> None:
-        """Time has passed: redraw what got old. To be called some four times a second."""
+        """Time has passed: redraw what got old, and see who still reads. To be called some four times a second."""
+        self.look_for_readers()
         if self._clock() - self._drawn_at >= REDRAW_MOST:
             self._draw()
         if self.json and (event := self._feed.tick(self._clock())) is not None:
@@ -156,6 +190,14 @@ class Console:
         self._phase = ""
         self._wipe()
         self._drawn_at = float("-inf")
+
+    def interrupted(self) -> None:
+        """Ctrl-C was pressed: what follows, and the shell's prompt, begins on a line of its own, not behind the `^C`."""
+        self._line, self._drawn = None, ""
+        if self._terminal is self._err:
+            self._write_err("\n")
+        elif self._terminal is not None:
+            self._print("\n")
 
     def _draw(self) -> None:
         if self._line is None or not self.live:
@@ -209,6 +251,33 @@ def _is_terminal(stream: TextIO) -> bool:
         return stream.isatty()
     except ValueError:
         return False
+
+
+def unread(error: OSError) -> bool:
+    """Whether a write failed because its reader left; Windows says EINVAL of a pipe without a reader."""
+    return isinstance(error, BrokenPipeError) or error.errno in (errno.EINVAL, errno.EPIPE)
+
+
+def _reader_left(stream: TextIO) -> bool:
+    """Whether `stream` is a pipe or a socket without a reader. Where this cannot be asked, the next write tells."""
+    if not hasattr(select, "poll"):
+        return False
+    try:
+        poll = select.poll()
+        poll.register(stream.fileno(), 0)
+        return any(found & (select.POLLERR | select.POLLHUP) for _, found in poll.poll(0))
+    except (OSError, ValueError):
+        return False
+
+
+def _silence(stream: TextIO) -> None:
+    """Let what is left in a broken stream go nowhere: Python flushes it once more at its end, and would complain."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, stream.fileno())
+        finally:
+            os.close(nowhere)
 
 
 def _one_line(message: str) -> str:

@@ -14,9 +14,9 @@ from typing import Any, Final
 
 import transports
 from p2p.cli.children import Child, command, stop_all
-from p2p.cli.common import Job
+from p2p.cli.common import Job, finished
 from p2p.cli.demo_report import Fetched, Outcome, receiver_event, report, result_event
-from p2p.cli.render import bar, count_text, percent, rate_text, size_text
+from p2p.cli.render import bar, count_text, fitting, percent, rate_text, size_text
 from p2p.config import DemoConfig
 from p2p.content.names import local_path
 from p2p.errors import DiskError, IntegrityError, UsageError
@@ -45,11 +45,10 @@ class Demo:
         """Share `source`, let all fetch it, compare. Raises `ChildFailed`, `DiskError`."""
         config, console = self._job.config, self._job.console
         console.show(lambda _: "starting the tracker and the origin")
-        listening = await (await self._start("tracker", "--store", "memory", "--host", "127.0.0.1", "--port", "0")).next(
-            "listening", SILENCE
-        )
-        tracker = f"127.0.0.1:{listening['port']}"
-        shared = await (await self._start(ORIGIN, "share", str(source), tracker=tracker)).next("shared", SHARE_SILENCE)
+        directory = await self._start("tracker", "--store", "memory", "--host", "127.0.0.1", "--port", "0")
+        tracker = f"127.0.0.1:{(await directory.next('listening', SILENCE))['port']}"
+        origin = await self._start(ORIGIN, "share", str(source), tracker=tracker)
+        shared = await origin.next("shared", SHARE_SILENCE)
         self._size = shared["size"]
         console.event({"event": "shared", "peer": ORIGIN, "name": shared["name"], "id": shared["id"], "size": self._size})
         others = count_text(config.peers - 1, "other peer")
@@ -64,7 +63,11 @@ class Demo:
             await self._start(name, "download", shared["id"], "--seed", "-o", str(self._folder / name), tracker=tracker) for name in names
         ]
         async with asyncio.TaskGroup() as group:
+            guards = [group.create_task(child.ended()) for child in (directory, origin)]
             tasks = [group.create_task(self._fetched(peer, source)) for peer in peers]
+            await asyncio.wait(tasks)
+            for guard in guards:
+                guard.cancel()
         console.end_progress()
         return Outcome(ORIGIN, self._size, tuple(task.result() for task in tasks))
 
@@ -93,8 +96,9 @@ class Demo:
         return fetched
 
     def _heard(self, name: str, event: dict[str, Any]) -> None:
-        if event.get("event") == "progress" and event.get("phase") == "downloading":
-            self._progress[name] = event
+        if event.get("event") == "progress" and event.get("phase") in ("downloading", "finishing"):
+            there = event["phase"] == "finishing"
+            self._progress[name] = {**event, "bytes": self._size, "rate": 0} if there else event
             self._job.console.show(self._live_line)
 
     def _live_line(self, columns: int) -> str:
@@ -103,13 +107,13 @@ class Demo:
         at_work = {name: event for name, event in self._progress.items() if name not in self._done}
         have = self._size * len(self._done) + sum(event["bytes"] for event in at_work.values())
         rate = sum(event["rate"] for event in at_work.values())
-        parts = [
-            f"downloading {percent(have, whole):>3}%",
-            bar(have, whole, max(min(columns - 56, 24), 0)),
-            rate_text(rate),
-            f"{len(self._done)} of {receivers} done",
-        ]
-        return "  ".join(parts)
+        done, pace, count = f"{percent(have, whole)}%", rate_text(rate), f"{len(self._done)} of {receivers} done"
+        return fitting(
+            columns,
+            f"downloading {done:>4}  {bar(have, whole, min(max(columns - 56, 8), 24))}  {pace}  {count}",
+            f"downloading {done:>4}  {pace}  {count}",
+            f"downloading {done} {pace} {len(self._done)}/{receivers}",
+        )
 
 
 async def demo(job: Job[DemoConfig]) -> int:
@@ -117,9 +121,10 @@ async def demo(job: Job[DemoConfig]) -> int:
     config, console = job.config, job.console
     began = time.monotonic()
     transports.load(config.transport, disk_io())  # says at once what is missing, before anything is started
-    source = Path(job.words.file) if job.words.file is not None else None
+    # Whoever names a link means what it leads to.
+    source = Path(os.path.realpath(job.words.file)) if job.words.file is not None else None
     if source is not None and not source.exists():
-        raise UsageError(f"{source}: no such file or folder")
+        raise UsageError(f"{job.words.file}: no such file or folder")
     folder = Path(tempfile.mkdtemp(prefix="enjambre-demo-"))
     swarm = Demo(job, folder)
     try:
@@ -135,7 +140,7 @@ async def demo(job: Job[DemoConfig]) -> int:
             raise group.exceptions[0] from None
         finally:
             console.end_progress()
-            await swarm.stop()
+            await finished(swarm.stop())
     finally:
         if config.keep:
             console.note(f"kept: {folder}")

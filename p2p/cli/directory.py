@@ -88,14 +88,16 @@ async def peers(job: Work) -> int:
 
 
 async def login(job: Work) -> int:
-    """`login USER`: opens a session and keeps it for later commands; one of this user that still lives is kept.
+    """`login USER`: opens a session and keeps it for later commands; one of this user that still lives is kept, another's is ended.
 
     Raises `UsageError` for a bad name, `Unreachable`, `Refused`, and `DiskError` when the session cannot be kept.
     """
     config, console = job.config, job.console
     user = check_name(job.words.user, "USER")
+    stored = load_session(config.state, config.tracker)
+    if stored is not None and stored.user != user:
+        await _end(job, stored)
     async with _tracker(job) as client:
-        stored = load_session(config.state, config.tracker)
         if stored is not None and stored.user == user and await _resumes(client, stored):
             state = "resumed"
         else:
@@ -109,10 +111,17 @@ async def login(job: Work) -> int:
 
 async def logout(job: Work) -> int:
     """`logout`: ends this user's session; its peers leave the directory. Raises `Refused("login_needed")` without one."""
-    config, console = job.config, job.console
+    config = job.config
     stored = load_session(config.state, config.tracker)
     if stored is None:
         raise Refused("login_needed", f"there is no session with tracker {config.tracker}; nothing to log out of")
+    await _end(job, stored)
+    return 0
+
+
+async def _end(job: Work, stored: StoredSession) -> None:
+    """End a session that is stored, forget it, and tell it. Raises `Unreachable`, `Refused`, `DiskError`."""
+    config, console = job.config, job.console
     gone = LogoutAnswer(peers=0, contents=0)
     async with _tracker(job) as client:
         client.session = stored.token
@@ -126,7 +135,6 @@ async def logout(job: Work) -> int:
     console.event({**_session_event("ended", stored.user, config.tracker), "peers": gone.peers, "contents": gone.contents})
     left = f"{count_text(gone.peers, 'peer')} and {count_text(gone.contents, 'content')} left the directory"
     console.text(f"{stored.user} is logged out of tracker {config.tracker}; {left}")
-    return 0
 
 
 async def status(job: Work) -> int:

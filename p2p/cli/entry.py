@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from importlib import import_module
@@ -9,6 +10,10 @@ from importlib import import_module
 
 def leave_at_once(number: int, _frame: object) -> None:
     """End this process now, with the code of a stop by signal `number`."""
+    if number == signal.SIGINT:
+        with contextlib.suppress(OSError):
+            if os.isatty(2):
+                os.write(2, b"\n")  # so that the shell's prompt does not stand behind the ^C
     os._exit(128 + number)
 
 

@@ -19,7 +19,7 @@ examples:
 Exit codes: 0 done, 1 failed, 2 wrong command line, 3 not found, 4 refused, 5 integrity, 6 unreachable, 7 disk; 130 and 143 stopped.
 """
 
-TARGET: Final = ("target", "NAME|ID|LINK", None, "what to fetch: a name, a content id, or a link")
+TARGET: Final = ("target", "NAME|ID|LINK", None, "a name, a content id, or a link in quotes")
 
 COMMANDS: Final[dict[str, tuple[str, str, str, tuple[tuple[str, str, str | None, str], ...]]]] = {
     "serve": (

@@ -9,6 +9,9 @@ from unicodedata import combining, east_asian_width
 from p2p.content.names import printable
 from p2p.peer.reports import Progress
 
+_DIRECTIONS: Final = {"downloading": "from", "waiting": "from", "uploading": "to"}
+"""Phases in which other peers matter, and how."""
+
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -94,22 +97,39 @@ def bar(part: float, whole: float, columns: int) -> str:
 
 
 def progress_text(progress: Progress, elapsed: float, columns: int) -> str:
-    """The progress line: the phase, and what is known: percent, amount, rate, time left, peers. `elapsed`: seconds of this phase."""
-    parts = [f"{progress.phase:<11}"]
-    if progress.size > 0:
-        parts.append(f"{percent(progress.bytes, progress.size):>3}%")
-        if columns >= 100:
-            parts.append(bar(progress.bytes, progress.size, 20))
-        parts.append(f"{size_text(progress.bytes)} of {size_text(progress.size)}")
-    if progress.rate > 0:
-        parts.append(rate_text(progress.rate))
-        if progress.size > progress.bytes:
-            parts.append(f"{time_text((progress.size - progress.bytes) / progress.rate)} left")
-    elif progress.size <= 0 or progress.bytes < progress.size:
-        parts.append(time_text(elapsed))
-    if progress.phase in ("downloading", "waiting"):
-        parts.append(f"from {count_text(progress.peers, 'peer')}")
-    return cut("  ".join(parts), columns)
+    """The progress line: the phase, and what is known: percent, amount, rate, time left, peers. `elapsed`: seconds of this phase.
+
+    Where not all of it fits, bar and amount go first, then the peers; percent, rate and time left stay.
+    """
+    sized, fast = progress.size > 0, progress.rate > 0
+    done = f"{percent(progress.bytes, progress.size)}%" if sized else ""
+    drawn = bar(progress.bytes, progress.size, 20) if sized and columns >= 100 else ""
+    amount = f"{size_text(progress.bytes)} of {size_text(progress.size)}" if sized else ""
+    pace, left = rate_text(progress.rate) if fast else "", ""
+    if fast and progress.size > progress.bytes:
+        left = time_text((progress.size - progress.bytes) / progress.rate)
+    elif not fast and (not sized or progress.bytes < progress.size):
+        pace = time_text(elapsed)
+    peers = _DIRECTIONS.get(progress.phase, "")
+    peers = f"{peers} {count_text(progress.peers, 'peer')}" if peers else ""
+    phase, padded, time_left = f"{progress.phase:<11}", f"{done:>4}" if done else "", f"{left} left" if left else ""
+    return fitting(
+        columns,
+        _joined("  ", phase, padded, drawn, amount, pace, time_left, peers),
+        _joined("  ", phase, padded, pace, time_left, peers),
+        _joined("  ", phase, padded, pace, time_left),
+        _joined(" ", progress.phase, done, pace, time_left),
+        _joined(" ", progress.phase, done, pace, left),
+    )
+
+
+def fitting(columns: int, *lines: str) -> str:
+    """The first of `lines` that fits into `columns`; if none does, the last one, cut."""
+    return next((line for line in lines if width(line) <= columns), cut(lines[-1], columns))
+
+
+def _joined(gap: str, *parts: str) -> str:
+    return gap.join(part for part in parts if part)
 
 
 def amount_from(sources: Mapping[str, int], columns: int = 60) -> str:

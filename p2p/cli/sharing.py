@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import os
+import shlex
 import socket
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import transports
-from p2p.cli.common import Job
+from p2p.cli.common import Job, finished
 from p2p.cli.console import Console
 from p2p.cli.events import event_of, manifest_events
 from p2p.cli.render import amount_from, count_text, percent, rate_text, size_text, table, time_text
@@ -38,6 +39,7 @@ from p2p.peer.reports import (
     Warned,
     Withdrawn,
 )
+from p2p.system import disk_error
 
 Work = Job[PeerConfig]
 
@@ -69,7 +71,10 @@ class Reporter:
                 link = str(Link(report.id, self._link_tracker, report.name)) if self._link_tracker else None
                 console.event({**event_of(report), **({"link": link} if link else {})})
                 if self._talks:
-                    console.text(f"shared {report.name} ({size_text(report.size)})  {link or report.id}")
+                    # Shells eat the ? and & of a link; it never holds a quote itself.
+                    console.text(
+                        f"shared {report.name} ({size_text(report.size)})", f"  get it with: bin/peer download '{link or report.id}'"
+                    )
             case _:
                 self._other(report)
 
@@ -130,27 +135,30 @@ async def _peer(job: Work, *, folder: Path | None = None, link_tracker: Address 
     try:
         yield node
     finally:
-        await node.stop()
+        await finished(node.stop())
 
 
 async def serve(job: Work) -> int:
-    """`serve DIR`. Raises `UsageError` when there is no such folder, and what ended the session when somebody else did."""
-    folder = Path(job.words.dir)
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder")
+    """`serve DIR`. Raises `UsageError` when there is no such folder, and what ended the session when somebody else did.
+
+    Where others may put copies there need not be anything yet: then the folder is made. Raises `DiskError` when it cannot be.
+    """
+    job.console.endless()
+    folder = _folder(job)
     async with _peer(job, folder=folder, link_tracker=await _tracker_for_others(job, warn=False)) as node:
         await node.start()
-        await _until_ended(node, node.watch(folder))
+        await _until_ended(node, node.watch(folder, _told_once(job.console)))
     return 0
 
 
 async def share(job: Work) -> int:
     """`share PATH…`. Raises `UsageError` for a path that is not there, and what ended the session when somebody else did."""
+    job.console.endless()
     paths = [_existing(text) for text in job.words.paths]
     # To hand out links is what this command is for, so it is said when they are of no use to others.
     async with _peer(job, link_tracker=await _tracker_for_others(job, warn=True)) as node:
         await node.start()
-        await _until_ended(node, node.watch_paths(paths))
+        await _until_ended(node, node.watch_paths(paths, _told_once(job.console)))
     return 0
 
 
@@ -168,15 +176,20 @@ async def download(job: Work) -> int:
         except asyncio.CancelledError:
             console.note("stopped; the same command goes on from here")
             raise
-        rate = done.size / done.seconds if done.seconds > 0 else 0.0
+        fetched = sum(done.bytes_from.values())
+        rate = fetched / done.seconds if done.seconds > 0 else 0.0
         console.end_progress()
         console.event(event_of(Progress("downloading", done.size, done.size, rate, len(done.bytes_from))))
         console.event(event_of(done))
-        console.text(f"saved {done.path}: {size_text(done.size)} in {time_text(done.seconds)}, {rate_text(rate)}")
+        pace = f", {rate_text(rate)}" if fetched else ""
+        console.text(f"saved {done.path}: {size_text(done.size)} in {time_text(done.seconds)}{pace}")
+        if fetched < done.size:
+            console.text(f"  {size_text(fetched)} fetched, {size_text(done.size - fetched)} were here")
         if done.bytes_from:
             console.text(f"  from {count_text(len(done.bytes_from), 'peer')}: {amount_from(done.bytes_from)}")
         if config.seed:
-            console.text("serving it to others until stopped")
+            console.text("serving it to others until you press Ctrl-C")
+            console.endless()
             raise await node.ended()
     return 0
 
@@ -235,10 +248,37 @@ def _phase(name: str) -> Progress:
 
 
 def _existing(text: str) -> Path:
-    path = Path(text)
+    """The path that was named, or what it is a link to: whoever names a link means what it leads to."""
+    path = Path(os.path.realpath(text))
     if not os.path.lexists(path):
-        raise UsageError(f"{path}: no such file or folder")
+        raise UsageError(f"{text}: no such file or folder")
     return path
+
+
+def _folder(job: Work) -> Path:
+    folder = Path(job.words.dir)
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise UsageError(f"{folder} is a file; share it with: peer share {shlex.quote(str(folder))}")
+    if not job.config.accept_uploads:
+        raise UsageError(f"{folder}: no such folder")
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise disk_error(error, "make", folder) from error
+    return folder
+
+
+def _told_once(console: Console) -> Callable[[], None]:
+    """Called after each look at what is shared, says after the first that there is no end to wait for."""
+    left = ["sharing until you press Ctrl-C"]
+
+    def looked() -> None:
+        if left:
+            console.text(left.pop())
+
+    return looked
 
 
 async def _until_ended(node: Node, work: Coroutine[Any, Any, None]) -> None:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 from argparse import ArgumentParser
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from p2p.cli.common import Job, Parser, Program, add_version, run
+from p2p.cli.common import Job, Parser, Program, add_version, finished, run
 from p2p.config import TrackerConfig
+from p2p.errors import UsageError
+from p2p.model import Address
+
+if TYPE_CHECKING:
+    from p2p.tracker.server import TrackerServer
 
 EXAMPLES = """\
 examples:
@@ -40,8 +47,17 @@ async def serve(job: Job[TrackerConfig]) -> int:
     from p2p.tracker.store import open_store
 
     config, console = job.config, job.console
+    console.endless()
     now = asyncio.get_running_loop().time()
-    store = open_store(config.store, now)
+    try:
+        store = open_store(config.store, now)
+    except UsageError as error:
+        # Of its wrong uses only this one has a cause below it: the lock that another tracker holds.
+        if error.__cause__ is None:
+            raise
+        raise UsageError(
+            f"a tracker already runs on this machine (store {config.store} is in use); use it, or give this one another --store and --port"
+        ) from error
     try:
         service = TrackerService(
             store,
@@ -53,7 +69,7 @@ async def serve(job: Job[TrackerConfig]) -> int:
         )
         server = TrackerServer(service, ServerConfig(host=config.host, port=config.port), job.trace)
         try:
-            addresses = await server.start()
+            addresses = await _listen(server, config)
             console.event(
                 {
                     "event": "listening",
@@ -66,10 +82,21 @@ async def serve(job: Job[TrackerConfig]) -> int:
             console.text(f"tracker listens on {', '.join(map(str, addresses))}, store {config.store}")
             await asyncio.Event().wait()
         finally:
-            await server.stop()
+            await finished(server.stop())
     finally:
         store.close()
     return 0
+
+
+async def _listen(server: TrackerServer, config: TrackerConfig) -> tuple[Address, ...]:
+    try:
+        return await server.start()
+    except UsageError as error:
+        if getattr(error.__cause__, "errno", None) != errno.EADDRINUSE:
+            raise
+        raise UsageError(
+            f"something listens on {Address(config.host, config.port)} already, perhaps a tracker; use it, or give this one another --port"
+        ) from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:

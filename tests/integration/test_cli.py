@@ -7,6 +7,7 @@ import os
 import re
 import select
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -137,7 +138,18 @@ def test_share_prints_a_link_for_people_too(tmp_path: Path, tracker: Running) ->
     words = [*command("peer"), "share", str(path), "--tracker", tracker.address, "--port", "0"]
     with Running(words, clean_environment(tmp_path / "state-me")) as origin:
         assert "listens on" in origin.line()
-        assert re.search(r"one\.bin .*p2p:[0-9a-f]{64}\?", origin.line())
+        assert origin.line() == "shared one.bin (1 B)\n"
+        assert re.fullmatch(r"  get it with: bin/peer download 'p2p:[0-9a-f]{64}\?tracker=\S+&name=one\.bin'\n", origin.line())
+        assert "until you press Ctrl-C" in origin.line()
+
+
+@POSIX
+def test_a_link_in_the_file_system_is_shared_as_what_it_leads_to(tmp_path: Path, tracker: Running) -> None:
+    old_file(tmp_path / "image-7.bin", b"7")
+    (tmp_path / "latest").symlink_to("image-7.bin")
+    with start_peer(tmp_path, "share", str(tmp_path / "latest"), tracker=tracker.address, name="origin") as origin:
+        shared = origin.event("shared")
+    assert (shared["name"], shared["size"]) == ("image-7.bin", 1)
 
 
 def test_serve_tells_what_is_added_and_taken_away(tmp_path: Path, tracker: Running, seed: Running) -> None:
@@ -193,6 +205,21 @@ def test_login_status_and_logout_keep_one_session(tmp_path: Path, tracker: Runni
     assert ask("logout").event("session")["state"] == "ended"
     assert ask("status").event("stats")["user"] is None
     assert "nothing to log out of" in error_of(ask("logout"), 4)
+
+
+def test_a_login_of_somebody_else_ends_the_session_before_it(tmp_path: Path, tracker: Running) -> None:
+    def ask(*words: str, text: bool = False) -> Ended:
+        done = run_peer(tmp_path, *words, tracker=tracker.address, text=text)
+        assert done.code == 0, done.err
+        return done
+
+    ask("login", "alice")
+    states = [(event["user"], event["state"]) for event in ask("login", "bob").events]
+    assert states == [("alice", "ended"), ("bob", "opened")]
+    stats = ask("status").event("stats")
+    assert (stats["user"], stats["sessions"]) == ("bob", 1)
+    assert re.match(r"bob is logged out .*\nlogged in as carol ", ask("login", "carol", text=True).out)
+    assert ask("logout").event("session")["user"] == "carol"
 
 
 def test_a_session_that_the_tracker_forgot_is_over(tmp_path: Path) -> None:
@@ -321,6 +348,19 @@ def test_a_port_that_was_asked_for_and_is_taken_is_an_error(tmp_path: Path, trac
         assert str(port) in done.event("error")["message"]
 
 
+def test_a_second_tracker_on_a_machine_is_told_what_to_do(tmp_path: Path) -> None:
+    store = f"sqlite:{tmp_path / 'tracker.db'}"
+    with start_tracker(tmp_path, store=store) as first:
+        start = [*command("tracker"), "--json", "--host", "127.0.0.1"]
+        for words in (["--store", store, "--port", "0"], ["--store", "memory", "--port", str(first.port)]):
+            done = run([*start, *words], clean_environment(tmp_path / "state"))
+            assert done.code == 2
+            assert done.err.count("\n") == 1
+            message = done.event("error")["message"]
+            assert "use it, or give this one another --" in message
+            assert words[1].removeprefix("sqlite:") in message or words[3] in message
+
+
 def test_the_default_port_gives_way_to_a_free_one(tmp_path: Path, tracker: Running) -> None:
     (tmp_path / "shared").mkdir()
     words = [*command("peer"), "serve", str(tmp_path / "shared"), "--json", "--host", "127.0.0.1", "--tracker", tracker.address]
@@ -387,7 +427,10 @@ def test_case_51_a_stopped_download_goes_on_from_where_it_was(tmp_path: Path, tr
         done = run_peer(tmp_path, "download", "big.img", "-o", out, "--port", "0", tracker=tracker.address)
         assert done.code == 0, done.err
     assert (tmp_path / "out" / "big.img").read_bytes() == path.read_bytes()
-    assert done.event("done")["bytes_from"]["origin"] < 22 << 20
+    fetched = done.event("done")["bytes_from"]["origin"]
+    assert fetched < 22 << 20
+    last = [event for event in done.events if event["event"] == "progress"][-1]
+    assert last["rate"] == pytest.approx(fetched / done.event("done")["seconds"], rel=0.01)
 
 
 @POSIX
@@ -494,6 +537,44 @@ def test_progress_on_a_terminal_is_one_line_that_is_redrawn(tmp_path: Path, trac
 
 
 @POSIX
+def test_a_narrow_terminal_gets_a_line_that_is_not_cut(tmp_path: Path, tracker: Running, seed: Running) -> None:
+    words = [*command("peer"), "download", "lab.img", "-o", str(tmp_path / "o"), "--tracker", tracker.address, "--port", "0"]
+    code, _, shown = on_terminal([*words, "--limit", "200K"], clean_environment(tmp_path / "s"), columns=40)
+    assert code == 0
+    parts = re.split(r"[\r\n]", shown)
+    assert all(len(part) < 40 for part in parts)
+    assert "..." not in shown
+    assert any(re.fullmatch(r"downloading +\d+% .*/s .* left *", part) for part in parts)
+
+
+@POSIX
+def test_with_json_no_progress_is_drawn_even_on_a_terminal(tmp_path: Path, tracker: Running, seed: Running) -> None:
+    code, printed, shown = download_on_terminal(tmp_path, tracker, "--json")
+    assert (code, shown) == (0, "")
+    assert any(event["event"] == "progress" for event in events_of(printed))
+
+
+@POSIX
+def test_after_ctrl_c_the_prompt_begins_on_its_own_line(tmp_path: Path) -> None:
+    import pty
+
+    main, side = pty.openpty()
+    words = [*command("tracker"), "--host", "127.0.0.1", "--port", "0", "--store", "memory"]
+    try:
+        with subprocess.Popen(
+            words, env=clean_environment(tmp_path), stdout=subprocess.PIPE, stderr=side, start_new_session=True
+        ) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline()
+            process.send_signal(signal.SIGINT)
+            assert process.wait(10) == 130
+        assert os.read(main, 100) == b"\r\n"
+    finally:
+        os.close(side)
+        os.close(main)
+
+
+@POSIX
 def test_quiet_silences_progress_and_errors_are_coloured_unless_no_color(tmp_path: Path, tracker: Running, seed: Running) -> None:
     assert download_on_terminal(tmp_path, tracker, "--quiet")[2] == ""
     words = [*command("peer"), "info", "nope", "--tracker", tracker.address, "--port", "0"]
@@ -527,6 +608,84 @@ def test_a_reader_that_leaves_ends_a_command_quietly(tmp_path: Path, tracker: Ru
             process.wait()
         if process.stderr is not None:
             process.stderr.close()
+
+
+def left_at_once(words: list[str], environ: dict[str, str], tracker: str, folder: Path, *, trace: bool = False) -> tuple[int, float]:
+    """Start a command, close the stream it writes to after one line, and wait; returns its code and how many seconds that took."""
+    out, err = (subprocess.DEVNULL, subprocess.PIPE) if trace else (subprocess.PIPE, subprocess.DEVNULL)
+    process = subprocess.Popen(words, env=environ, stdout=out, stderr=err)
+    stream = process.stderr if trace else process.stdout
+    try:
+        assert stream is not None
+        assert stream.readline()
+        until = time.monotonic() + 20
+        while not run_peer(folder, "peers", tracker=tracker).events and time.monotonic() < until:
+            pass
+        stream.close()
+        began = time.monotonic()
+        return process.wait(20), time.monotonic() - began
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+@POSIX
+@pytest.mark.parametrize("trace", [False, True], ids=["stdout", "stderr"])
+@pytest.mark.parametrize("json_output", [False, True], ids=["text", "json"])
+def test_a_peer_whose_reader_left_leaves_the_directory_at_once(tmp_path: Path, tracker: Running, trace: bool, json_output: bool) -> None:
+    """As with `| head -1`: the reader goes after one line, and nothing more is written."""
+    path = old_file(tmp_path / "one.bin", b"1")
+    words = [*command("peer"), "share", str(path), "--tracker", tracker.address, "--port", "0", *(["--json"] if json_output else [])]
+    code, seconds = left_at_once(
+        [*words, *(["--trace", "-"] if trace else [])], clean_environment(tmp_path / "s"), tracker.address, tmp_path, trace=trace
+    )
+    assert (code, seconds < 2.5) == (1, True)
+    assert run_peer(tmp_path, "peers", tracker=tracker.address).events == []
+
+
+@POSIX
+def test_a_tracker_whose_reader_left_stops(tmp_path: Path) -> None:
+    words = [*command("tracker"), "--host", "127.0.0.1", "--port", "0", "--store", "memory"]
+    process = subprocess.Popen(words, env=clean_environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(10) == 1
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+@POSIX
+def test_a_download_whose_last_line_nobody_reads_has_left_the_directory(tmp_path: Path, tracker: Running, seed: Running) -> None:
+    """The reader leaves before the end is printed, so that the peer finds out while it is leaving."""
+    words = [*command("peer"), "download", "lab.img", "-o", str(tmp_path / "out"), "--tracker", tracker.address, "--port", "0", "--quiet"]
+    line = f"{shlex.join(words)} | true; exit 0"
+    subprocess.run(["sh", "-c", line], env=clean_environment(tmp_path / "s"), capture_output=True, timeout=30, check=True)
+    assert [event["name"] for event in run_peer(tmp_path, "peers", tracker=tracker.address).events] == ["origin"]
+
+
+@POSIX
+@pytest.mark.parametrize("where", ["-", "pipe"])
+def test_a_download_whose_trace_nobody_reads_finishes_its_file(tmp_path: Path, tracker: Running, seed: Running, where: str) -> None:
+    words = [*command("peer"), "download", "lab.img", "-o", str(tmp_path / "out"), "--tracker", tracker.address, "--port", "0"]
+    there, here = os.pipe()
+    target = "-" if where == "-" else f"/dev/fd/{here}"
+    with subprocess.Popen(
+        [*words, "--limit", "200K", "--trace", target], env=clean_environment(tmp_path / "s"), stdout=subprocess.PIPE,
+        stderr=here if where == "-" else subprocess.DEVNULL, pass_fds=[here],
+    ) as process:  # fmt: skip
+        os.close(here)
+        assert os.read(there, 1)
+        os.close(there)
+        assert process.stdout is not None
+        assert b"saved " in process.stdout.read()
+        assert process.wait(20) == 0
+    assert (tmp_path / "out" / "lab.img").read_bytes() == (tmp_path / "shared" / "lab.img").read_bytes()
+    assert [event["name"] for event in run_peer(tmp_path, "peers", tracker=tracker.address).events] == ["origin"]
 
 
 # -- hostile names ---------------------------------------------------------------------------------------------------------------------
@@ -640,6 +799,30 @@ def test_the_scripts_run_from_anywhere_and_answer_help_at_once(tmp_path: Path, n
     assert done.stderr == ""
     version = subprocess.run([*command(name), "--version"], cwd=tmp_path, capture_output=True, text=True, timeout=20, check=False)
     assert version.stdout.startswith("enjambre ")
+
+
+@pytest.mark.parametrize("name", ["tracker", "peer", "demo"])
+def test_the_scripts_tell_an_old_python_what_they_need_before_they_import_anything(name: str) -> None:
+    script = command(name)[-1]
+    code = (
+        "import sys; sys.version_info = (3, 10, 13, 'final', 0); sys.path[:] = []; sys.argv[:] = [sys.argv[1]];"
+        "source = open(sys.argv[0]).read(); exec(compile(source, sys.argv[0], 'exec'))"
+    )
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", code, script], capture_output=True, text=True, timeout=20, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"{name}: needs Python 3.11 or newer, this is 3.10\n")
+    head = Path(script).read_text(encoding="utf-8").partition("sys.exit(")[0]
+    assert re.findall(r"^(?:from|import) .*", head, re.MULTILINE) == ["import sys"]
+
+
+@pytest.mark.parametrize("name", ["tracker", "peer", "demo"])
+def test_every_old_python_that_is_here_can_read_the_scripts(name: str) -> None:
+    folders = [*os.get_exec_path(), *map(str, (Path.home() / ".pyenv" / "versions").glob("*/bin"))]
+    for old in ("2.7", "3.6", "3.10"):
+        python = shutil.which(f"python{old}", path=os.pathsep.join(folders[::-1]))
+        if python is None or subprocess.run([python, "--version"], capture_output=True, timeout=20, check=False).returncode:
+            continue
+        done = subprocess.run([python, command(name)[-1], "--help"], capture_output=True, text=True, timeout=20, check=False)
+        assert (done.returncode, done.stderr) == (1, f"{name}: needs Python 3.11 or newer, this is {old}\n")
 
 
 @POSIX

@@ -89,6 +89,36 @@ def test_a_peer_that_dies_is_named_and_all_is_cleaned_up(tmp_path: Path) -> None
     assert list((tmp_path / "temp").iterdir()) == []
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGKILL")
+@pytest.mark.parametrize("number", [0, 1], ids=["tracker", "origin"])
+def test_the_demo_does_not_wait_for_an_origin_or_a_tracker_that_died(tmp_path: Path, number: int) -> None:
+    with Running([*command("demo"), "--json", "--peers", "3", "--size", "300M"], environment(tmp_path)) as demo:
+        started = [demo.event("started") for _ in range(4)]
+        os.kill(started[number]["pid"], signal.SIGKILL)
+        assert f"{started[number]['name']} ended" in demo.event("error", timeout=10)["message"]
+        assert demo.wait() == 1
+    assert not any(alive(one["pid"]) for one in started)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="makes symbolic links")
+def test_a_link_to_a_file_is_shared_as_the_file(tmp_path: Path) -> None:
+    old_file(tmp_path / "image-7.bin", b"7" * 1000)
+    (tmp_path / "latest").symlink_to("image-7.bin")
+    done = run([*command("demo"), "--json", str(tmp_path / "latest"), "--peers", "2"], environment(tmp_path))
+    assert done.code == 0, done.err
+    assert (done.event("shared")["name"], done.event("result")["identical"]) == ("image-7.bin", True)
+
+
+def test_what_cannot_be_shared_ends_the_demo_with_the_reason(tmp_path: Path) -> None:
+    path = old_file(tmp_path / "bad\\name" if os.name == "posix" else tmp_path / "bad\u200bname", b"x")
+    began = time.monotonic()
+    done = run([*command("demo"), "--json", str(path), "--peers", "2"], environment(tmp_path))
+    assert done.code == 1
+    assert "origin ended with exit code 7; it said: peer: error: " in done.event("error")["message"]
+    assert time.monotonic() - began < 10
+    assert list((tmp_path / "temp").iterdir()) == []
+
+
 def test_wrong_words_are_refused_before_anything_starts(tmp_path: Path) -> None:
     environ = environment(tmp_path)
     for words in (["--peers", "1"], ["--peers", "x"], ["--size", "big"], [str(tmp_path / "missing")], ["--transport", "pigeon"]):

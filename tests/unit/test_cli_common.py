@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from p2p.cli.common import Job, Parser, Program, add_version, run
+from p2p.cli.common import Job, Parser, Program, add_version, finished, run
 from p2p.config import PeerConfig
 from p2p.errors import DiskError, EnjambreError, IntegrityError, NotFound, Refused, TransportUnavailable, Unreachable, UsageError
 
@@ -150,6 +150,30 @@ def test_a_reader_that_left_ends_the_command_quietly(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("sys.stdout", Gone())
     assert run_with(work) == 1
     assert capsys.readouterr().err == ""
+
+
+def test_what_must_be_done_at_the_end_is_done_though_the_reader_leaves_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError(32, "Broken pipe")
+
+    left = []
+
+    async def leave() -> None:
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        left.append(True)
+
+    async def work(job: Job[PeerConfig]) -> int:
+        try:
+            job.console.text("saved")
+        finally:
+            await finished(leave())
+        return 0
+
+    monkeypatch.setattr("sys.stdout", Gone())
+    assert run_with(work) == 1
+    assert left == [True]
 
 
 def test_an_output_that_cannot_be_kept_is_a_disk_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,9 @@ import errno
 import io
 import json
 import logging
+import os
 import re
+import select
 from collections.abc import Callable
 from typing import Any
 
@@ -96,8 +98,9 @@ def test_progress_is_only_for_a_terminal_and_not_with_quiet() -> None:
         assert ("hashing" in err.getvalue()) is shown
 
 
-def test_progress_does_not_tear_events_apart_that_go_to_the_same_terminal() -> None:
-    out, err = Screen(), Screen()
+@pytest.mark.parametrize("out", [Screen(), io.StringIO()])
+def test_with_json_progress_is_told_in_events_only(out: io.StringIO) -> None:
+    err = Screen()
     one = console(out, err, json=True)
     one.progress(Progress("hashing", 1, 2, 1.0, 0))
     assert err.getvalue() == ""
@@ -160,8 +163,48 @@ def test_nothing_is_raised_when_nobody_reads_and_it_is_told_once() -> None:
 
 def test_a_standard_error_that_is_full_stops_nobody() -> None:
     one = console(io.StringIO(), Broken(errno.ENOSPC))
+    one.endless()
     one.warning("careful")
     assert one.broken is None
+
+
+def test_a_reader_of_standard_error_that_left_ends_only_what_has_no_end_of_its_own() -> None:
+    told = []
+    one = console(io.StringIO(), Broken(errno.EPIPE))
+    one.on_broken = lambda: told.append(1)
+    one.warning("careful")
+    assert one.broken is None
+    one.endless()
+    one.warning("careful")
+    assert one.broken is not None
+    assert told == [1]
+
+
+@pytest.mark.skipif(not hasattr(select, "poll"), reason="readers can be asked for where there is poll")
+def test_a_reader_that_left_is_noticed_though_nothing_is_written() -> None:
+    there, here = os.pipe()
+    with os.fdopen(here, "w") as out:
+        one = console(out, io.StringIO())  # type: ignore[arg-type]
+        one.tick()
+        assert one.broken is None
+        os.close(there)
+        one.tick()
+        assert isinstance(one.broken, BrokenPipeError)
+
+
+def test_after_ctrl_c_the_next_line_does_not_stand_behind_it() -> None:
+    err = Screen()
+    one = console(io.StringIO(), err)
+    one.show(lambda _: "working")
+    one.interrupted()
+    one.end_progress()
+    assert err.getvalue() == "\rworking\n"
+    for out, shown in ((Screen(), "\n"), (io.StringIO(), "")):
+        console(out, io.StringIO()).interrupted()
+        assert out.getvalue() == shown
+    out = Screen()
+    console(out, io.StringIO(), json=True).interrupted()
+    assert out.getvalue() == ""
 
 
 @pytest.mark.parametrize("verbose", [False, True])

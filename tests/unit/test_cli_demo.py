@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
 from p2p.cli.children import Child, ChildFailed, command, stop_all
+from p2p.cli.common import Job
+from p2p.cli.console import Console
 from p2p.cli.demo_report import Fetched, Outcome, receiver_event, report, result_event
-from p2p.cli.demo_run import generate, identical
+from p2p.cli.demo_run import Demo, generate, identical
+from p2p.config import DemoConfig
 
 
 def outcome(receivers: int, size: int = 1 << 20, *, same: bool = True) -> Outcome:
@@ -108,6 +113,47 @@ def test_a_child_that_ends_too_early_is_quoted() -> None:
             await stop_all([one])
 
     asyncio.run(case())
+
+
+def test_of_a_child_that_told_its_error_nothing_else_is_quoted() -> None:
+    async def case() -> None:
+        one = await Child.start("origin", child("import sys; print('a warning\\npeer: error: full\\n', file=sys.stderr)"), os.environ)
+        try:
+            with pytest.raises(ChildFailed, match=r"origin ended with exit code 0; it said: peer: error: full$"):
+                await one.next("shared", 10.0)
+        finally:
+            await stop_all([one])
+
+    asyncio.run(case())
+
+
+def test_a_child_that_ends_while_nobody_waits_for_its_events_is_quoted_too() -> None:
+    async def case() -> None:
+        one = await Child.start("origin", child("import sys; print('the last line', file=sys.stderr); sys.exit(7)"), os.environ)
+        try:
+            with pytest.raises(ChildFailed, match=r"origin ended with exit code 7; it said: the last line"):
+                await one.ended()
+        finally:
+            await stop_all([one])
+
+    asyncio.run(case())
+
+
+@pytest.mark.parametrize(("peers", "columns"), [(2, 20), (5, 39), (64, 39), (64, 60), (64, 200)])
+def test_the_live_line_fits_the_terminal_and_keeps_percent_and_rate(tmp_path: Path, peers: int, columns: int) -> None:
+    console = Console("demo", environ={}, clock=lambda: 0.0, out=io.StringIO(), err=io.StringIO())
+    demo = Demo(Job(Namespace(), DemoConfig(peers=peers), console, None, None), tmp_path)
+    demo._size = 1 << 30
+    for number in range(1, peers):
+        demo._heard(f"peer-{number}", {"event": "progress", "phase": "downloading", "bytes": 1 << 29, "rate": 123 << 20})
+    line = demo._live_line(columns)
+    assert len(line) <= columns
+    if columns > 20:
+        assert "50%" in line
+        assert "/s" in line
+        assert str(peers - 1) in line
+    demo._heard("peer-1", {"event": "progress", "phase": "finishing", "bytes": 0, "rate": 5})
+    assert demo._progress["peer-1"]["bytes"] == demo._size
 
 
 def test_a_child_that_says_nothing_is_not_waited_for_for_ever() -> None:

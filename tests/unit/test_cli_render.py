@@ -84,7 +84,7 @@ def test_a_cut_text_fits_its_columns(text: str, columns: int) -> None:
     assert render.width(render.cut(text, columns)) <= columns
 
 
-phases = st.sampled_from(["hashing", "searching", "connecting", "verifying", "downloading", "waiting"])
+phases = st.sampled_from(["hashing", "searching", "connecting", "verifying", "downloading", "waiting", "finishing", "uploading"])
 amounts = st.integers(0, 1 << 42)
 
 
@@ -100,6 +100,31 @@ def test_a_progress_line_names_its_phase_and_fits(
 def test_a_progress_line_tells_percent_amount_rate_time_left_and_peers() -> None:
     line = render.progress_text(Progress("downloading", 32 << 20, 64 << 20, 8 << 20, 3), 4.0, 100)
     assert line == "downloading   50%  [##########..........]  32.0 MiB of 64.0 MiB  8.0 MiB/s  4.0 s left  from 3 peers"
+
+
+@given(phases, amounts, amounts, st.floats(1, 1e12), st.integers(0, 10_000))
+def test_a_narrow_terminal_still_sees_percent_rate_and_time_left(phase: str, done: int, size: int, rate: float, peers: int) -> None:
+    progress = Progress(phase, done, size, rate, peers)
+    words = render.progress_text(progress, 1.0, 39)
+    assert "..." not in words
+    assert render.rate_text(rate) in words
+    if size:
+        assert f"{render.percent(done, size)}%" in words
+    if done < size:
+        assert render.time_text((size - done) / rate) in words
+
+
+def test_on_a_narrow_terminal_the_amount_goes_first_and_then_the_peers() -> None:
+    progress = Progress("downloading", 32 << 20, 64 << 20, 8 << 20, 3)
+    assert render.progress_text(progress, 4.0, 60) == "downloading   50%  8.0 MiB/s  4.0 s left  from 3 peers"
+    assert render.progress_text(progress, 4.0, 45) == "downloading   50%  8.0 MiB/s  4.0 s left"
+    assert render.progress_text(progress, 4.0, 39) == "downloading 50% 8.0 MiB/s 4.0 s left"
+
+
+def test_the_last_steps_and_an_upload_are_shown_like_the_others() -> None:
+    line = render.progress_text(Progress("uploading", 32 << 20, 64 << 20, 8 << 20, 2), 4.0, 99)
+    assert line == "uploading     50%  32.0 MiB of 64.0 MiB  8.0 MiB/s  4.0 s left  to 2 peers"
+    assert render.progress_text(Progress("finishing", 7, 7, 0.0, 0), 4.0, 99) == "finishing    100%  7 B of 7 B"
 
 
 def test_a_progress_line_without_news_still_shows_that_time_passes() -> None:

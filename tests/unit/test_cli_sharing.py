@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
+import shlex
 from argparse import Namespace
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +20,7 @@ from p2p.cli.common import Job
 from p2p.cli.console import Console
 from p2p.cli.sharing import Reporter
 from p2p.config import PeerConfig
-from p2p.errors import Refused, UsageError
+from p2p.errors import DiskError, Refused, UsageError
 from p2p.link import Link, parse_link
 from p2p.model import Address, ContentId
 from p2p.peer.reports import Downloaded, Listening, Placed, Progress, Received, SessionChanged, Shared, Warned
@@ -139,7 +143,18 @@ def test_what_is_shared_is_told_with_its_link() -> None:
         reporter(one)(Shared("n", ID, 7, Path("/s/n")))
     link = events.events[0]["link"]
     assert parse_link(link) == Link(ID, LAB, "n")
-    assert link in output.out
+    assert output.out.splitlines()[0] == "shared n (7 B)"
+    assert output.out.splitlines()[1] == f"  get it with: bin/peer download '{link}'"
+
+
+@pytest.mark.parametrize("name", ["a'b c&d.img", "$(id) `id`\n", "\u202e\\"])
+def test_the_command_that_is_printed_is_read_by_a_shell_as_it_was_meant(name: str) -> None:
+    output = Output()
+    reporter(output)(Shared(name, ID, 7, Path("/s/n")))
+    words = shlex.split(output.out.splitlines()[-1].partition(":")[2])
+    assert words[:2] == ["bin/peer", "download"]
+    assert parse_link(words[2]) == Link(ID, LAB, name)
+    assert len(words) == 3
 
 
 def test_a_command_that_only_fetches_does_not_talk_about_being_a_peer() -> None:
@@ -188,6 +203,78 @@ def test_serving_ends_with_the_reason_when_the_session_was_ended() -> None:
     assert stopped == [True]
 
 
+@pytest.mark.parametrize(
+    ("bytes_from", "said"),
+    [
+        ({"a": 300 << 20}, ["saved /d/n: 300.0 MiB in 10 s, 30.0 MiB/s", "  from 1 peer: a 300.0 MiB"]),
+        (
+            {"a": 150 << 20, "b": 50 << 20},
+            [
+                "saved /d/n: 300.0 MiB in 10 s, 20.0 MiB/s",
+                "  200.0 MiB fetched, 100.0 MiB were here",
+                "  from 2 peers: a 150.0 MiB, b 50.0 MiB",
+            ],
+        ),
+        ({}, ["saved /d/n: 300.0 MiB in 10 s", "  0 B fetched, 300.0 MiB were here"]),
+    ],
+)
+def test_what_was_here_already_does_not_count_as_fetched(
+    monkeypatch: pytest.MonkeyPatch, bytes_from: dict[str, int], said: list[str]
+) -> None:
+    class FakeNode:
+        tracker = None
+
+        async def start(self, **_: object) -> None:
+            pass
+
+        async def download(self, *_: object, **__: object) -> Downloaded:
+            return Downloaded(Path("/d/n"), ID, 300 << 20, 10.0, bytes_from)
+
+    @asynccontextmanager
+    async def fake(_: object) -> AsyncIterator[FakeNode]:
+        yield FakeNode()
+
+    monkeypatch.setattr(sharing, "_peer", fake)
+    output = Output()
+    assert asyncio.run(sharing.download(job(output, target=ID))) == 0
+    assert output.out.replace(str(Path("/d/n")), "/d/n").splitlines() == said
+
+
 def test_a_path_that_is_not_there_is_wrong_usage(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no such file or folder"):
         sharing._existing(str(tmp_path / "missing"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="makes symbolic links")
+def test_a_link_that_is_named_means_what_it_leads_to(tmp_path: Path) -> None:
+    target = tmp_path.resolve() / "image-7.img"
+    target.write_bytes(b"x")
+    (tmp_path / "latest.img").symlink_to("image-7.img")
+    assert sharing._existing(str(tmp_path / "latest.img")) == target
+    (tmp_path / "nowhere").symlink_to("missing")
+    with pytest.raises(UsageError, match=r"nowhere: no such file or folder"):
+        sharing._existing(str(tmp_path / "nowhere"))
+
+
+def served(path: Path, room: int = 0) -> Path:
+    return sharing._folder(Job(Namespace(dir=str(path)), PeerConfig(name="me", accept_uploads=room), Output().console, None, None))
+
+
+def test_the_folder_that_takes_copies_is_made(tmp_path: Path) -> None:
+    assert served(tmp_path / "a" / "b", 1000).is_dir()
+    assert served(tmp_path) == tmp_path
+    with pytest.raises(UsageError, match=r"no such folder"):
+        served(tmp_path / "missing")
+    assert not (tmp_path / "missing").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_a_disk_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(DiskError, match=r"cannot make"):
+        served(tmp_path / "file" / "below", 1000)
+
+
+def test_to_serve_a_file_is_answered_with_the_command_for_it(tmp_path: Path) -> None:
+    (tmp_path / "my file").write_bytes(b"")
+    with pytest.raises(UsageError, match=r"is a file; share it with: peer share '.*my file'"):
+        served(tmp_path / "my file", 1000)
