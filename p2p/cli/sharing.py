@@ -7,6 +7,7 @@ import ipaddress
 import os
 import shlex
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -73,7 +74,7 @@ class Reporter:
                 if self._talks:
                     # Shells eat the ? and & of a link; it never holds a quote itself.
                     console.text(
-                        f"shared {report.name} ({size_text(report.size)})", f"  get it with: bin/peer download '{link or report.id}'"
+                        f"shared {report.name} ({size_text(report.size)})", f'  get it with: {_program()} download "{link or report.id}"'
                     )
             case _:
                 self._other(report)
@@ -106,6 +107,12 @@ class Reporter:
                 console.text(f"{report.peer} has verified its copy after {time_text(report.seconds)}")
             case ManifestKnown():
                 console.text(f"{report.name}: {size_text(report.size)} in {count_text(report.pieces, 'piece')}")
+
+
+def _program() -> str:
+    """What a person types to start a peer: the installed command, or the script of a checkout."""
+    name = Path(sys.argv[0]).name
+    return name if name == "p2p-peer" else "bin/peer"
 
 
 @asynccontextmanager

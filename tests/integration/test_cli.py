@@ -139,7 +139,7 @@ def test_share_prints_a_link_for_people_too(tmp_path: Path, tracker: Running) ->
     with Running(words, clean_environment(tmp_path / "state-me")) as origin:
         assert "listens on" in origin.line()
         assert origin.line() == "shared one.bin (1 B)\n"
-        assert re.fullmatch(r"  get it with: bin/peer download 'p2p:[0-9a-f]{64}\?tracker=\S+&name=one\.bin'\n", origin.line())
+        assert re.fullmatch(r'  get it with: bin/peer download "p2p:[0-9a-f]{64}\?tracker=\S+&name=one\.bin"\n', origin.line())
         assert "until you press Ctrl-C" in origin.line()
 
 

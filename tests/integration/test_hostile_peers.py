@@ -261,5 +261,3 @@ def test_two_contents_with_one_name_never_mix(tmp_path: Path) -> None:
             assert [done.path.read_bytes() == sample.data for done, sample in zip(both, (SAMPLE, other), strict=True)] == [True, True]
 
     contained(work)
-
-

@@ -345,5 +345,3 @@ def test_a_socket_that_was_reset_before_it_was_used_is_closed_and_unreachable(mo
         assert [sock.fileno() for sock in made] == [-1, -1]
 
     contained(work)
-
-

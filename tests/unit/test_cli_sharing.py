@@ -144,7 +144,7 @@ def test_what_is_shared_is_told_with_its_link() -> None:
     link = events.events[0]["link"]
     assert parse_link(link) == Link(ID, LAB, "n")
     assert output.out.splitlines()[0] == "shared n (7 B)"
-    assert output.out.splitlines()[1] == f"  get it with: bin/peer download '{link}'"
+    assert output.out.splitlines()[1] == f'  get it with: bin/peer download "{link}"'
 
 
 @pytest.mark.parametrize("name", ["a'b c&d.img", "$(id) `id`\n", "\u202e\\"])
