@@ -96,7 +96,7 @@ def _check_results(folder: Path, ended: dict[str, subprocess.CompletedProcess[st
 def test_a_link_stands_in_quotes_wherever_the_readme_uses_one() -> None:
     lines = [line for block in _blocks() for line in block.splitlines() if "LINK" in line]
     assert lines
-    assert all("'LINK'" in line for line in lines)
+    assert all('"LINK"' in line for line in lines)
 
 
 def test_the_picture_of_a_conversation_is_drawn_from_its_table() -> None:
