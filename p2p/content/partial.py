@@ -6,8 +6,8 @@ resume begin without asking anybody, and its lock keeps a second download out. W
     sidecar written        sidecar, no part                    begins anew
     part made, written     sidecar, part                       resumes from what verifies
     hard link to target    sidecar, part and target are one    the part's name is taken away, the target stays
-    old moved away         sidecar, part, NAME.old.part        the old target gets its name back
-    new moved in           sidecar, target, NAME.old.part      the old target is deleted
+    old moved away         sidecar, part, ID.old.part          the old target gets its name back
+    new moved in           sidecar, target, ID.old.part        the old target is deleted
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class PartialContent:
         self.target = folder / name
         self.part = folder / f"{stem}{PART}"
         self.sidecar = folder / f"{stem}{SIDECAR}"
-        self._old = folder / f"{stem}{OLD}"
+        self._old = folder / f"{content_id[:32]}{OLD}"  # by the id, since this one is deleted: nobody else has a file of that name
         self._overwrite = overwrite
         self._fault = fault
         self._lock: FileLock | None = None

@@ -24,6 +24,7 @@ from p2p.errors import EnjambreError, IntegrityError, NotFound, ProtocolError, R
 from p2p.model import KIB, BlockSpan, ContentId, Manifest, PeerId
 from p2p.peer.finder import Finder
 from p2p.peer.holding import Holding
+from p2p.peer.keeper import Allowance, check_cost
 from p2p.peer.lanes import Lanes
 from p2p.peer.links import Link, Links
 from p2p.peer.manifests import ManifestSearch
@@ -93,15 +94,22 @@ class Download:
     """The fetching of one content into one folder."""
 
     def __init__(
-        self, content: ContentId, folder: Path, tools: Tools, *, overwrite: bool = False, first: Link | None = None, most: int | None = None
+        self,
+        content: ContentId,
+        folder: Path,
+        tools: Tools,
+        *,
+        overwrite: bool = False,
+        first: Link | None = None,
+        allowed: Allowance | None = None,
     ) -> None:
-        """`first` is a link whose peer has the content, as when it asked us to keep a copy; `most` is how many bytes it may have."""
+        """`first` is a link whose peer has the content, as when it asked us to keep a copy; `allowed` is how much it may be."""
         self.content = content
         self._folder = Path(os.path.abspath(folder))  # noqa: PTH100 (as a scan names it, so that the watcher knows it again)
         self._tools = tools
         self._overwrite = overwrite
         self._first = first
-        self._most = most
+        self._allowed = allowed
         self._finder = tools.finder(content, self._wanted)
         self._search = ManifestSearch(content, tools.links, tools.pool, self._finder, self._progress)
         self._scheduler: Scheduler | None = None
@@ -146,8 +154,8 @@ class Download:
     async def _fetch_all(self, data: bytes, manifest: Manifest) -> Path:
         tools = self._tools
         geometry = Geometry(manifest.size, manifest.piece_length)
-        if self._most is not None and manifest.size > self._most:
-            raise Refused("quota", f"it has {manifest.size} bytes, {self._most} were announced")
+        if self._allowed is not None:
+            check_cost(manifest, self._allowed)
         self.manifest = manifest
         tools.report(ManifestKnown(manifest.name, self.content, manifest.size, geometry.pieces))
         partial = PartialContent(manifest, self.content, self._folder, tools.pool.io, self._overwrite)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from p2p.content.manifest import parse
-from p2p.errors import EnjambreError, NotFound, Refused
+from p2p.errors import EnjambreError, NotFound, Refused, Unreachable
 from p2p.model import Address, ContentId, Manifest, PeerId
 from p2p.peer.node import Node
 from p2p.peer.reports import Placed, Progress, Replicated, Report, Shared, Uploaded, Warned
@@ -108,6 +108,20 @@ async def upload(node: Node, path: Path, copies: int, report: Callable[[Report],
     return result
 
 
+async def _until_it_stalls(node: Node, content: ContentId, peer: PeerId, copying: asyncio.Future[None]) -> None:
+    """Wait for a copy, and raise what it raises; or `Unreachable` when its peer has gained nothing for as long as a download may stall."""
+    loop = asyncio.get_running_loop()
+    last, since = (-1, -1), loop.time()
+    while not copying.done():
+        now = (node.copied(content, peer), node.sent(content))
+        if now != last:
+            last, since = now, loop.time()
+        elif loop.time() - since > node.settings.patience:
+            raise Unreachable(f"it accepted the copy and gained nothing for {node.settings.patience:g} s")
+        await asyncio.wait([copying], timeout=PROGRESS_TIME)
+    copying.result()
+
+
 async def _tell_progress(node: Node, shared: Shared, copies: int, report: Callable[[Report], None]) -> None:
     """Report often how much was sent. The receivers may have some from each other, so less than all may be enough."""
     loop = asyncio.get_running_loop()
@@ -127,7 +141,12 @@ async def _copy(node: Node, shared: Shared, target: Source, report: Callable[[Re
             return f"{target.name}: has no tcp port"
         link = await node.link_to(target.peer, Address(target.host, target.listen["tcp"]))
         request = Replicate(id=shared.id, name=shared.name, size=shared.size)
-        await link.replicate(request, lambda: report(Placed(target.name)))
+        copying = asyncio.ensure_future(link.replicate(request, lambda: report(Placed(target.name))))
+        try:
+            await _until_it_stalls(node, shared.id, target.peer, copying)
+        finally:
+            copying.cancel()
+            await asyncio.gather(copying, return_exceptions=True)
     except EnjambreError as error:
         return f"{target.name}: {error}"
     report(Replicated(target.name, asyncio.get_running_loop().time() - began))

@@ -70,6 +70,11 @@ class Holding:
         found = self._members.get(peer)
         return found[0] if found else None
 
+    def pieces_at(self, peer: PeerId) -> int:
+        """How many pieces a peer of this swarm has, as it told us."""
+        found = self._members.get(peer)
+        return found[1].count if found else 0
+
     def introduce(self, link: Link) -> None:
         """Tell a link what we have, which is also the question what it has."""
         link.tell(self._all_of_it())

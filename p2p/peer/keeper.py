@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from p2p.errors import DiskError, EnjambreError, Refused
-from p2p.model import ContentId
+from p2p.model import ContentId, Manifest
 from p2p.peer.holding import Holding
 from p2p.peer.links import Link
 from p2p.peer.reports import Downloaded, Received, Report, Warned
@@ -18,12 +19,31 @@ from p2p.system import free_space
 AT_ONCE: Final = 8
 """Copies fetched at the same time; more are told to come later."""
 
-FetchCopy = Callable[[ContentId, Path, Link, int], Awaitable[Downloaded]]
-"""Fetch a content of at most so many bytes into a folder, beginning at a link."""
+COPIES: Final = 10_000
+"""Different contents that are kept, at most: each costs a file and a name even when it has no bytes."""
+ENTRY_COST: Final = 4096
+"""Bytes of room that a file or folder needs at least: disks give out no less, and a million empty files would be free otherwise."""
+FREE_ENTRIES: Final = 1000
+"""Files and folders that any copy may have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What a copy may have at most: bytes, and files and folders."""
+
+    size: int
+    entries: int
+
+
+FetchCopy = Callable[[ContentId, Path, Link, Allowance], Awaitable[Downloaded]]
+"""Fetch a content into a folder, beginning at a link, unless it is more than allowed."""
 
 
 class Keeper:
-    """The copies that this peer keeps for others. What it has kept since it started counts against `quota`, in bytes; 0 accepts nothing."""
+    """The copies that this peer keeps for others. All that was begun since it started counts against `quota`, in bytes; 0 accepts nothing.
+
+    A copy that failed counts too: what came of it is still on the disk, for a later try of the same id.
+    """
 
     def __init__(
         self,
@@ -38,7 +58,7 @@ class Keeper:
         self._holdings = holdings
         self._fetch = fetch
         self._report = report
-        self._used = 0
+        self._charged: dict[ContentId, int] = {}
         self._running: dict[ContentId, asyncio.Task[int]] = {}
 
     @property
@@ -47,7 +67,7 @@ class Keeper:
         if self._folder is None or not self._quota:
             return 0
         try:
-            return max(0, min(self._quota - self._used, free_space(self._folder)))
+            return max(0, min(self._quota - sum(self._charged.values()), free_space(self._folder)))
         except DiskError:
             return 0
 
@@ -62,12 +82,14 @@ class Keeper:
         if running is None:
             if held is not None:
                 raise Refused("busy", "this peer is fetching it already, for itself")
-            if request.size > self.room:
+            charged = self._charged.get(request.id, 0)
+            allowed = Allowance(request.size, max(FREE_ENTRIES, self.room // ENTRY_COST))
+            if request.size > self.room + charged or len(self._charged) >= COPIES:
                 raise Refused("quota", f"this peer has room for {self.room} bytes")
             if len(self._running) >= AT_ONCE:
                 raise Refused("busy", f"{AT_ONCE} copies are being fetched; ask again later")
-            self._used += request.size
-            running = self._running[request.id] = asyncio.create_task(self._keep(self._folder, link, request))
+            self._charged[request.id] = max(request.size, charged)
+            running = self._running[request.id] = asyncio.create_task(self._keep(self._folder, link, request, allowed))
             running.add_done_callback(lambda task: self._ended(request, task))
         return asyncio.shield(running)
 
@@ -81,19 +103,32 @@ class Keeper:
     def _ended(self, request: Replicate, task: asyncio.Task[int]) -> None:
         """Count what was kept in the place of what was announced."""
         del self._running[request.id]
-        self._used -= request.size
-        if not task.cancelled() and task.exception() is None:  # an error was reported where it was raised; the asker may be gone
-            self._used += task.result()
+        if task.cancelled():
+            return
+        fault = task.exception()  # reported where it was raised; the asker may be gone
+        if fault is None:
+            self._charged[request.id] = task.result()
+        elif isinstance(fault, Refused):
+            del self._charged[request.id]  # turned away before a byte of it was written
 
-    async def _keep(self, folder: Path, link: Link, request: Replicate) -> int:
+    async def _keep(self, folder: Path, link: Link, request: Replicate, allowed: Allowance) -> int:
         """Fetch a copy; returns its size in bytes."""
         try:
-            copy = await self._fetch(request.id, folder, link, request.size)
+            copy = await self._fetch(request.id, folder, link, allowed)
         except EnjambreError as error:
             self._report(Warned(f"copy of {request.name} from {link.name}: {error}"))
             raise
         self._report(Received(copy.path.name, copy.id, copy.size, link.name))
         return copy.size
+
+
+def check_cost(manifest: Manifest, allowed: Allowance) -> None:
+    """Raise `Refused("quota")` if a content has more bytes, or more files and folders, than were allowed."""
+    if manifest.size > allowed.size:
+        raise Refused("quota", f"it has {manifest.size} bytes, {allowed.size} were announced")
+    entries = len(manifest.files) + len(manifest.folders)
+    if entries > allowed.entries:
+        raise Refused("quota", f"it has {entries} files and folders, there is room for {allowed.entries}")
 
 
 def _done() -> asyncio.Future[None]:

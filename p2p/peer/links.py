@@ -308,6 +308,10 @@ class Links:
         """Keep one link a pair: of two that were dialled at once from both sides, both sides keep the one dialled by the smaller id."""
         self._by_wire[link.wire] = link
         old = self._by_peer.get(link.peer)
+        if old is not None and not old.wire.closed and not link.dialled and not _same_place(old, link):
+            # Whoever comes and says an id that is linked already, from elsewhere, is not that peer: an id is no secret.
+            link.close()
+            return old
         crossed = old is not None and not old.wire.closed and old.dialled != link.dialled
         if old is not None and crossed and old.dialled == (self.me.peer < link.peer):
             link.close()
@@ -348,3 +352,8 @@ class Links:
                 await wire.send(wire.session.answer(ReplicateAnswer(state="verified"), seq))
             else:
                 await wire.send([wire.session.refuse(error, seq)])
+
+
+def _same_place(one: Link, other: Link) -> bool:
+    """Whether two links lead to the same host, and blocks would be fetched from the same ports."""
+    return one.wire.remote.host == other.wire.remote.host and one.listen == other.listen

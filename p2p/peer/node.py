@@ -25,7 +25,7 @@ from p2p.peer.announcer import Announcer, Identity
 from p2p.peer.download import Download, Tools
 from p2p.peer.finder import Finder
 from p2p.peer.holding import Holding
-from p2p.peer.keeper import Keeper
+from p2p.peer.keeper import Allowance, Keeper
 from p2p.peer.lanes import Lanes
 from p2p.peer.links import Link, Links, Me
 from p2p.peer.reports import Downloaded, Listening, Progress, Report, Shared, Warned, Withdrawn
@@ -287,8 +287,8 @@ class Node:
         self._report(result)
         return result
 
-    async def _fetch_copy(self, content: ContentId, folder: Path, link: Link, most: int) -> Downloaded:
-        return await Download(content, folder, self._tools, first=link, most=most).run()
+    async def _fetch_copy(self, content: ContentId, folder: Path, link: Link, allowed: Allowance) -> Downloaded:
+        return await Download(content, folder, self._tools, first=link, allowed=allowed).run()
 
     async def manifest_of(self, content: ContentId) -> bytes:
         """Bring a manifest's bytes, checked against the id, without fetching the content. Raises as `download`."""
@@ -298,6 +298,11 @@ class Node:
         """Bytes of a content that this peer has sent to others."""
         holding = self._serving.holdings.get(content)
         return holding.sent if holding is not None else 0
+
+    def copied(self, content: ContentId, peer: PeerId) -> int:
+        """How many pieces of a content that we share another peer has, as it told us."""
+        holding = self._serving.holdings.get(content)
+        return holding.pieces_at(peer) if holding is not None else 0
 
     async def link_to(self, peer: PeerId, address: Address) -> Link:
         """The link to a peer, or a new one to whoever listens at its address. Raises `Unreachable`."""

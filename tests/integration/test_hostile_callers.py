@@ -375,3 +375,17 @@ def test_links_closed_from_both_ends_while_they_are_used_end_at_once_in_two_hund
                 await until(lambda: not node._links._by_wire and not other._links._by_wire, 2)
 
     contained(work, 60)
+
+
+def test_a_caller_that_says_the_id_of_a_peer_that_is_linked_does_not_take_its_place(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with Swarm(tmp_path) as swarm:
+            one, other = await swarm.peer("one"), await swarm.peer("other")
+            link = await one.link_to(other.peer, Address("127.0.0.1", other._links.me.listen["tcp"]))
+            async with await Caller.dial(one._links.me.listen["tcp"]) as caller:
+                await caller.hello(other.peer, port=5000)
+                assert await caller.ended()
+            assert one._links.get(other.peer) is link
+            assert not link.wire.closed
+
+    contained(work)

@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 
 from p2p.errors import NotFound, Refused
-from p2p.model import MIB, Address
+from p2p.model import MIB, Address, PeerId
+from p2p.peer import errands
 from p2p.peer.errands import upload
 from p2p.peer.node import Node
 from p2p.peer.reports import Received, Uploaded
 from p2p.protocol.messages import Replicate
+from p2p.protocol.tracker_messages import Source
+from tests.integration.bad_peers import Message, PlainPeer, Sample, Talk
 from tests.integration.swarm_kit import Swarm, old_file
 from tests.leaks import contained
 
@@ -111,6 +114,34 @@ def test_what_a_peer_will_not_keep_is_refused(tmp_path: Path, room: int, size: i
                 await link.replicate(Replicate(id=shared.id, name="x.bin", size=size), lambda: None)
             assert refused.value.code == code
             assert not (tmp_path / "keeper" / "x.bin").exists()
-            assert node._keeper._used == 0
+            assert not node._keeper._charged
+
+    contained(work)
+
+
+class SilentKeeper(PlainPeer):
+    """Accepts a copy and never fetches it."""
+
+    vice = "silent keeper"
+
+    async def on_replicate(self, talk: Talk, message: Message) -> None:
+        await talk.say({"ok": True, "seq": message.get("seq"), "state": "accepted"})
+
+
+def test_a_peer_that_accepts_a_copy_and_never_fetches_it_does_not_hold_up_an_upload_for_ever(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with Swarm(tmp_path) as swarm:
+            origin = await swarm.peer("origin", patience=1.0)
+            shared = await origin.share(old_file(tmp_path / "x.bin", DATA[:100_000]))
+            silent = SilentKeeper(Sample("other", b"other"))
+            await silent.start()
+            try:
+                target = Source(peer=PeerId(silent.peer), name="silent", host="127.0.0.1", listen={"tcp": silent.port})
+                async with asyncio.timeout(20):
+                    fault = await errands._copy(origin, shared, target, lambda _: None)
+                assert fault is not None
+                assert "gained nothing" in fault
+            finally:
+                await silent.stop()
 
     contained(work)

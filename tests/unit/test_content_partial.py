@@ -265,6 +265,27 @@ def test_to_overwrite_a_folder_never_deletes_a_file_that_is_not_part_of_the_cont
     assert mine.read_bytes() == b"mine"
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("resumed", [False, True])
+def test_files_of_the_user_that_look_like_our_own_are_never_deleted_or_renamed(
+    opened: Opener, tmp_path: Path, overwrite: bool, resumed: bool
+) -> None:
+    mine = {tmp_path / name / "mine.txt" for name in ("dir.old.part", "dir.part.old", "dir.old")}
+    for path in mine:
+        path.parent.mkdir()
+        path.write_bytes(b"mine")
+    if overwrite:
+        (tmp_path / "dir").mkdir()
+    partial = opened(FOLDER, overwrite=overwrite)
+    if resumed:
+        partial.abandon()
+        partial = opened(FOLDER, overwrite=overwrite)
+    fill(partial, DATA)
+    partial.finish()
+    assert all(path.read_bytes() == b"mine" for path in mine)
+    assert dict(tree(tmp_path / "dir")) == FOLDER_TREE
+
+
 def test_names_that_are_written_otherwise_are_told(opened: Opener) -> None:
     assert opened(manifest_of(b"x", "a:b")).renamed == (("a:b", "a_b"),)
     assert opened(SINGLE).renamed == ()

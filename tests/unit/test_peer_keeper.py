@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from p2p.errors import DiskError, Refused
-from p2p.model import MIB, ContentId
+from p2p.model import MIB, ContentId, FileEntry, Manifest
 from p2p.peer import keeper as module
-from p2p.peer.keeper import AT_ONCE, Keeper
+from p2p.peer.keeper import AT_ONCE, Allowance, Keeper, check_cost
 from p2p.peer.reports import Downloaded, Received, Report, Warned
 from p2p.protocol.messages import Replicate
 from tests.virtual_time import in_virtual_time
@@ -43,7 +43,8 @@ class Scene:
         self.link: Any = FakeLink()
         self.keeper = Keeper(folder, quota, self.holdings, self.fetch, self.reports.append)
 
-    async def fetch(self, content: ContentId, folder: Path, link: Any, most: int) -> Downloaded:
+    async def fetch(self, content: ContentId, folder: Path, link: Any, allowed: Allowance) -> Downloaded:
+        most = allowed.size
         self.fetched.append((content, most))
         await self.let_go.wait()
         if self.fault is not None:
@@ -109,17 +110,40 @@ def test_a_disk_that_is_nearly_full_leaves_less_room_than_the_quota(tmp_path: Pa
     in_virtual_time(work)
 
 
-def test_a_copy_that_fails_gives_its_room_back_and_is_told_to_the_asker_and_here(tmp_path: Path) -> None:
+def test_a_copy_that_fails_keeps_its_room_for_a_later_try_and_is_told_to_the_asker_and_here(tmp_path: Path) -> None:
     async def work() -> None:
         scene = Scene(tmp_path, 100)
         scene.fault = DiskError("disk full")
         scene.let_go.set()
         with pytest.raises(DiskError):
             await scene.keeper.accept(scene.link, ask(1, 60))
-        assert scene.keeper.room == 100
+        assert scene.keeper.room == 40  # what came of it is still on the disk
         assert isinstance(scene.reports[-1], Warned)
+        with pytest.raises(DiskError):
+            await scene.keeper.accept(scene.link, ask(1, 60))
+        assert scene.keeper.room == 40
+        with pytest.raises(Refused, match="room for 40"):
+            scene.keeper.accept(scene.link, ask(2, 60))
+
+
+def test_a_copy_that_is_turned_away_before_a_byte_came_costs_nothing(tmp_path: Path) -> None:
+    async def work() -> None:
+        scene = Scene(tmp_path, 100)
+        scene.fault = Refused("quota", "it has more bytes than were announced")
+        scene.let_go.set()
+        with pytest.raises(Refused):
+            await scene.keeper.accept(scene.link, ask(1, 60))
+        assert scene.keeper.room == 100
 
     in_virtual_time(work)
+
+
+def test_a_copy_of_countless_empty_files_is_turned_away() -> None:
+    files = tuple(FileEntry(f"{number:06}", 0) for number in range(5000))
+    manifest = Manifest("many", "folder", "blake2b-256", 65536, files, (), ())
+    check_cost(manifest, Allowance(0, 5000))
+    with pytest.raises(Refused, match="5000 files"):
+        check_cost(manifest, Allowance(0, 4999))
 
 
 def test_the_same_copy_asked_for_twice_is_fetched_once_and_both_are_told(tmp_path: Path) -> None:
@@ -175,6 +199,5 @@ def test_only_so_many_copies_are_fetched_at_once(tmp_path: Path) -> None:
             scene.keeper.accept(scene.link, ask(AT_ONCE))
         assert refused.value.code == "busy"
         await scene.keeper.close()
-        assert scene.keeper.room == 1000
 
     in_virtual_time(work)
