@@ -81,6 +81,8 @@ class Holding:
 
     def heard(self, link: Link, have: Have) -> None:
         """A link told what it has. Raises `ProtocolError` when it names pieces that this content has not."""
+        if link.wire.closed:
+            return  # it lost its place to another link; what it said before must not push that one out
         bits = self._bits_of(have)
         known = self._members.get(link.peer)
         if have.none:

@@ -7,6 +7,7 @@ written is left alone until two looks in a row see the same.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -16,13 +17,14 @@ from typing import Final, Protocol
 
 from p2p.content.hashing import HashPool
 from p2p.content.scan import Scanned, scan
-from p2p.errors import DiskError, EnjambreError
+from p2p.errors import DiskError, EnjambreError, Refused
 from p2p.model import ContentId
 from p2p.peer.reports import Report, Warned
 from p2p.system import disk_error
 
 LOOK_TIME: Final = 1.0
-"""Seconds between two looks; ten times the length of a look if that is more."""
+"""Seconds between two looks; ten times the length of a look if that is more, and `LOOK_MOST` at most, however long it hashed."""
+LOOK_MOST: Final = 5.0
 AT_REST: Final = 2.0
 """A file last changed longer ago than this, in seconds, is shared at the first look."""
 UNFINISHED: Final = (".part", ".part.manifest")
@@ -83,14 +85,15 @@ class Watcher:
                 found = await self._pool.run(targets)
             except DiskError as error:
                 self._warn(str(error))
-                found = []
+                found = list(self._seen)
             await self._look(found, strict=strict)
             strict = False
             ready()
-            await asyncio.sleep(max(LOOK_TIME, 10 * (time.monotonic() - began)) if self._seen else LOOK_TIME)
+            await asyncio.sleep(min(max(LOOK_TIME, 10 * (time.monotonic() - began)), LOOK_MOST))
 
     async def _look(self, paths: list[Path], *, strict: bool) -> None:
-        for path in [path for path in self._seen if path not in paths]:
+        here = set(paths)
+        for path in [path for path in self._seen if path not in here]:
             self._gone(path)
         for path in paths:
             try:
@@ -98,7 +101,8 @@ class Watcher:
             except EnjambreError as error:
                 if strict:
                     raise
-                self._gone(path)
+                if not _passing(error):
+                    self._gone(path)
                 self._warn(str(error))
             else:
                 await self._compare(path, scanned)
@@ -147,6 +151,12 @@ class Watcher:
         if len(self._warned) > 1000:
             del self._warned[next(iter(self._warned))]
         self._report(Warned(message))
+
+
+def _passing(error: EnjambreError) -> bool:
+    """Whether an error says nothing of the file: this side has no descriptor or thread to spare, or the disk faltered."""
+    cause = error.__cause__
+    return isinstance(error, Refused) or (isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE, errno.EIO))
 
 
 def _absolute(path: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -270,5 +271,29 @@ def test_the_memory_of_warnings_is_bounded(tmp_path: Path) -> None:
             scene.watcher._warn(f"warning {number}")
         assert len(scene.watcher._warned) <= 1000
         assert len(scene.reports) == 3000
+
+    in_virtual_time(work)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.EIO])
+def test_what_is_shared_stays_shared_when_a_look_fails_for_lack_of_descriptors(
+    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work() -> None:
+        scene = Scene()
+        path = write(tmp_path / "a.txt", b"words", 1)
+        await scene.watcher._look([path], strict=False)
+        assert scene.log == [("publish", "a.txt")]
+
+        def failing(*_: object) -> Scanned:
+            raise DiskError("cannot read") from OSError(number, "fault")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "scan", failing)
+            await scene.watcher._look([path], strict=False)
+        assert scene.log == []
+        path.unlink()
+        await scene.watcher._look([path], strict=False)
+        assert scene.log == [("retract", "a.txt")]
 
     in_virtual_time(work)
