@@ -14,6 +14,9 @@ PeerId = NewType("PeerId", str)
 ContentId = NewType("ContentId", str)
 """64 lower-case hex digits: blake2b-256 of the manifest's canonical bytes."""
 
+PeerKey = NewType("PeerKey", str)
+"""A peer at a place, as `peer_key` writes it. Ids are no secret: who says the same id from elsewhere is somebody else."""
+
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
 
@@ -55,6 +58,21 @@ class Address:
         if not host or not (port_text.isascii() and port_text.isdigit()) or not 0 < int(port_text[:6]) < 65536:
             raise UsageError(f"{what}: {text!r} is not HOST:PORT with a port from 1 to 65535")
         return cls(host, int(port_text))
+
+
+def peer_key(peer: PeerId, place: Address) -> PeerKey:
+    """The key of a peer that listens at `place`."""
+    return PeerKey(f"{peer}@{place}")
+
+
+def peer_of(key: PeerKey) -> PeerId:
+    """The id that the peer at this place says."""
+    return PeerId(key.partition("@")[0])
+
+
+def caller(peer: PeerId | None, host: str) -> str:
+    """Who asks for blocks: an id and the host it calls from, or the host of a nobody."""
+    return host if peer is None else f"{peer}@{host}"
 
 
 def _is_v6(host: str) -> bool:

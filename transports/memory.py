@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 
 from p2p.errors import ProtocolError, Unreachable
-from p2p.model import Address, BlockSpan, ContentId, FileSpan, PeerId
+from p2p.model import Address, BlockSpan, ContentId, FileSpan, PeerId, caller
 from p2p.peer.transport import Control, LaneClosed, Source
 from p2p.peer.wire import WireTrace
 from p2p.system import DiskIO
@@ -36,7 +36,7 @@ class MemoryTransport:
         listener = self._network.get(address.port)
         if listener is None:
             raise Unreachable(f"peer {address} cannot be reached: nobody listens")
-        return MemoryLane(listener, me or address.host, self._io)
+        return MemoryLane(listener, caller(me, address.host), self._io)
 
 
 class MemoryListener:

@@ -7,7 +7,7 @@ import logging
 from typing import Final
 
 from p2p.errors import EnjambreError, ProtocolError, Refused
-from p2p.model import BlockSpan
+from p2p.model import BlockSpan, caller
 from p2p.peer.transport import Control, Source
 from p2p.peer.wire import LINE_TIME, Wire
 from p2p.protocol.messages import Read, ReadAnswer
@@ -27,7 +27,7 @@ async def converse(wire: Wire, source: Source, control: Control | None, *, first
     idle = first_line
     heard = 0
     try:
-        while True:
+        while not wire.closed:
             event = await wire.next_event(idle)
             idle = IDLE_TIME
             heard += 1
@@ -58,7 +58,7 @@ async def converse(wire: Wire, source: Source, control: Control | None, *, first
 
 async def _serve(wire: Wire, source: Source, read: Read, seq: int | None) -> None:
     span = BlockSpan(read.piece, read.offset, read.length)
-    who = wire.peer or wire.remote.host
+    who = caller(wire.peer, wire.remote.host)
     try:
         async with source.block(who, read.id, span) as files:
             await wire.send(wire.session.answer(ReadAnswer(), seq, files), source.pace)

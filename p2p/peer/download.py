@@ -21,7 +21,7 @@ from p2p.content.hashing import HashPool, PieceChecker, Verdict
 from p2p.content.partial import PartialContent
 from p2p.content.shared import SharedContent, fingerprints
 from p2p.errors import EnjambreError, IntegrityError, NotFound, ProtocolError, Refused, Unreachable
-from p2p.model import KIB, BlockSpan, ContentId, Manifest, PeerId
+from p2p.model import KIB, BlockSpan, ContentId, Manifest, PeerKey, peer_of
 from p2p.peer.finder import Finder
 from p2p.peer.holding import Holding
 from p2p.peer.keeper import Allowance, check_cost
@@ -71,7 +71,7 @@ class Tools:
     links: Links
     lanes: Lanes
     pool: HashPool
-    finder: Callable[[ContentId, Callable[[PeerId], bool]], Finder]
+    finder: Callable[[ContentId, Callable[[PeerKey], bool]], Finder]
     register: Callable[[Holding], None]
     """Told of the holding as soon as its manifest is known, so that others are served from the first piece on."""
     unregister: Callable[[Holding], None]
@@ -115,7 +115,7 @@ class Download:
         self._scheduler: Scheduler | None = None
         self._holding: Holding | None = None
         self._checker: PieceChecker | None = None
-        self._fetches: dict[tuple[PeerId, BlockSpan], asyncio.Task[None]] = {}
+        self._fetches: dict[tuple[PeerKey, BlockSpan], asyncio.Task[None]] = {}
         self._chores: set[asyncio.Task[None]] = set()
         """Every task of this download; `_fetches` are those that may still be called off."""
         self._queue: deque[News] = deque()
@@ -282,7 +282,7 @@ class Download:
             case GiveUp(missing):
                 self._end(self._given_up(missing))
 
-    async def _fetch(self, peer: PeerId, block: BlockSpan) -> None:
+    async def _fetch(self, peer: PeerKey, block: BlockSpan) -> None:
         """Bring one block, and see what it makes of its piece."""
         loop = asyncio.get_running_loop()
         me = asyncio.current_task()
@@ -321,39 +321,39 @@ class Download:
         except Refused as refused:
             lacks = refused.code in ("not_found", "bad_range")
             busy = refused.code in ("busy", "unavailable", "quota")
-            self._failed(link.peer, block, Failure.LACKS if lacks else Failure.BUSY if busy else Failure.BROKEN)
+            self._failed(link.key, block, Failure.LACKS if lacks else Failure.BUSY if busy else Failure.BROKEN)
             return False
         except (Unreachable, ProtocolError):
-            self._failed(link.peer, block, Failure.BROKEN)
+            self._failed(link.key, block, Failure.BROKEN)
             return False
         # From here on the block is being checked and written: a cancel would come too late, so this fetch is not known any more.
-        self._fetches.pop((link.peer, block), None)
+        self._fetches.pop((link.key, block), None)
         self._arrived += block.length
         self._moved_at = asyncio.get_running_loop().time()
         self._from[link.name] = self._from.get(link.name, 0) + block.length
         self._by[transport] = self._by.get(transport, 0) + block.length
-        self._tell(BlockArrived(link.peer, block))
+        self._tell(BlockArrived(link.key, block))
         return True
 
-    def _failed(self, peer: PeerId, block: BlockSpan, failure: Failure) -> None:
+    def _failed(self, peer: PeerKey, block: BlockSpan, failure: Failure) -> None:
         self._fetches.pop((peer, block), None)
         self._tell(BlockFailed(peer, block, failure))
 
     # -- peers that go -------------------------------------------------------------------------------------------------------------
 
-    def _wanted(self, peer: PeerId) -> bool:
+    def _wanted(self, peer: PeerKey) -> bool:
         return peer not in self._search.bad and not (self._scheduler is not None and self._scheduler.banned(peer))
 
-    def _drop(self, peer: PeerId, why: str, *, corrupt: bool) -> None:
+    def _drop(self, peer: PeerKey, why: str, *, corrupt: bool) -> None:
         link = self._tools.links.get(peer)
         self._call_off(peer)
-        self._dropped.append(f"{link.name if link else peer[:8]}: {why}")
+        self._dropped.append(f"{link.name if link else peer_of(peer)[:8]}: {why}")
         self._corrupt = self._corrupt or corrupt
         self._chore(self._tools.lanes.close(peer))
         if link is not None:
             link.close()
 
-    def _call_off(self, peer: PeerId) -> None:
+    def _call_off(self, peer: PeerKey) -> None:
         """Stop what is under way at a peer that the scheduler has nothing more to do with: what still came would count as another's."""
         for key in [key for key in self._fetches if key[0] == peer]:
             self._fetches.pop(key).cancel()

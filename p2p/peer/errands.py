@@ -10,7 +10,7 @@ from typing import Final
 
 from p2p.content.manifest import parse
 from p2p.errors import EnjambreError, NotFound, Refused, Unreachable
-from p2p.model import Address, ContentId, Manifest, PeerId
+from p2p.model import Address, ContentId, Manifest, PeerId, PeerKey
 from p2p.peer.node import Node
 from p2p.peer.reports import Placed, Progress, Replicated, Report, Shared, Uploaded, Warned
 from p2p.peer.tracker_client import TrackerClient
@@ -108,7 +108,7 @@ async def upload(node: Node, path: Path, copies: int, report: Callable[[Report],
     return result
 
 
-async def _until_it_stalls(node: Node, content: ContentId, peer: PeerId, copying: asyncio.Future[None]) -> None:
+async def _until_it_stalls(node: Node, content: ContentId, peer: PeerKey, copying: asyncio.Future[None]) -> None:
     """Wait for a copy, and raise what it raises; or `Unreachable` when its peer has gained nothing for as long as a download may stall."""
     loop = asyncio.get_running_loop()
     last, since = (-1, -1), loop.time()
@@ -143,7 +143,7 @@ async def _copy(node: Node, shared: Shared, target: Source, report: Callable[[Re
         request = Replicate(id=shared.id, name=shared.name, size=shared.size)
         copying = asyncio.ensure_future(link.replicate(request, lambda: report(Placed(target.name))))
         try:
-            await _until_it_stalls(node, shared.id, target.peer, copying)
+            await _until_it_stalls(node, shared.id, link.key, copying)
         finally:
             copying.cancel()
             await asyncio.gather(copying, return_exceptions=True)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from p2p.errors import EnjambreError, NotFound, Refused, Unreachable
-from p2p.model import Address, ContentId, PeerId
+from p2p.model import Address, ContentId, PeerKey, peer_key
 from p2p.peer.links import Links
 from p2p.peer.tracker_client import TrackerClient
 from p2p.protocol.tracker_messages import Lookup, LookupAnswer, Source
@@ -29,9 +28,8 @@ DIALS: Final = 16
 
 @dataclass(slots=True)
 class _Failure:
-    """A peer that was not found at an address: how often, when to dial again, and why it failed."""
+    """A peer that was not found at its address: how often, when to dial again, and why it failed."""
 
-    address: Address
     times: int
     again: float
     why: str
@@ -40,14 +38,14 @@ class _Failure:
 class Finder:
     """The search for peers of one content."""
 
-    def __init__(self, content: ContentId, tracker: TrackerClient, links: Links, wanted: Callable[[PeerId], bool]) -> None:
+    def __init__(self, content: ContentId, tracker: TrackerClient, links: Links, wanted: Callable[[PeerKey], bool]) -> None:
         """`wanted` says whether a peer is worth dialling (it is not banned)."""
         self._content = content
         self._tracker = tracker
         self._links = links
         self._wanted = wanted
-        self._failures: dict[PeerId, _Failure] = {}
-        self._dialling: dict[PeerId, asyncio.Task[None]] = {}
+        self._failures: dict[PeerKey, _Failure] = {}
+        self._dialling: dict[PeerKey, asyncio.Task[None]] = {}
         self._slots = asyncio.Semaphore(DIALS)
         self.listed: int | None = None
         """How many other peers the tracker named at the last look; None when it could not be asked."""
@@ -66,8 +64,10 @@ class Finder:
         except Unreachable:
             self.listed = None
             raise
-        self.listed = sum(1 for source in answer.sources if self._wanted(source.peer))
-        self._dial(answer.sources)
+        places = {_key(source): source for source in answer.sources if "tcp" in source.listen}
+        self.listed = sum(1 for key in places if self._wanted(key))
+        self._failures = {key: failure for key, failure in self._failures.items() if key in places}
+        self._dial(places)
 
     async def run(self, told: Callable[[int | None], None]) -> None:
         """Look again and again until cancelled; `told` hears each time how many peers the tracker names.
@@ -98,37 +98,36 @@ class Finder:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _dial(self, sources: Sequence[Source]) -> None:
+    def _dial(self, places: Mapping[PeerKey, Source]) -> None:
         now = asyncio.get_running_loop().time()
-        linked = sum(1 for source in sources if self._links.get(source.peer) is not None)
-        for source in sources:
+        linked = sum(1 for key in places if self._links.get(key) is not None)
+        for key, source in places.items():
             if linked + len(self._dialling) >= ENOUGH:
                 return
-            if (
-                "tcp" not in source.listen
-                or source.peer in self._dialling
-                or self._links.get(source.peer) is not None
-                or not self._wanted(source.peer)
-            ):
+            if key in self._dialling or self._links.get(key) is not None or not self._wanted(key):
                 continue
-            address = Address(source.host, source.listen["tcp"])
-            failure = self._failures.get(source.peer)
-            if failure is None or failure.address != address or failure.again <= now:
-                self._dialling[source.peer] = asyncio.create_task(self._connect(source.peer, address))
+            failure = self._failures.get(key)
+            if failure is None or failure.again <= now:
+                self._dialling[key] = asyncio.create_task(self._connect(key, source))
 
-    async def _connect(self, peer: PeerId, address: Address) -> None:
+    async def _connect(self, key: PeerKey, source: Source) -> None:
         try:
             async with self._slots:
-                link = await self._links.connect(address)
+                await self._links.connect(_place(source), source.peer)
         except Unreachable as error:
-            failure = self._failures.get(peer)
-            times = failure.times + 1 if failure is not None and failure.address == address else 0
+            failure = self._failures.get(key)
+            times = failure.times + 1 if failure is not None else 0
             again = asyncio.get_running_loop().time() + min(RETRY_TIME * 2**times, RETRY_MOST)
-            self._failures[peer] = _Failure(address, times, again, str(error))
+            self._failures[key] = _Failure(times, again, str(error))
         else:
-            self._failures.pop(peer, None)
-            if link.peer != peer:
-                # Somebody else lives there now, to whom we have a link. Each further dial would only replace that link by a new one.
-                self._failures[peer] = _Failure(address, 0, math.inf, f"peer {address} is another peer by now")
+            self._failures.pop(key, None)
         finally:
-            self._dialling.pop(peer, None)
+            self._dialling.pop(key, None)
+
+
+def _place(source: Source) -> Address:
+    return Address(source.host, source.listen["tcp"])
+
+
+def _key(source: Source) -> PeerKey:
+    return peer_key(source.peer, _place(source))

@@ -15,7 +15,7 @@ from typing import Protocol
 from p2p.content.bitmap import Bitmap
 from p2p.content.geometry import Geometry
 from p2p.errors import ProtocolError
-from p2p.model import BlockSpan, ContentId, FileSpan, Manifest, PeerId
+from p2p.model import BlockSpan, ContentId, FileSpan, Manifest, PeerKey
 from p2p.peer.links import Link
 from p2p.protocol.messages import PIECES_PER_HAVE, Have
 from p2p.swarm.chooser import Chooser
@@ -52,7 +52,9 @@ class Holding:
         if have.full:
             self.whole.set()
         self._rng = rng
-        self._members: dict[PeerId, tuple[Link, Bitmap]] = {}
+        self._members: dict[PeerKey, tuple[Link, Bitmap]] = {}
+        self._callers: dict[str, PeerKey] = {}
+        """By what a member's requests for blocks are known."""
         self._chooser = Chooser(self.geometry.pieces, rng) if have.full else None
         self._verified: list[int] = []
 
@@ -65,12 +67,12 @@ class Holding:
         short = self.manifest.piece_length - self.geometry.piece_size(last) if last in self.have else 0
         return self.have.count * self.manifest.piece_length - short
 
-    def member(self, peer: PeerId) -> Link | None:
+    def member(self, peer: PeerKey) -> Link | None:
         """The link to a peer of this swarm."""
         found = self._members.get(peer)
         return found[0] if found else None
 
-    def pieces_at(self, peer: PeerId) -> int:
+    def pieces_at(self, peer: PeerKey) -> int:
         """How many pieces a peer of this swarm has, as it told us."""
         found = self._members.get(peer)
         return found[1].count if found else 0
@@ -84,44 +86,47 @@ class Holding:
         if link.wire.closed:
             return  # it lost its place to another link; what it said before must not push that one out
         bits = self._bits_of(have)
-        known = self._members.get(link.peer)
+        known = self._members.get(link.key)
         if have.none:
             if known is not None and known[0] is link:
                 self.left(link)
             return
         if known is None or known[0] is not link:
-            known = self._members[link.peer] = (link, Bitmap(self.geometry.pieces))
-            self._tell_news(PeerJoined(link.peer))
+            known = self._members[link.key] = (link, Bitmap(self.geometry.pieces))
+            self._callers[link.caller] = link.key
+            self._tell_news(PeerJoined(link.key))
             self.introduce(link)
         members_bits = known[1]
         new = Bitmap(self.geometry.pieces, bits) if bits is not None else members_bits | Bitmap.of(self.geometry.pieces, have.add)
-        self._members[link.peer] = (link, new)
-        self._tell_news(PeerHas(link.peer, new.bits) if bits is not None else PeerGained(link.peer, have.add))
+        self._members[link.key] = (link, new)
+        self._tell_news(PeerHas(link.key, new.bits) if bits is not None else PeerGained(link.key, have.add))
         if have.suggest:
-            self._tell_news(Suggested(link.peer, have.suggest))
+            self._tell_news(Suggested(link.key, have.suggest))
         if self._chooser is not None:
-            self._chooser.has(link.peer, new.bits)
+            self._chooser.has(link.key, new.bits)
             self._suggest(link)
 
     def left(self, link: Link) -> None:
         """A link is gone, or wants no more of this content."""
-        known = self._members.get(link.peer)
+        known = self._members.get(link.key)
         if known is None or known[0] is not link:
             return
-        del self._members[link.peer]
+        del self._members[link.key]
+        if self._callers.get(link.caller) == link.key:
+            del self._callers[link.caller]
         if self._chooser is not None:
-            self._chooser.left(link.peer)
-        self._tell_news(PeerLeft(link.peer))
+            self._chooser.left(link.key)
+        self._tell_news(PeerLeft(link.key))
 
     def served(self, who: str, span: BlockSpan) -> None:
         """A block was sent."""
         self.sent += span.length
-        known = self._members.get(PeerId(who))
-        if self._chooser is None or known is None:
+        key = self._callers.get(who)
+        if self._chooser is None or key is None:
             return
         if span.offset + span.length == self.geometry.piece_size(span.piece):
-            self._chooser.served(known[0].peer, span.piece)
-            self._suggest(known[0])
+            self._chooser.served(key, span.piece)
+            self._suggest(self._members[key][0])
 
     def verified(self, piece: int) -> None:
         """A piece is here: tell everybody, those of one round of the loop in one line."""
@@ -137,7 +142,7 @@ class Holding:
         self.whole.set()
         self._chooser = Chooser(self.geometry.pieces, self._rng)
         for link, bits in list(self._members.values()):
-            self._chooser.has(link.peer, bits.bits)
+            self._chooser.has(link.key, bits.bits)
             self.introduce(link)
 
     def withdraw(self) -> None:
@@ -145,6 +150,7 @@ class Holding:
         for link, _ in self._members.values():
             link.tell(Have(id=self.id, none=True))
         self._members.clear()
+        self._callers.clear()
         self.whole.set()
 
     def _tell_verified(self) -> None:
@@ -155,7 +161,7 @@ class Holding:
                 link.tell(have)
 
     def _suggest(self, link: Link) -> None:
-        pieces = self._chooser.suggest(link.peer) if self._chooser is not None else ()
+        pieces = self._chooser.suggest(link.key) if self._chooser is not None else ()
         if pieces:
             link.tell(Have(id=self.id, suggest=pieces))
 

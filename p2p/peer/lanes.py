@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from p2p.errors import ProtocolError, Unreachable
-from p2p.model import BlockSpan, ContentId, PeerId
+from p2p.model import BlockSpan, ContentId, PeerId, PeerKey
 from p2p.peer.links import Link
 from p2p.peer.transport import Lane, LaneClosed, Transport
 
@@ -19,31 +19,31 @@ class Lanes:
     def __init__(self, transports: Sequence[Transport], me: PeerId) -> None:
         self._transports = transports
         self._me = me
-        self._lanes: dict[PeerId, _Opening] = {}
-        self._failed: dict[PeerId, set[str]] = {}
+        self._lanes: dict[PeerKey, _Opening] = {}
+        self._failed: dict[PeerKey, set[str]] = {}
         """Transports that a peer offered and that did not work; not tried again while the peer is linked."""
 
     async def fetch(self, link: Link, content: ContentId, span: BlockSpan, into: memoryview) -> str:
         """Fill `into` with a block of a peer; returns the transport by which it came. Raises as `Lane.fetch` does."""
         while True:
             task = self._task(link)
-            name, lane = await self._opened(link.peer, task)
+            name, lane = await self._opened(link.key, task)
             try:
                 await lane.fetch(content, span, into)
             except LaneClosed:
                 # Another fetch was called off, or the lane had been idle for too long: not this peer's fault.
-                await self._end(link.peer, task)
+                await self._end(link.key, task)
                 if link.wire.closed:
                     raise
             except (Unreachable, ProtocolError):
                 if name != self._transports[-1].name:
-                    self._failed.setdefault(link.peer, set()).add(name)
-                await self._end(link.peer, task)
+                    self._failed.setdefault(link.key, set()).add(name)
+                await self._end(link.key, task)
                 raise
             else:
                 return name
 
-    async def close(self, peer: PeerId) -> None:
+    async def close(self, peer: PeerKey) -> None:
         """Close the lane to a peer, if there is one."""
         task = self._lanes.get(peer)
         if task is not None:
@@ -54,20 +54,20 @@ class Lanes:
         for peer in list(self._lanes):
             await self.close(peer)
 
-    def forget(self, peer: PeerId) -> None:
+    def forget(self, peer: PeerKey) -> None:
         """A peer is gone; should it come back, all its transports are tried again."""
         self._failed.pop(peer, None)
 
     def _task(self, link: Link) -> _Opening:
         """The lane to a peer, open or being opened."""
-        task = self._lanes.get(link.peer)
+        task = self._lanes.get(link.key)
         if task is None:
-            task = self._lanes[link.peer] = asyncio.create_task(self._open(link))
-            task.add_done_callback(lambda task: self._forget_failed(link.peer, task))
+            task = self._lanes[link.key] = asyncio.create_task(self._open(link))
+            task.add_done_callback(lambda task: self._forget_failed(link.key, task))
         return task
 
     @staticmethod
-    async def _opened(peer: PeerId, task: _Opening) -> tuple[str, Lane]:
+    async def _opened(peer: PeerKey, task: _Opening) -> tuple[str, Lane]:
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -76,12 +76,12 @@ class Lanes:
                 raise Unreachable(f"the lane to {peer[:8]} was closed before it was open") from None
             raise
 
-    def _forget_failed(self, peer: PeerId, task: _Opening) -> None:
+    def _forget_failed(self, peer: PeerKey, task: _Opening) -> None:
         """A lane that could not be opened is tried anew by the next fetch."""
         if (task.cancelled() or task.exception() is not None) and self._lanes.get(peer) is task:
             del self._lanes[peer]
 
-    async def _end(self, peer: PeerId, task: _Opening) -> None:
+    async def _end(self, peer: PeerKey, task: _Opening) -> None:
         """Close one lane; a newer one to the same peer stays."""
         if self._lanes.get(peer) is task:
             del self._lanes[peer]
@@ -93,12 +93,12 @@ class Lanes:
     async def _open(self, link: Link) -> tuple[str, Lane]:
         fault = Unreachable(f"{link.name} offers no transport that we speak")
         for transport in self._transports:
-            if transport.name not in link.listen or transport.name in self._failed.get(link.peer, ()):
+            if transport.name not in link.listen or transport.name in self._failed.get(link.key, ()):
                 continue
             try:
                 return transport.name, await transport.connect(link.address(transport.name), self._me)
             except Unreachable as error:
                 fault = error
-                self._failed.setdefault(link.peer, set()).add(transport.name)
-        self._failed.pop(link.peer, None)
+                self._failed.setdefault(link.key, set()).add(transport.name)
+        self._failed.pop(link.key, None)
         raise fault

@@ -1,4 +1,8 @@
-"""Links: the control connections between peers, one a pair, used in both directions whoever dialled."""
+"""Links: the control connections between peers, one a pair, used in both directions whoever dialled.
+
+An id is no secret: whoever heard it can say it. So a link belongs to a peer at a place, the host it was reached at or came from and the
+port it listens on. Who says another's id from elsewhere is a peer of its own here, which takes no place and spoils no name but its own.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from p2p.errors import WIRE_CODES, EnjambreError, ProtocolError, Refused, Unreachable
-from p2p.model import Address, ContentId, PeerId
+from p2p.model import Address, ContentId, PeerId, PeerKey, caller, peer_key
 from p2p.peer.conversation import converse
 from p2p.peer.transport import Source
 from p2p.peer.wire import Wire, WireTrace, broken, dial
@@ -74,12 +78,16 @@ class Handler(Protocol):
 class Link:
     """One open control connection to a known peer."""
 
-    def __init__(self, wire: Wire, peer: PeerId, name: str, listen: dict[str, int], *, dialled: bool) -> None:
+    def __init__(self, wire: Wire, peer: PeerId, name: str, listen: dict[str, int], dialled: Address | None = None) -> None:
+        """`dialled` is the address at which this side reached it; None where the other side called."""
         self.peer = peer
         self.name = name
         self.listen = listen
-        self.dialled = dialled
-        """Whether this side opened it."""
+        self.dialled = dialled is not None
+        self.key = peer_key(peer, dialled or Address(wire.remote.host, listen.get("tcp", 0)))
+        """Who this is, to tell it from others that say the same id."""
+        self.caller = caller(peer, wire.remote.host)
+        """By what its requests for blocks are known, which come by connections of their own."""
         self.wire = wire
         self._waiting: dict[int, asyncio.Future[tuple[Answer | Refused, bytes]]] = {}
         self._second: dict[int, asyncio.Future[tuple[Answer | Refused, bytes]]] = {}
@@ -206,23 +214,23 @@ class Links:
         self._source = source
         self._io = io
         self._trace = trace
-        self._by_peer: dict[PeerId, Link] = {}
+        self._by_key: dict[PeerKey, Link] = {}
         self._by_wire: dict[Wire, Link] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
-        return len(self._by_peer)
+        return len(self._by_key)
 
-    def get(self, peer: PeerId) -> Link | None:
+    def get(self, peer: PeerKey) -> Link | None:
         """The link to a peer, if there is one."""
-        return self._by_peer.get(peer)
+        return self._by_key.get(peer)
 
     def all(self) -> list[Link]:
         """Every open link."""
-        return list(self._by_peer.values())
+        return list(self._by_key.values())
 
-    async def connect(self, address: Address) -> Link:
-        """Open a link to whoever listens there. Raises `Unreachable`, naming the address."""
+    async def connect(self, address: Address, peer: PeerId) -> Link:
+        """Open a link to the peer that listens there. Raises `Unreachable`, naming the address; also when it is another peer."""
         sock = await dial(address)
         try:
             wire = Wire(sock, by_op(PEER_OPS), self._io, trace=self._trace)
@@ -240,14 +248,16 @@ class Links:
                 raise Unreachable(f"peer {address} does not speak as a peer")
             if answer.peer == self.me.peer:
                 raise Unreachable(f"peer {address} is this peer itself")
+            if answer.peer != peer:
+                raise Unreachable(f"peer {address} is another peer by now")
         except BaseException as error:
             wire.close()
             if isinstance(error, (OSError, ProtocolError)):
                 raise broken(error, f"peer {address}") from error
             raise
         wire.peer = answer.peer
-        link = Link(wire, answer.peer, answer.name, answer.listen, dialled=True)
-        kept = self._register(link)
+        link = Link(wire, answer.peer, answer.name, answer.listen, address)
+        kept = self._keep(link)
         task = asyncio.create_task(converse(wire, self._source, self))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -277,8 +287,8 @@ class Links:
         link = self._by_wire.pop(wire, None)
         if link is None:
             return
-        if self._by_peer.get(link.peer) is link:
-            del self._by_peer[link.peer]
+        if self._by_key.get(link.key) is link:
+            del self._by_key[link.key]
         link.ended()
         self._handler.link_down(link)
 
@@ -302,21 +312,18 @@ class Links:
             return
         if hello.peer == me.peer or len(self._by_wire) >= LINKS:
             raise ProtocolError("busy", "no link is wanted", fatal=True)
-        self._register(Link(wire, hello.peer, hello.name or hello.peer[:8], hello.listen, dialled=False))
+        self._keep(Link(wire, hello.peer, hello.name or hello.peer[:8], hello.listen))
 
-    def _register(self, link: Link) -> Link:
+    def _keep(self, link: Link) -> Link:
         """Keep one link a pair: of two that were dialled at once from both sides, both sides keep the one dialled by the smaller id."""
-        self._by_wire[link.wire] = link
-        old = self._by_peer.get(link.peer)
-        if old is not None and not old.wire.closed and not link.dialled and not _same_place(old, link):
-            # Whoever comes and says an id that is linked already, from elsewhere, is not that peer: an id is no secret.
-            link.close()
-            return old
+        old = self._by_key.get(link.key)
         crossed = old is not None and not old.wire.closed and old.dialled != link.dialled
         if old is not None and crossed and old.dialled == (self.me.peer < link.peer):
             link.close()
+            link.ended()
             return old
-        self._by_peer[link.peer] = link
+        self._by_wire[link.wire] = link
+        self._by_key[link.key] = link
         if old is not None:
             old.close()
         self._handler.link_up(link)
@@ -352,8 +359,3 @@ class Links:
                 await wire.send(wire.session.answer(ReplicateAnswer(state="verified"), seq))
             else:
                 await wire.send([wire.session.refuse(error, seq)])
-
-
-def _same_place(one: Link, other: Link) -> bool:
-    """Whether two links lead to the same host, and blocks would be fetched from the same ports."""
-    return one.wire.remote.host == other.wire.remote.host and one.listen == other.listen

@@ -11,7 +11,7 @@ from typing import Final
 from p2p.content.hashing import HashPool
 from p2p.content.manifest import parse
 from p2p.errors import EnjambreError, IntegrityError, ProtocolError, Refused, Unreachable
-from p2p.model import ContentId, Manifest, PeerId
+from p2p.model import ContentId, Manifest, PeerKey
 from p2p.peer.finder import EAGER_TIME, Finder
 from p2p.peer.links import Link, Links
 
@@ -44,14 +44,14 @@ class ManifestSearch:
 
     def __init__(self, content: ContentId, links: Links, pool: HashPool, finder: Finder, progress: Callable[[str], None]) -> None:
         """`progress` is told of each phase: searching, connecting."""
-        self.bad: dict[PeerId, str] = {}
+        self.bad: dict[PeerKey, str] = {}
         self._content = content
         self._links = links
         self._pool = pool
         self._finder = finder
         self._progress = progress
         self._corrupt = False
-        self._refused: dict[PeerId, str] = {}
+        self._refused: dict[PeerKey, str] = {}
 
     async def run(self, first: Link | None = None) -> Found:
         """Bring it, from `first` if that has it. Raises `NotFound`, `Unreachable`, `IntegrityError`, `Refused`."""
@@ -78,15 +78,15 @@ class ManifestSearch:
         """Ask each link as it opens, until one brings the manifest; None when all dials have ended and none did."""
         loop = asyncio.get_running_loop()
         settled = asyncio.create_task(self._finder.settled())
-        asked: set[PeerId] = set()
+        asked: set[PeerKey] = set()
         asking: dict[asyncio.Task[Found], _Asking] = {}
         try:
             while True:
                 ended = settled.done()
-                fresh = [link for link in self._links.all() if link.peer not in asked and link.peer not in self.bad]
+                fresh = [link for link in self._links.all() if link.key not in asked and link.key not in self.bad]
                 self._make_room(asking, waiting=bool(fresh))
                 if fresh and len(asking) < AT_ONCE:
-                    asked.add(fresh[0].peer)
+                    asked.add(fresh[0].key)
                     asking[asyncio.create_task(self._from(fresh[0]))] = _Asking(fresh[0], loop.time())
                 elif ended and not asking:
                     return None
@@ -116,12 +116,12 @@ class ManifestSearch:
             return task.result()
         except IntegrityError as error:
             self._corrupt = True
-            self.bad[link.peer] = f"{link.name}: {error}"
+            self.bad[link.key] = f"{link.name}: {error}"
         except ProtocolError as error:
-            self.bad[link.peer] = f"{link.name}: {error}"
+            self.bad[link.key] = f"{link.name}: {error}"
         except (Refused, Unreachable) as error:
             silent = asyncio.get_running_loop().time() - asked.since > PATIENCE
-            (self.bad if silent else self._refused)[link.peer] = f"{link.name}: {error}"
+            (self.bad if silent else self._refused)[link.key] = f"{link.name}: {error}"
         return None
 
     async def _from(self, link: Link) -> Found:

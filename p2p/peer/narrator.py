@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from p2p.model import ContentId, PeerId
+from p2p.model import ContentId, PeerId, peer_of
 from p2p.swarm.events import (
     BlockArrived,
     Drop,
@@ -22,19 +22,19 @@ def narrate(me: PeerId, content: ContentId, happened: News | Wish) -> SwarmEvent
     """The named event for what happened at peer `me`, or None for what is of no interest to a watcher."""
     match happened:
         case PeerJoined(peer):
-            return Joined(peer, content)
+            return Joined(peer_of(peer), content)
         case PeerLeft(peer):
-            return Left(peer, content)
+            return Left(peer_of(peer), content)
         case Fetch(peer, block):
-            return Asked(me, peer, block.piece, block.offset, block.length)
+            return Asked(me, peer_of(peer), block.piece, block.offset, block.length)
         case BlockArrived(peer, block):
-            return Fetched(me, peer, block.piece, block.offset, block.length)
+            return Fetched(me, peer_of(peer), block.piece, block.offset, block.length)
         case PieceVerified(piece):
             return Verified(me, piece)
         case PieceCorrupt(piece):
             return Corrupt(me, piece)
         case Drop(peer, why, _):
-            return Dropped(me, peer, why)
+            return Dropped(me, peer_of(peer), why)
         case Finished():
             return Completed(me, content)
         case _:

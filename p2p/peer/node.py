@@ -20,7 +20,7 @@ from p2p.content.manifest import build, content_id, to_bytes
 from p2p.content.scan import Scanned, scan
 from p2p.content.shared import SharedContent
 from p2p.errors import EnjambreError, UsageError
-from p2p.model import Address, ContentId, PeerId
+from p2p.model import Address, ContentId, PeerId, PeerKey, peer_key
 from p2p.peer.announcer import Announcer, Identity
 from p2p.peer.download import Download, Tools
 from p2p.peer.finder import Finder
@@ -299,15 +299,15 @@ class Node:
         holding = self._serving.holdings.get(content)
         return holding.sent if holding is not None else 0
 
-    def copied(self, content: ContentId, peer: PeerId) -> int:
+    def copied(self, content: ContentId, peer: PeerKey) -> int:
         """How many pieces of a content that we share another peer has, as it told us."""
         holding = self._serving.holdings.get(content)
         return holding.pieces_at(peer) if holding is not None else 0
 
     async def link_to(self, peer: PeerId, address: Address) -> Link:
         """The link to a peer, or a new one to whoever listens at its address. Raises `Unreachable`."""
-        link = self._links.get(peer)
-        return link if link is not None and not link.wire.closed else await self._links.connect(address)
+        link = self._links.get(peer_key(peer, address))
+        return link if link is not None and not link.wire.closed else await self._links.connect(address, peer)
 
     # -- what links bring (a `Handler`) --------------------------------------------------------------------------------------------
 
@@ -319,7 +319,7 @@ class Node:
 
     def link_down(self, link: Link) -> None:
         """A peer is gone."""
-        self._lanes.forget(link.peer)
+        self._lanes.forget(link.key)
         for holding in list(self._serving.holdings.values()):
             holding.left(link)
 

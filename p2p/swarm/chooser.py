@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Final
 
-from p2p.model import PeerId
+from p2p.model import PeerKey
 from p2p.swarm.availability import Availability
 from p2p.swarm.picker import pick
 
@@ -42,9 +42,9 @@ class Chooser:
         """Pieces sent, or suggested and about to be asked for."""
         self._held = Availability(n)
         """How many receivers hold each piece, from wherever they have it."""
-        self._receivers: dict[PeerId, _Receiver] = {}
+        self._receivers: dict[PeerKey, _Receiver] = {}
 
-    def has(self, peer: PeerId, bits: int) -> None:
+    def has(self, peer: PeerKey, bits: int) -> None:
         """A receiver told all that it has."""
         receiver = self._receivers.setdefault(peer, _Receiver())
         self._held.remove(receiver.has & ~bits)
@@ -53,14 +53,14 @@ class Chooser:
         for piece in [piece for piece in receiver.open if bits >> piece & 1]:
             del receiver.open[piece]
 
-    def served(self, peer: PeerId, piece: int) -> None:
+    def served(self, peer: PeerKey, piece: int) -> None:
         """The last block of a piece was sent to a receiver, suggested or not."""
         self._given |= 1 << piece
         receiver = self._receivers.get(peer)
         if receiver is not None:
             receiver.open.pop(piece, None)
 
-    def left(self, peer: PeerId) -> None:
+    def left(self, peer: PeerKey) -> None:
         """A receiver is gone, and with it what was suggested to it and what it alone had."""
         receiver = self._receivers.pop(peer, None)
         if receiver is None:
@@ -70,7 +70,7 @@ class Chooser:
             self._given &= ~(1 << piece)
         self._given &= ~self._held.nobody(receiver.has)
 
-    def suggest(self, peer: PeerId) -> tuple[int, ...]:
+    def suggest(self, peer: PeerKey) -> tuple[int, ...]:
         """Return what to suggest to `peer` now: nothing while half of what it was told before is still open."""
         receiver = self._receivers.get(peer)
         if receiver is None:

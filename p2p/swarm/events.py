@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from p2p.model import BlockSpan, PeerId
+from p2p.model import BlockSpan, PeerKey
 
 # -- news ----------------------------------------------------------------------------------------------------------------------------
 
@@ -18,21 +18,21 @@ from p2p.model import BlockSpan, PeerId
 class PeerJoined:
     """A peer of this swarm can be asked; nothing is known yet of what it has."""
 
-    peer: PeerId
+    peer: PeerKey
 
 
 @dataclass(frozen=True, slots=True)
 class PeerLeft:
     """A peer cannot be asked any more; what was asked of it will not come."""
 
-    peer: PeerId
+    peer: PeerKey
 
 
 @dataclass(frozen=True, slots=True)
 class PeerHas:
     """A peer told all that it has: bit `i` of `bits` is piece `i`. Replaces what it told before."""
 
-    peer: PeerId
+    peer: PeerKey
     bits: int
 
 
@@ -40,7 +40,7 @@ class PeerHas:
 class PeerGained:
     """A peer told pieces that it has besides those it told before."""
 
-    peer: PeerId
+    peer: PeerKey
     pieces: tuple[int, ...]
 
 
@@ -48,7 +48,7 @@ class PeerGained:
 class Suggested:
     """A peer would like us to fetch these pieces from it; from now on we take that peer's choice before our own."""
 
-    peer: PeerId
+    peer: PeerKey
     pieces: tuple[int, ...]
 
 
@@ -56,7 +56,7 @@ class Suggested:
 class BlockArrived:
     """A block came whole. Its bytes are not checked yet."""
 
-    peer: PeerId
+    peer: PeerKey
     block: BlockSpan
 
 
@@ -75,7 +75,7 @@ class Failure(Enum):
 class BlockFailed:
     """A block that was asked for will not come."""
 
-    peer: PeerId
+    peer: PeerKey
     block: BlockSpan
     failure: Failure
 
@@ -115,7 +115,7 @@ News = PeerJoined | PeerLeft | PeerHas | PeerGained | Suggested | BlockArrived |
 class Fetch:
     """Ask this peer for this block."""
 
-    peer: PeerId
+    peer: PeerKey
     block: BlockSpan
 
 
@@ -123,7 +123,7 @@ class Fetch:
 class Cancel:
     """Stop waiting for this block from this peer; it is too late, or came from elsewhere. No news about it is wanted any more."""
 
-    peer: PeerId
+    peer: PeerKey
     block: BlockSpan
 
 
@@ -131,7 +131,7 @@ class Cancel:
 class Drop:
     """Have nothing more to do with this peer."""
 
-    peer: PeerId
+    peer: PeerKey
     why: str
     corrupt: bool
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from p2p.model import BlockSpan, PeerId
+from p2p.model import BlockSpan, PeerKey
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One request under way; times in seconds of the caller's clock."""
 
-    peer: PeerId
+    peer: PeerKey
     block: BlockSpan
     asked: float
     until: float
@@ -23,17 +23,17 @@ class Ledger:
     __slots__ = ("_by_block", "_by_peer", "_total")
 
     def __init__(self) -> None:
-        self._by_peer: dict[PeerId, dict[BlockSpan, Entry]] = {}
-        self._by_block: dict[BlockSpan, set[PeerId]] = {}
+        self._by_peer: dict[PeerKey, dict[BlockSpan, Entry]] = {}
+        self._by_block: dict[BlockSpan, set[PeerKey]] = {}
         self._total = 0
 
-    def open(self, peer: PeerId, block: BlockSpan, now: float, until: float) -> None:
+    def open(self, peer: PeerKey, block: BlockSpan, now: float, until: float) -> None:
         """Note that `peer`, which is not asked for it already, is asked for `block`."""
         self._total += 1
         self._by_peer.setdefault(peer, {})[block] = Entry(peer, block, now, until)
         self._by_block.setdefault(block, set()).add(peer)
 
-    def close(self, peer: PeerId, block: BlockSpan) -> Entry | None:
+    def close(self, peer: PeerKey, block: BlockSpan) -> Entry | None:
         """Take out one request; None when there was none, as for an answer that comes after its time."""
         entry = self._by_peer.get(peer, {}).pop(block, None)
         if entry is None:
@@ -47,15 +47,15 @@ class Ledger:
             del self._by_block[block]
         return entry
 
-    def of(self, peer: PeerId) -> list[Entry]:
+    def of(self, peer: PeerKey) -> list[Entry]:
         """Requests under way at `peer`, oldest first."""
         return list(self._by_peer.get(peer, {}).values())
 
-    def count(self, peer: PeerId) -> int:
+    def count(self, peer: PeerKey) -> int:
         """How many requests are under way at `peer`."""
         return len(self._by_peer.get(peer, ()))
 
-    def asked(self, block: BlockSpan) -> frozenset[PeerId]:
+    def asked(self, block: BlockSpan) -> frozenset[PeerKey]:
         """Who is asked for `block`."""
         return frozenset(self._by_block.get(block, ()))
 

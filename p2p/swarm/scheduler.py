@@ -18,7 +18,7 @@ from random import Random
 
 from p2p.content.bitmap import Bitmap
 from p2p.content.geometry import Geometry
-from p2p.model import BlockSpan, PeerId
+from p2p.model import BlockSpan, PeerKey
 from p2p.swarm.availability import Availability
 from p2p.swarm.events import (
     BlockArrived,
@@ -43,6 +43,7 @@ from p2p.swarm.events import (
     Wish,
 )
 from p2p.swarm.ledger import Ledger
+from p2p.swarm.patience import Patience
 from p2p.swarm.picker import numbers, pick
 from p2p.swarm.sources import Policy, SourcePeer
 
@@ -53,8 +54,8 @@ class _Active:
 
     todo: list[BlockSpan]
     missing: set[BlockSpan]
-    owner: PeerId | None
-    senders: set[PeerId] = field(default_factory=set)
+    owner: PeerKey | None
+    senders: set[PeerKey] = field(default_factory=set)
 
 
 class Scheduler:
@@ -65,19 +66,20 @@ class Scheduler:
         self._geometry = geometry
         self._rng = rng
         self._policy = policy or Policy()
-        self._sources: dict[PeerId, SourcePeer] = {}
+        self._sources: dict[PeerKey, SourcePeer] = {}
         self._availability = Availability(geometry.pieces)
         self._ledger = Ledger()
         self._active: dict[int, _Active] = {}
         self._unbegun = have.missing().bits
         self._alone: set[int] = set()
         """Pieces that came corrupt from several peers: to be fetched from one only, so that the next fault has a name."""
-        self._banned: set[PeerId] = set()
+        self._banned: set[PeerKey] = set()
         self._now = now
-        self._progress_at = now
+        self._patience = Patience(self._policy, now)
+        self._off_trial: list[SourcePeer] = []
+        """Peers that the last piece has proven good."""
         self._wishes: list[Wish] = []
         self._over = False
-        self._listed: int | None = None
 
     # -- the interface -------------------------------------------------------------------------------------------------------------
 
@@ -96,7 +98,7 @@ class Scheduler:
         """When to send a `Tick` at the latest; None when there is nothing to wait for."""
         if self._over:
             return None
-        times = [self._progress_at + self._patience()]
+        times = [self._patience.until(alone=not self._sources)]
         overdue = self._ledger.earliest()
         if overdue is not None:
             times.append(overdue)
@@ -113,7 +115,7 @@ class Scheduler:
         """How many peers are asked for something now."""
         return sum(1 for peer in self._sources if self._ledger.count(peer))
 
-    def banned(self, peer: PeerId) -> bool:
+    def banned(self, peer: PeerKey) -> bool:
         """Whether this peer was dropped for good."""
         return peer in self._banned
 
@@ -127,7 +129,7 @@ class Scheduler:
         match news:
             case PeerJoined(peer):
                 if peer not in self._banned:
-                    self._sources.setdefault(peer, SourcePeer(peer, suggested_at=now))
+                    self._joined(peer, now)
             case PeerLeft(peer):
                 self._forget(peer)
             case PeerHas(peer, bits):
@@ -147,11 +149,16 @@ class Scheduler:
             case PieceCorrupt(piece):
                 self._corrupt(piece)
             case Listed(peers):
-                self._listed = peers
+                self._patience.listed(peers, now)
             case Tick():
                 pass
 
-    def _has(self, peer: PeerId, bits: int) -> None:
+    def _joined(self, peer: PeerKey, now: float) -> None:
+        if not self._sources:
+            self._patience.joined(peer, now)
+        self._sources.setdefault(peer, SourcePeer(peer, suggested_at=now))
+
+    def _has(self, peer: PeerKey, bits: int) -> None:
         source = self._sources.get(peer)
         if source is None:
             return
@@ -162,7 +169,7 @@ class Scheduler:
             if active.owner == peer and not bits >> piece & 1:
                 self._disown(piece, active)
 
-    def _suggested(self, peer: PeerId, pieces: tuple[int, ...], now: float) -> None:
+    def _suggested(self, peer: PeerKey, pieces: tuple[int, ...], now: float) -> None:
         source = self._sources.get(peer)
         if source is None:
             return
@@ -172,11 +179,11 @@ class Scheduler:
             if piece not in self.have and source.has >> piece & 1:
                 source.suggested[piece] = None
 
-    def _arrived(self, peer: PeerId, block: BlockSpan, now: float) -> None:
+    def _arrived(self, peer: PeerKey, block: BlockSpan, now: float) -> None:
         entry = self._ledger.close(peer, block)
         if entry is None:
             return
-        self._progress_at = now
+        self._patience.progress(now)
         source = self._sources.get(peer)
         if source is not None:
             source.arrived(block.length, entry.asked, now)
@@ -190,7 +197,7 @@ class Scheduler:
             self._ledger.close(other, block)
             self._wishes.append(Cancel(other, block))
 
-    def _failed(self, peer: PeerId, block: BlockSpan, failure: Failure, now: float) -> None:
+    def _failed(self, peer: PeerKey, block: BlockSpan, failure: Failure, now: float) -> None:
         if self._ledger.close(peer, block) is None:
             return
         self._give_back(block)
@@ -208,11 +215,14 @@ class Scheduler:
         self.have.add(piece)
         self._unbegun &= ~(1 << piece)
         self._alone.discard(piece)
-        self._progress_at = now
+        self._patience.progress(now)
         active = self._end(piece)
-        if active is not None and len(active.senders) == 1:
-            for peer in active.senders & self._sources.keys():
-                self._sources[peer].corrupt = 0
+        senders = [self._sources[peer] for peer in sorted(active.senders & self._sources.keys())] if active is not None else []
+        self._off_trial = [source for source in senders if not source.proven]
+        for source in senders:
+            source.proven = True
+        if len(senders) == 1 and active is not None and len(active.senders) == 1:
+            senders[0].corrupt = 0
         for source in self._sources.values():
             source.suggested.pop(piece, None)
         self._wishes.append(Tell(piece))
@@ -265,16 +275,17 @@ class Scheduler:
         if source.failures >= self._policy.strikes:
             self._drop(source.peer, why, corrupt=False)
 
-    def _drop(self, peer: PeerId, why: str, *, corrupt: bool) -> None:
+    def _drop(self, peer: PeerKey, why: str, *, corrupt: bool) -> None:
         if corrupt:
             self._banned.add(peer)
         self._forget(peer)
         self._wishes.append(Drop(peer, why, corrupt))
 
-    def _forget(self, peer: PeerId) -> None:
+    def _forget(self, peer: PeerKey) -> None:
         source = self._sources.pop(peer, None)
         if source is None:
             return
+        self._patience.left(peer, self._now, useful=source.useful, last=not self._sources)
         self._availability.remove(source.has)
         for entry in self._ledger.of(peer):
             self._ledger.close(peer, entry.block)
@@ -304,7 +315,7 @@ class Scheduler:
             case PeerGained(peer, _) | Suggested(peer, _):
                 return [self._sources[peer]] if peer in self._sources else []
             case PieceVerified():
-                return []
+                return self._off_trial
             case _:
                 return self._sources.values()
 
@@ -331,6 +342,8 @@ class Scheduler:
         left = self._unbegun & source.has
         if not left:
             return self._at_the_tail(source, now)
+        if not source.proven and self._begun(source.peer) >= self._policy.trial:
+            return None
         piece = self._suggestion(source)
         if piece is None and not self._waits_for_suggestion(source, now):
             piece = pick(left, self._availability, self._geometry.pieces, self._rng)
@@ -342,6 +355,10 @@ class Scheduler:
                 active.owner = source.peer
                 return active.todo.pop(0)
         return None
+
+    def _begun(self, peer: PeerKey) -> int:
+        """How many pieces a peer is bringing, or has brought and they are not verified yet."""
+        return sum(1 for active in self._active.values() if active.owner == peer or peer in active.senders)
 
     def _suggestion(self, source: SourcePeer) -> int | None:
         while source.suggested:
@@ -385,15 +402,10 @@ class Scheduler:
 
     # -- the end -------------------------------------------------------------------------------------------------------------------
 
-    def _patience(self) -> float:
-        if self._sources:
-            return self._policy.patience
-        return self._policy.patience_alone if self._listed == 0 else self._policy.patience_offline
-
     def _conclude(self, now: float) -> None:
         if self.have.full:
             self._over = True
             self._wishes.append(Finished())
-        elif now >= self._progress_at + self._patience():
+        elif now >= self._patience.until(alone=not self._sources):
             self._over = True
             self._wishes.append(GiveUp(self.unobtainable()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from p2p.model import MIB, PeerId
+from p2p.model import MIB, PeerKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +18,8 @@ class Policy:
     window_most: int = 16
     window_time: float = 0.05
     """A fast peer is asked for as much ahead as it sends in this time."""
+    trial: int = 4
+    """A peer of which no piece has verified yet may have so many pieces begun: what a liar costs before it is known for one."""
     block_timeout: float = 20.0
     """A block that has not come by then is asked elsewhere (libtorrent waits 20 s for a piece)."""
     suggestion_patience: float = 1.0
@@ -33,9 +35,10 @@ class Policy:
     patience: float = 60.0
     """The download gives up when peers are here and nothing came for this long."""
     patience_alone: float = 10.0
-    """The same when no peer is here and the tracker knows of none."""
+    """The same when no peer is here, the tracker knows of none, and none has brought anything yet."""
     patience_offline: float = 900.0
-    """The same when no peer is here, and there may be some behind a network that is down."""
+    """The same when no peer is here, and there may be some behind a network that is down. Whatever comes and goes, nothing useful for
+    this long is the end."""
     memory: int = 24 * MIB
     """Bytes that may be under way from all peers together; what bounds a peer's memory."""
 
@@ -48,7 +51,7 @@ class Policy:
 class SourcePeer:
     """One peer as a source."""
 
-    peer: PeerId
+    peer: PeerKey
     has: int = 0
     suggested: dict[int, None] = field(default_factory=dict)
     suggests: bool = False
@@ -58,6 +61,10 @@ class SourcePeer:
     """Bytes a second, smoothed over the last blocks."""
     last_arrival: float = 0.0
     failures: int = 0
+    useful: bool = False
+    """Whether it has brought anything."""
+    proven: bool = False
+    """Whether a piece that it took part in has verified."""
     corrupt: int = 0
     """Corrupt pieces it took part in, since it last sent a good one alone."""
 
@@ -68,6 +75,7 @@ class SourcePeer:
         sample = length / took
         self.rate = sample if not self.rate else 0.8 * self.rate + 0.2 * sample
         self.failures = 0
+        self.useful = True
 
     def silent_at(self, policy: Policy) -> float:
         """From when on a peer that suggests, and of which nothing is under way, counts as silent."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -265,6 +266,10 @@ def test_many_changes_at_once_keep_the_views_sorted(opened: Opener) -> None:
     store.put_claims(peer, [claim(2000)])
     store.drop_claims(peer, [cid(2000)])
     assert len(store.contents()) == 102
+    for first, count in ((3000, 900), (4000, 100)):
+        store.put_claims(peer, [claim(number, name=f"n{(number * 7) % 500:04}") for number in range(first, first + count)])
+        assert list(store.contents()) == sorted(store.contents_of(peer), key=lambda record: record.order)
+    assert len(store.contents()) == 1102
 
 
 def test_peers_with_room_take_turns(opened: Opener) -> None:
@@ -300,6 +305,29 @@ def test_a_word_matches_any_part_of_a_folded_name(opened: Opener, words: tuple[s
     store.put_session("s", "alice", 0.0)
     store.put_claims(put(store, 1), [claim(n, name=name) for n, name in enumerate(["Linux ISO", "Straße", "100% proof", "a_b"])])
     assert [c.name for c in store.find(words)] == names
+
+
+def test_find_is_what_looking_at_each_name_gives(opened: Opener) -> None:
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    store = opened()
+    store.put_session("s", "alice", 0.0)
+    peer = put(store, 1)
+    # More names than are looked through at a time, and words on both sides of the length from which another way is taken.
+    letters = "abcé語.*(+ \\"
+    drawn = ["".join(rng.choices(letters, k=rng.randrange(1, 40))) for _ in range(3000)]
+    store.put_claims(peer, [claim(number, name=name) for number, name in enumerate(drawn)])
+    for _ in range(100):
+        words = []
+        for _ in range(rng.randrange(5)):
+            name = fold(rng.choice(drawn))
+            start = rng.randrange(len(name))
+            words.append(name[start : start + rng.choice((1, 1, 1, 2, 3, 12, 13, 30))] + rng.choice(("", "", "", "z")))
+        assert list(store.find(words)) == [content for content in store.contents() if all(word in content.folded for word in words)]
+        number = rng.randrange(3100)
+        store.put_claims(peer, [claim(number, name="".join(rng.choices(letters, k=9)))])
+        store.drop_claims(peer, [cid(rng.randrange(3100))])
 
 
 def test_compatible_forms_and_cases_fold_to_one() -> None:

@@ -126,6 +126,16 @@ class PlainPeer:
             with contextlib.suppress(OSError):
                 await talk.writer.wait_closed()
 
+    async def call(self, port: int) -> None:
+        """Dial a peer of loopback, say hello, and live there as behind the own door."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=70_000)
+        hello = {"op": "hello", "version": 1, "peer": self.peer, "name": self.name, "listen": {"tcp": self.port}, "seq": 1}
+        writer.write(encoded(hello))
+        await reader.readline()
+        task = asyncio.create_task(self._accepted(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         if task is not None:

@@ -331,7 +331,7 @@ def test_two_peers_that_dial_each_other_at_once_end_with_one_link_in_two_hundred
             one, two = await swarm.peer("one"), await swarm.peer("two")
             ports = {node.peer: Address("127.0.0.1", node._links.me.listen["tcp"]) for node in (one, two)}
             for number in range(200):
-                dials = [one._links.connect(ports[two.peer]), two._links.connect(ports[one.peer])]
+                dials = [one._links.connect(ports[two.peer], two.peer), two._links.connect(ports[one.peer], one.peer)]
                 if number % 2:
                     dials.reverse()
                 await asyncio.gather(*dials)
@@ -362,7 +362,7 @@ def test_links_closed_from_both_ends_while_they_are_used_end_at_once_in_two_hund
         async with sharer(tmp_path) as (swarm, node, content, port):
             other = await swarm.peer("other")
             for number in range(200):
-                link = await other._links.connect(Address("127.0.0.1", port))
+                link = await other._links.connect(Address("127.0.0.1", port), node.peer)
                 asking = asyncio.create_task(link.manifest(content))
                 for _ in range(number % 7):
                     await asyncio.sleep(0)
@@ -384,8 +384,9 @@ def test_a_caller_that_says_the_id_of_a_peer_that_is_linked_does_not_take_its_pl
             link = await one.link_to(other.peer, Address("127.0.0.1", other._links.me.listen["tcp"]))
             async with await Caller.dial(one._links.me.listen["tcp"]) as caller:
                 await caller.hello(other.peer, port=5000)
-                assert await caller.ended()
-            assert one._links.get(other.peer) is link
+                await until(lambda: len(one._links.all()) == 2, 2, "the caller has a link of its own")
+                assert one._links.get(link.key) is link
+            await until(lambda: one._links.all() == [link], 2, "the caller's link is gone")
             assert not link.wire.closed
 
     contained(work)

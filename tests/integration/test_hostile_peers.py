@@ -104,6 +104,29 @@ def test_three_bad_peers_of_different_kinds_and_one_honest_end_with_the_right_by
     assert done.bytes_from["honest 0"] > len(SAMPLE.data) * 0.8
 
 
+@pytest.mark.parametrize("vice", [kit.Liar, kit.Refuser, kit.Quitter], ids=lambda vice: vice.vice)
+def test_who_comes_first_with_the_id_of_an_honest_seed_does_not_keep_that_seed_away(tmp_path: Path, vice: type[kit.PlainPeer]) -> None:
+    """An id is no secret: the tracker tells it to everybody."""
+
+    async def work() -> None:
+        seed, impostor = kit.PlainPeer(SAMPLE, "seed"), vice(SAMPLE, "impostor")
+        impostor.peer = seed.peer
+        async with Swarm(tmp_path) as swarm, kit.announced(swarm.address, seed):
+            node = await victim(swarm)
+            await impostor.start()
+            try:
+                await impostor.call(node._links.me.listen["tcp"])
+                await until(lambda: len(node._links.all()) == 1, 2, "the impostor is linked before anybody is dialled")
+                done = await node.download(SAMPLE.id, tmp_path / "out")
+            finally:
+                await impostor.stop()
+            assert done.path.read_bytes() == SAMPLE.data
+            assert done.bytes_from["seed"] >= len(SAMPLE.data)
+            assert impostor.reads
+
+    contained(work)
+
+
 def test_a_peer_that_flips_one_bit_is_dropped_and_costs_at_most_two_blocks(tmp_path: Path) -> None:
     """Case 28."""
     flipper = kit.BitFlipper(SAMPLE)

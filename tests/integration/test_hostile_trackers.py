@@ -312,7 +312,7 @@ def test_a_connection_reset_as_it_is_made_is_unreachable_and_leaks_nothing(tmp_p
             )
             await node.start(announce=False)
             for _ in range(50):
-                for attempt in (node._links.connect(address), node.tracker.ask(Ping())):
+                for attempt in (node._links.connect(address, node.peer), node.tracker.ask(Ping())):
                     with pytest.raises(Unreachable, match=str(address)):
                         await attempt
             await node.stop()

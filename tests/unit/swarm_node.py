@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from p2p.content.bitmap import Bitmap
 from p2p.errors import Refused
-from p2p.model import BlockSpan, PeerId
+from p2p.model import BlockSpan, PeerKey
 from p2p.swarm.chooser import Chooser
 from p2p.swarm.events import (
     BlockArrived,
@@ -92,7 +92,7 @@ class Node:
     """One peer of the world: the shell around its scheduler, its upload queue and its link to the world."""
 
     def __init__(self, world: World, spec: Spec) -> None:
-        self.world, self.spec, self.id = world, spec, PeerId(spec.name)
+        self.world, self.spec, self.id = world, spec, PeerKey(spec.name)
         self.rng = Random(world.rng.random())
         n = world.geometry.pieces
         self.have = Bitmap(n, spec.has)
@@ -101,20 +101,20 @@ class Node:
         self.here = self.finished = False
         self.gave_up: tuple[int, ...] | None = None
         self.ended = 0.0
-        self.banned: set[PeerId] = set()
+        self.banned: set[PeerKey] = set()
         self.dropped: list[tuple[float, Drop]] = []
-        self.told: dict[PeerId, int] = {}
+        self.told: dict[PeerKey, int] = {}
         """What each linked peer said it has, less what it then refused as lacking."""
-        self.under_way: dict[tuple[PeerId, BlockSpan], Transfer] = {}
+        self.under_way: dict[tuple[PeerKey, BlockSpan], Transfer] = {}
         self.parts: dict[int, dict[BlockSpan, bool]] = {}
         self.late = self.served = self.sent = self.wasted = self.idle_ticks = self._wake = 0
         self.uploads = Uploads()
-        self.tickets: dict[PeerId, list[Transfer]] = {}
+        self.tickets: dict[PeerKey, list[Transfer]] = {}
         self._sending: deque[Transfer] = deque()
         self._link_busy = False
         self._coming = 0
         self._free_at = 0.0
-        self._held_up: dict[PeerId, Node] = {}
+        self._held_up: dict[PeerKey, Node] = {}
 
     @property
     def busy(self) -> bool:
@@ -259,7 +259,7 @@ class Node:
                 world.must(missing == numbers(self.have.missing().bits & ~told), "what is missing is what nobody says he has")
                 self.gave_up, self.ended = missing, world.now
 
-    def _fetch(self, peer: PeerId, block: BlockSpan) -> None:
+    def _fetch(self, peer: PeerKey, block: BlockSpan) -> None:
         world, scheduler, other = self.world, self.scheduler, self.world.nodes[peer]
         world.must(peer in self.told, "only linked peers are asked")
         world.must(bool(self.told[peer] >> block.piece & 1), "no peer is asked for what it lacks")
@@ -292,7 +292,7 @@ class Node:
             good = all(self.parts.pop(piece).values())
             self.world.after(HASHING, self.news, PieceVerified(piece) if good else PieceCorrupt(piece))
 
-    def _late_changes_nothing(self, key: tuple[PeerId, BlockSpan]) -> None:
+    def _late_changes_nothing(self, key: tuple[PeerKey, BlockSpan]) -> None:
         """Tell the scheduler what a careless shell would tell it."""
         if self.scheduler is None or self.finished or self.gave_up is not None or key in self.under_way:
             return
@@ -395,6 +395,12 @@ def picture(scheduler: Scheduler) -> object:
         for peer, s in scheduler._sources.items()
     }
     active = {piece: (tuple(a.todo), frozenset(a.missing), a.owner, frozenset(a.senders)) for piece, a in scheduler._active.items()}
-    rest = (scheduler._unbegun, frozenset(scheduler._alone), frozenset(scheduler._banned), scheduler._progress_at, scheduler.have.bits)
+    rest = (
+        scheduler._unbegun,
+        frozenset(scheduler._alone),
+        frozenset(scheduler._banned),
+        scheduler._patience.until(alone=False),
+        scheduler.have.bits,
+    )
     levels = tuple(scheduler._availability._levels)
     return sources, active, rest, levels, tuple(scheduler._ledger.entries()), scheduler._rng.getstate(), numbers(scheduler.have.bits)

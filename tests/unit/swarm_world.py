@@ -13,7 +13,7 @@ from random import Random
 from typing import Any
 
 from p2p.content.geometry import Geometry
-from p2p.model import PeerId
+from p2p.model import PeerKey
 from p2p.swarm.sources import Policy
 from tests.unit.swarm_node import Node, Spec
 
@@ -41,9 +41,9 @@ class World:
         self.now = 0.0
         self.events = 0
         self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
-        self._links: dict[tuple[PeerId, PeerId], int] = {}
+        self._links: dict[tuple[PeerKey, PeerKey], int] = {}
         self._generation = 0
-        self.nodes: dict[PeerId, Node] = {}
+        self.nodes: dict[PeerKey, Node] = {}
         for spec in specs:
             node = Node(self, spec)
             self.nodes[node.id] = node
@@ -94,14 +94,14 @@ class World:
         if link is not None:
             self.after(self.delay, self._deliver, sender.id, receiver.id, link, what, about)
 
-    def _deliver(self, sender: PeerId, receiver: PeerId, link: int, what: Callable[..., None], about: tuple[Any, ...]) -> None:
+    def _deliver(self, sender: PeerKey, receiver: PeerKey, link: int, what: Callable[..., None], about: tuple[Any, ...]) -> None:
         if self._links.get((sender, receiver)) == link:
             what(*about)
 
     # -- what is asked of a world afterwards -----------------------------------------------------------------------------------------
 
     def node(self, name: str) -> Node:
-        return self.nodes[PeerId(name)]
+        return self.nodes[PeerKey(name)]
 
     def slowest(self) -> float:
         return max(node.ended for node in self.nodes.values() if node.finished)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from p2p.errors import Refused, Unreachable
-from p2p.model import Address, BlockSpan, ContentId, PeerId
+from p2p.model import Address, BlockSpan, ContentId, PeerId, PeerKey
 from p2p.peer.lanes import Lanes
 from p2p.peer.transport import LaneClosed
 from tests.virtual_time import in_virtual_time
@@ -68,7 +68,7 @@ class FakeWire:
 @dataclass
 class FakeLink:
     listen: dict[str, int]
-    peer: PeerId = PeerId("5f" * 16)
+    key: PeerKey = PeerKey("5f" * 16)
     name: str = "lab-07"
     wire: FakeWire = field(default_factory=FakeWire)
 
@@ -92,7 +92,7 @@ def test_the_preferred_transport_is_taken_where_the_other_side_offers_it() -> No
     async def work() -> None:
         lanes, _, _, link = scene()
         assert await fetch(lanes, link) == "grpc"
-        plain: Any = FakeLink({"tcp": 6970}, PeerId("60" * 16))
+        plain: Any = FakeLink({"tcp": 6970}, PeerKey("60" * 16))
         assert await fetch(lanes, plain) == "tcp"
         await lanes.close_all()
 
@@ -106,8 +106,8 @@ def test_a_transport_that_cannot_be_reached_is_replaced_by_the_next() -> None:
         assert await fetch(lanes, link) == "tcp"
         grpc.away = False
         assert await fetch(lanes, link) == "tcp", "not tried again while the peer is linked"
-        await lanes.close(link.peer)
-        lanes.forget(link.peer)
+        await lanes.close(link.key)
+        lanes.forget(link.key)
         assert await fetch(lanes, link) == "grpc"
         await lanes.close_all()
         assert all(lane.closed for lane in (*grpc.opened, *tcp.opened))
@@ -136,7 +136,7 @@ def test_when_no_transport_works_the_last_reason_is_told_and_all_are_tried_again
         grpc.away = False
         assert await fetch(lanes, link) == "grpc"
         with pytest.raises(Unreachable, match="offers no transport"):
-            await fetch(lanes, FakeLink({}, PeerId("61" * 16)))
+            await fetch(lanes, FakeLink({}, PeerKey("61" * 16)))
         await lanes.close_all()
 
     in_virtual_time(work)
@@ -202,7 +202,7 @@ def test_a_lane_closed_while_it_is_opened_fails_those_who_wait_for_it() -> None:
         grpc.takes = 5.0
         waiting = asyncio.create_task(fetch(lanes, link))
         await asyncio.sleep(0.1)
-        await lanes.close(link.peer)
+        await lanes.close(link.key)
         with pytest.raises(Unreachable):
             await waiting
 
@@ -219,7 +219,7 @@ def test_who_is_called_off_while_a_lane_is_opened_does_not_take_it_from_the_othe
         assert await two == "grpc"
         assert one.cancelled()
         await lanes.close_all()
-        await lanes.close(link.peer)
+        await lanes.close(link.key)
 
     in_virtual_time(work)
 
@@ -232,7 +232,7 @@ def test_a_lane_that_breaks_does_not_close_the_one_that_was_opened_since() -> No
         first = asyncio.create_task(fetch(lanes, link))
         await asyncio.sleep(0.1)
         old = tcp.opened[0]
-        await lanes.close(link.peer)
+        await lanes.close(link.key)
         tcp.holds = False
         await first
         assert await fetch(lanes, link) == "tcp"

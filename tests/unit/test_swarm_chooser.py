@@ -6,10 +6,10 @@ from random import Random
 
 import pytest
 
-from p2p.model import PeerId
+from p2p.model import PeerKey
 from p2p.swarm.chooser import AHEAD_AT_LEAST, AHEAD_IN_ALL, Chooser
 
-A, B = PeerId("a"), PeerId("b")
+A, B = PeerKey("a"), PeerKey("b")
 
 
 def test_a_stranger_is_suggested_nothing() -> None:
@@ -32,7 +32,7 @@ def test_a_small_content_is_suggested_whole_and_each_piece_once() -> None:
 @pytest.mark.parametrize("receivers", [2, 16, 100])
 def test_no_two_receivers_are_suggested_the_same_piece_while_others_were_not_given(receivers: int) -> None:
     chooser = Chooser(1000, Random(receivers))
-    peers = [PeerId(str(number)) for number in range(receivers)]
+    peers = [PeerKey(str(number)) for number in range(receivers)]
     for peer in peers:
         chooser.has(peer, 0)
     chosen = [piece for peer in peers for piece in chooser.suggest(peer)]

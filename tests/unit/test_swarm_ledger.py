@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from p2p.model import BlockSpan, PeerId
+from p2p.model import BlockSpan, PeerKey
 from p2p.swarm.ledger import Entry, Ledger
 
-A, B = PeerId("a"), PeerId("b")
+A, B = PeerKey("a"), PeerKey("b")
 FIRST, SECOND = BlockSpan(0, 0, 16), BlockSpan(1, 0, 16)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from p2p.content.bitmap import Bitmap
 from p2p.content.geometry import Geometry
-from p2p.model import KIB, MIB, BlockSpan, PeerId
+from p2p.model import KIB, MIB, BlockSpan, PeerKey
 from p2p.swarm.events import (
     BlockArrived,
     BlockFailed,
@@ -35,7 +35,7 @@ from p2p.swarm.scheduler import Scheduler
 from p2p.swarm.sources import Policy
 from tests.unit.swarm_node import picture
 
-A, B, C, D = (PeerId(name) for name in "abcd")
+A, B, C, D = (PeerKey(name) for name in "abcd")
 
 
 class Talk:
@@ -56,13 +56,13 @@ class Talk:
         assert wakeup is None or wakeup > self.now
         return wishes
 
-    def meet(self, peer: PeerId, bits: int | None = None) -> list[Wish]:
+    def meet(self, peer: PeerKey, bits: int | None = None) -> list[Wish]:
         return self.tell(PeerJoined(peer), PeerHas(peer, self.every if bits is None else bits))
 
     def block(self, piece: int, number: int = 0) -> BlockSpan:
         return self.geometry.blocks(piece)[number]
 
-    def bring(self, peer: PeerId, piece: int) -> list[Wish]:
+    def bring(self, peer: PeerKey, piece: int) -> list[Wish]:
         """Let one peer bring each block of a piece as it is asked for it, and return the wishes."""
         wishes: list[Wish] = []
         for block in self.geometry.blocks(piece):
@@ -70,11 +70,11 @@ class Talk:
         return wishes
 
 
-def asked(wishes: list[Wish], peer: PeerId) -> list[BlockSpan]:
+def asked(wishes: list[Wish], peer: PeerKey) -> list[BlockSpan]:
     return [wish.block for wish in wishes if isinstance(wish, Fetch) and wish.peer == peer]
 
 
-def drops(wishes: list[Wish]) -> list[tuple[PeerId, bool]]:
+def drops(wishes: list[Wish]) -> list[tuple[PeerKey, bool]]:
     return [(wish.peer, wish.corrupt) for wish in wishes if isinstance(wish, Drop)]
 
 
@@ -114,6 +114,63 @@ def test_who_knows_no_peer_waits_shortly_where_none_is_listed_and_long_where_the
     assert listed.tell(Tick(), at=Policy().patience_alone) == [GiveUp((0,))]
     assert offline.tell(Tick(), at=Policy().patience) == []
     assert offline.tell(Tick(), at=Policy().patience_offline) == [GiveUp((0,))]
+
+
+def test_who_lost_all_its_peers_waits_from_then_on_and_longer_once_something_came() -> None:
+    talk = Talk(3)
+    first = asked(talk.meet(A), A)[0]
+    talk.tell(Listed(1), at=1.0)
+    talk.tell(BlockArrived(A, first), at=2.0)
+    assert not any(isinstance(wish, GiveUp) for wish in talk.tell(Tick(), at=45.0))
+    talk.tell(PeerLeft(A), Listed(0), at=50.0)
+    assert talk.tell(Tick(), at=50.0 + Policy().patience - 0.1) == []
+    assert GiveUp((0, 1, 2)) in talk.tell(Tick(), at=50.0 + Policy().patience)
+
+
+def test_a_peer_that_comes_after_a_long_wait_gets_its_time() -> None:
+    talk = Talk(1)
+    talk.tell(Listed(None))
+    assert talk.tell(Tick(), at=800.0) == []
+    assert asked(talk.tell(PeerJoined(A), PeerHas(A, 1), at=801.0), A) == [talk.block(0)]
+    assert talk.tell(BlockArrived(A, talk.block(0)), PieceVerified(0), at=815.0)[-1] == Finished()
+
+
+def test_peers_that_come_and_go_and_bring_nothing_do_not_keep_it_waiting() -> None:
+    talk = Talk(1)
+    talk.tell(Listed(0))
+    ended = None
+    for second in range(1, 200):
+        wishes = talk.tell(PeerJoined(A) if second % 2 else PeerLeft(A), at=float(second))
+        if any(isinstance(wish, GiveUp) for wish in wishes):
+            ended = second
+            break
+    assert ended is not None
+    assert ended <= Policy().patience + 3
+
+
+def test_new_names_without_end_that_bring_nothing_end_it_in_the_end() -> None:
+    talk = Talk(1)
+    talk.tell(Listed(0))
+    for second in range(1, 2000):
+        peer = PeerKey(f"sybil {second // 2}")
+        wishes = talk.tell(PeerJoined(peer) if second % 2 == 0 else PeerLeft(peer), at=float(second))
+        if any(isinstance(wish, GiveUp) for wish in wishes):
+            break
+    assert second <= Policy().patience_offline + 1
+
+
+def test_a_peer_of_which_nothing_has_verified_yet_has_few_pieces_begun() -> None:
+    """Case 29: what it sends may all be wrong, and the verdict takes its time."""
+    talk = Talk(50)
+    wishes = talk.meet(A)
+    for number in range(30):
+        under_way = asked(wishes, A)
+        if number >= len(under_way):
+            break
+        wishes += talk.tell(BlockArrived(A, under_way[number]), at=0.001 * (number + 1))
+    begun = {block.piece for block in asked(wishes, A)}
+    assert len(begun) == Policy().trial
+    assert len(asked(talk.tell(PieceVerified(min(begun)), at=0.1), A)) >= 2, "it is trusted from now on"
 
 
 def test_blocks_that_arrive_are_progress_even_where_no_piece_is_whole_for_long() -> None:
@@ -180,9 +237,9 @@ def test_no_more_is_under_way_than_memory_allows_and_it_is_shared_evenly() -> No
 
 def test_one_block_at_once_is_asked_of_a_slow_peer_where_many_are_known() -> None:
     talk = Talk(20)
-    wishes = [wish for name in "abcdefgh" for wish in talk.meet(PeerId(name))]
+    wishes = [wish for name in "abcdefgh" for wish in talk.meet(PeerKey(name))]
     assert len(asked(wishes, A)) == 2
-    assert len(asked(wishes, PeerId("h"))) == 1
+    assert len(asked(wishes, PeerKey("h"))) == 1
 
 
 def test_sources_counts_the_peers_that_are_asked_now() -> None:
@@ -267,7 +324,7 @@ def test_a_peer_that_stalls_again_and_again_is_dropped_but_not_for_good() -> Non
 
 
 def test_a_connection_that_breaks_with_many_blocks_under_way_is_one_strike() -> None:
-    talk = Talk(50, policy=Policy(window_least=8))
+    talk = Talk(50, policy=Policy(window_least=8, trial=8))
     blocks = asked(talk.meet(A), A)
     assert len(blocks) == 8
     wishes = [wish for block in blocks for wish in talk.tell(BlockFailed(A, block, Failure.BROKEN))]

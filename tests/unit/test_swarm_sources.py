@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from p2p.model import KIB, MIB, PeerId
+from p2p.model import KIB, MIB, PeerKey
 from p2p.swarm.sources import Policy, SourcePeer
 
 BLOCK = 64 * KIB
 
 
 def peer(**known: float) -> SourcePeer:
-    source = SourcePeer(PeerId("a"))
+    source = SourcePeer(PeerKey("a"))
     for name, value in known.items():
         setattr(source, name, value)
     return source

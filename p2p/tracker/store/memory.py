@@ -1,69 +1,29 @@
 """A store in memory: dictionaries of sessions, peers and contents, and two sorted views for pages and for search.
 
 There is no index from terms to contents. A word matches when it is part of the folded name, so an index would have to be scanned for terms
-that hold the word, and real directories have about as many terms as names (numbers, dates). A plain scan of 100,000 names takes 4 to
-20 ms a word; announces stay cheap, and memory small: about 100 bytes a (content, peer) pair.
+that hold the word, and real directories have about as many terms as names (numbers, dates). A plain scan of 100,000 usual names takes about
+10 ms and 3 ms a word; announces stay cheap, and memory small: about 100 bytes a (content, peer) pair.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+import re
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from operator import attrgetter
-from typing import Any, Final, Generic, Protocol, TypeVar
+from itertools import compress, repeat
+from operator import attrgetter, contains
+from typing import Any, Final
 
 from p2p.errors import Refused
 from p2p.model import ContentId, PeerId
 from p2p.tracker.store.base import EVICT_IDLE, SESSION_IDLE, Caps, Claim, ContentRecord, Gone, PeerRecord, SessionRecord, Totals, fold
+from p2p.tracker.store.view import Sorted
 
-
-class _Ordered(Protocol):
-    @property
-    def order(self) -> tuple[str, str]: ...
-
-
-T = TypeVar("T", bound=_Ordered)
-_BY_ORDER: Final = attrgetter("order")
-_FEW: Final = 64
-"""Up to so many changes are put into a sorted view one by one; more of them are cheaper by sorting anew, which is nearly linear here."""
-
-
-class _Sorted(Generic[T]):
-    """A view in order, brought up to date when it is asked for. An entry's order must not change while it is in."""
-
-    def __init__(self) -> None:
-        self._list: list[T] = []
-        self._added: dict[T, None] = {}
-        self._removed: dict[T, None] = {}
-
-    def add(self, entry: T) -> None:
-        self._added[entry] = None
-
-    def remove(self, entry: T) -> None:
-        if entry in self._added:
-            del self._added[entry]
-        else:
-            self._removed[entry] = None
-
-    def view(self) -> list[T]:
-        added, removed = self._added, self._removed
-        if len(removed) > _FEW:
-            self._list = [entry for entry in self._list if entry not in removed]
-        else:
-            for entry in removed:
-                del self._list[bisect_left(self._list, entry.order, key=_BY_ORDER)]
-        if len(added) > _FEW:
-            self._list.extend(added)
-            self._list.sort(key=_BY_ORDER)
-        else:
-            for entry in added:
-                insort(self._list, entry, key=_BY_ORDER)
-        if added:
-            self._added = {}
-        if removed:
-            self._removed = {}
-        return self._list
+_FOLDED: Final = attrgetter("folded")
+_LONG: Final = 12
+"""Longer words are looked for by `re`, whose time is linear: that of `in` grows with the word's length too where much nearly matches."""
+_BLOCK: Final = 1024
+"""A search looks for all words in so many names before it goes on to the next, so that they stay in the processor's cache."""
 
 
 class MemoryStore:
@@ -76,8 +36,8 @@ class MemoryStore:
         self._accepting: OrderedDict[PeerId, PeerRecord] = OrderedDict()
         self._contents: dict[ContentId, ContentRecord] = {}
         self._contents_of: dict[PeerRecord, dict[ContentRecord, None]] = {}
-        self._sorted_peers: _Sorted[PeerRecord] = _Sorted()
-        self._sorted_contents: _Sorted[ContentRecord] = _Sorted()
+        self._sorted_peers: Sorted[PeerRecord] = Sorted()
+        self._sorted_contents: Sorted[ContentRecord] = Sorted()
         self._pairs = 0
         self._bytes = 0
 
@@ -306,10 +266,14 @@ class MemoryStore:
 
     def find(self, words: Sequence[str]) -> Sequence[ContentRecord]:
         """Contents whose folded name holds every word, by name."""
-        found = self._sorted_contents.view()
+        contents = self._sorted_contents.view()
+        if not words:
+            return contents
         # The longest word is likely to be the rarest, and leaves the others few names to look at.
-        for word in sorted(words, key=len, reverse=True):
-            found = [content for content in found if word in content.folded]
+        ordered = sorted(words, key=len, reverse=True)
+        found: list[ContentRecord] = []
+        for start in range(0, len(contents), _BLOCK):
+            found += _holding(ordered, contents[start : start + _BLOCK])
         return found
 
     def totals(self) -> Totals:
@@ -367,3 +331,18 @@ class MemoryStore:
 
     def _claim_changed(self, peer: PeerRecord, content_id: ContentId, claim: Claim | None) -> None:
         """A peer says something new of a content, or (None) has it no more."""
+
+
+def _holding(words: list[str], contents: list[ContentRecord]) -> list[ContentRecord]:
+    """Those of the contents whose names hold every word. A word that leaves none moves to the front: it may be rare elsewhere too."""
+    names = list(map(_FOLDED, contents))
+    for at, word in enumerate(words):
+        # `map` goes through the names in C; a comprehension is slower with many words, and twice as slow where lines are traced.
+        test = map(re.compile(re.escape(word)).search, names) if len(word) > _LONG else map(contains, names, repeat(word))
+        held = list(test)
+        if not any(held):
+            words.insert(0, words.pop(at))
+            return []
+        if not all(held):
+            contents, names = list(compress(contents, held)), list(compress(names, held))
+    return contents

@@ -1,0 +1,51 @@
+"""How long a download waits for what does not come: longer where there is hope, and never without end."""
+
+from __future__ import annotations
+
+from p2p.model import PeerKey
+from p2p.swarm.sources import Policy
+
+
+class Patience:
+    """The wait of one download. A wait begins with each progress, and anew when peers come or go or the tracker's list changes."""
+
+    def __init__(self, policy: Policy, now: float) -> None:
+        self._policy = policy
+        self._progress_at = now
+        self._since = now
+        self._came = False
+        self._listed: int | None = None
+        self._idlers: set[PeerKey] = set()
+        """Peers that left without having brought anything: that they come and go again is no news."""
+
+    def progress(self, now: float) -> None:
+        """Something came."""
+        self._progress_at = self._since = now
+        self._came = True
+
+    def listed(self, peers: int | None, now: float) -> None:
+        """The tracker named so many peers; None when it could not be asked."""
+        if peers != self._listed:
+            self._since = now
+        self._listed = peers
+
+    def joined(self, peer: PeerKey, now: float) -> None:
+        """The first peer is here, where none was."""
+        if peer not in self._idlers:
+            self._since = now
+
+    def left(self, peer: PeerKey, now: float, *, useful: bool, last: bool) -> None:
+        """A peer is gone, the last of them perhaps."""
+        if last and peer not in self._idlers:
+            self._since = now
+        if not useful:
+            self._idlers.add(peer)
+
+    def until(self, *, alone: bool) -> float:
+        """When to give up if nothing happens."""
+        policy = self._policy
+        if alone and self._listed != 0:
+            patience = policy.patience_offline
+        else:
+            patience = policy.patience_alone if alone and not self._came else policy.patience
+        return min(self._since + patience, self._progress_at + max(policy.patience, policy.patience_offline))
