@@ -31,7 +31,7 @@ class Source(Protocol):
     """Where a listening transport gets blocks from."""
 
     def block(self, who: str, content: ContentId, span: BlockSpan) -> AbstractAsyncContextManager[list[FileSpan]]:
-        """Admit a request of `who` (a peer id, or a host for a nobody) and open the block's files while it is sent.
+        """Admit a request of `who` (as `model.caller` writes it) and open the block's files while it is sent.
 
         Entering waits for a free upload slot. Raises `Refused`: `not_found`, `bad_range`, `busy`.
         """

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from p2p.model import PeerKey
 from p2p.swarm.sources import Policy
+
+IDLERS: Final = 1024
+"""Peers that left with nothing brought and are remembered; where there are more, nobody who comes or goes gives time any more."""
 
 
 class Patience:
@@ -31,14 +36,14 @@ class Patience:
 
     def joined(self, peer: PeerKey, now: float) -> None:
         """The first peer is here, where none was."""
-        if peer not in self._idlers:
+        if self._is_news(peer):
             self._since = now
 
     def left(self, peer: PeerKey, now: float, *, useful: bool, last: bool) -> None:
         """A peer is gone, the last of them perhaps."""
-        if last and peer not in self._idlers:
+        if last and self._is_news(peer):
             self._since = now
-        if not useful:
+        if not useful and len(self._idlers) < IDLERS:
             self._idlers.add(peer)
 
     def until(self, *, alone: bool) -> float:
@@ -49,3 +54,6 @@ class Patience:
         else:
             patience = policy.patience_alone if alone and not self._came else policy.patience
         return min(self._since + patience, self._progress_at + max(policy.patience, policy.patience_offline))
+
+    def _is_news(self, peer: PeerKey) -> bool:
+        return peer not in self._idlers and len(self._idlers) < IDLERS

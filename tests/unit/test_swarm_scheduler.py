@@ -31,6 +31,7 @@ from p2p.swarm.events import (
     Tick,
     Wish,
 )
+from p2p.swarm.patience import IDLERS
 from p2p.swarm.scheduler import Scheduler
 from p2p.swarm.sources import Policy
 from tests.unit.swarm_node import picture
@@ -157,6 +158,15 @@ def test_new_names_without_end_that_bring_nothing_end_it_in_the_end() -> None:
         if any(isinstance(wish, GiveUp) for wish in wishes):
             break
     assert second <= Policy().patience_offline + 1
+
+
+def test_peers_without_end_that_bring_nothing_are_not_all_remembered() -> None:
+    talk = Talk(1)
+    talk.tell(Listed(0))
+    for number in range(IDLERS + 100):
+        talk.tell(PeerJoined(PeerKey(f"sybil {number}")), PeerLeft(PeerKey(f"sybil {number}")), at=number / 1000)
+    assert len(talk.scheduler._patience._idlers) == IDLERS
+    assert talk.scheduler.next_wakeup() == pytest.approx(IDLERS / 1000 - 0.001 + Policy().patience_alone), "nor do they give time"
 
 
 def test_a_peer_of_which_nothing_has_verified_yet_has_few_pieces_begun() -> None:

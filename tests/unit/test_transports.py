@@ -95,7 +95,7 @@ def test_a_fault_of_our_own_is_not_disguised_as_a_missing_extra(monkeypatch: pyt
 # -- over tcp ------------------------------------------------------------------------------------------------------------------------
 
 
-def test_a_peer_that_says_hello_is_known_by_its_id_and_a_nobody_by_its_host() -> None:
+def test_a_peer_that_says_hello_is_known_by_its_id_and_host_and_a_nobody_by_its_host() -> None:
     async def work() -> None:
         source, control = NoSource(RuntimeError("ours")), Greeter()
         transport = TcpTransport(disk_io())
@@ -107,7 +107,7 @@ def test_a_peer_that_says_hello_is_known_by_its_id_and_a_nobody_by_its_host() ->
                 await lane.fetch(CONTENT, BlockSpan(0, 0, 4), memoryview(bytearray(4)))
             await lane.close()
         await listener.close()
-        assert source.who == ["5f" * 16, "127.0.0.1"]
+        assert source.who == ["5f" * 16 + "@127.0.0.1", "127.0.0.1"]
         assert control.gone_wires == 2
 
     contained(work)
