@@ -389,6 +389,12 @@ def install_stop_signals(
     Where the loop knows no signals, or with `portable`, it goes by `signal.signal`.
     """
     stops = (signal.SIGINT, signal.SIGTERM)
+    previous = [(number, signal.getsignal(number)) for number in stops]
+
+    def restore() -> None:
+        for number, former in previous:
+            signal.signal(number, signal.SIG_DFL if former is None else former)
+
     if not portable:
         with contextlib.suppress(NotImplementedError):
             for number in stops:
@@ -397,6 +403,7 @@ def install_stop_signals(
             def remove() -> None:
                 for number in stops:
                     loop.remove_signal_handler(number)
+                restore()  # the loop leaves the system's handler behind, whatever was there before
 
             return remove
 
@@ -404,10 +411,6 @@ def install_stop_signals(
         with contextlib.suppress(RuntimeError):  # the loop has closed since
             loop.call_soon_threadsafe(callback, signal.Signals(number))
 
-    previous = [(number, signal.signal(number, handler)) for number in stops]
-
-    def uninstall() -> None:
-        for number, former in previous:
-            signal.signal(number, signal.SIG_DFL if former is None else former)
-
-    return uninstall
+    for number in stops:
+        signal.signal(number, handler)
+    return restore

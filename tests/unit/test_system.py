@@ -446,6 +446,10 @@ def test_case_43_a_move_never_overwrites(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("portable", [False, True])
 @pytest.mark.skipif(os.name == "nt", reason="a process cannot send itself these signals there")
 def test_case_51_stop_signals_reach_the_loop_until_taken_back(portable: bool) -> None:
+    def of_the_host(_number: int, _frame: object) -> None:
+        """A handler that was there before, as of whoever runs the tests."""
+
+    before = signal.signal(signal.SIGTERM, of_the_host)
     former = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
 
     async def body() -> list[signal.Signals]:
@@ -464,8 +468,11 @@ def test_case_51_stop_signals_reach_the_loop_until_taken_back(portable: bool) ->
         uninstall()
         return seen
 
-    assert asyncio.run(body()) == [signal.SIGTERM, signal.SIGINT]
-    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == former
+    try:
+        assert asyncio.run(body()) == [signal.SIGTERM, signal.SIGINT]
+        assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == former
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_loop_without_signals_gets_the_portable_way() -> None:
