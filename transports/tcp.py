@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
 import os
 import socket
@@ -13,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
+from p2p.accept import Acceptor
 from p2p.errors import ProtocolError, Refused, Unreachable
 from p2p.model import Address, BlockSpan, ContentId, PeerId
 from p2p.peer.conversation import converse
@@ -53,7 +53,6 @@ class TcpTransport:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind(target)
             sock.listen(512)
-            sock.setblocking(False)
         except OSError:
             sock.close()
             raise
@@ -77,35 +76,25 @@ class TcpListener:
     def __init__(self, sock: socket.socket, source: Source, control: Control | None, io: DiskIO, trace: WireTrace | None) -> None:
         self.port: int = sock.getsockname()[1]
         """The port that is listened on."""
-        self._sock = sock
         self._source = source
         self._control = control
         self._io = io
         self._trace = trace
         self._senders = ThreadPoolExecutor(SENDERS, thread_name_prefix="send")
         self._open: dict[asyncio.Task[None], str] = {}
-        self._accepting = asyncio.create_task(self._accept())
+        self._acceptor = Acceptor(sock, self._welcome, self._refused)
 
-    async def _accept(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                sock, remote = await loop.sock_accept(self._sock)
-            except ConnectionAbortedError:
-                continue
-            except OSError as error:
-                # Out of descriptors or memory: what is open goes on, and a newcomer waits in the queue until some are free again.
-                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                    log.warning("cannot accept a connection: %s", error.strerror)
-                await asyncio.sleep(0.2)
-                continue
-            try:
-                self._welcome(sock, str(remote[0]))
-            except OSError:
-                sock.close()
-            await asyncio.sleep(0)  # whoever is here already comes before those that still wait at the door
+    def _refused(self, error: OSError) -> None:
+        # Out of descriptors or memory: what is open goes on, and a newcomer waits in the queue until some are free again.
+        log.warning("cannot accept a connection: %s", error.strerror or error)
 
     def _welcome(self, sock: socket.socket, host: str) -> None:
+        try:
+            self._admit(sock, host)
+        except OSError:  # it is gone already
+            sock.close()
+
+    def _admit(self, sock: socket.socket, host: str) -> None:
         prepare(sock)
         of_one = sum(1 for other in self._open.values() if other == host)
         limit = CONNECTIONS if host.startswith("127.") or host == "::1" else CONNECTIONS_OF_ONE
@@ -117,21 +106,20 @@ class TcpListener:
         wire = Wire(sock, by_op(PEER_OPS), self._io, senders=self._senders, trace=self._trace)
         task = asyncio.create_task(converse(wire, self._source, self._control))
         self._open[task] = host
-        task.add_done_callback(self._left)
+        task.add_done_callback(lambda _: self._left(task, wire))
 
-    def _left(self, task: asyncio.Task[None]) -> None:
+    def _left(self, task: asyncio.Task[None], wire: Wire) -> None:
         del self._open[task]
+        wire.close()  # a task that was cancelled before its first step has not done it
         if not task.cancelled() and task.exception() is not None:
             log.error("a connection ended by a fault of ours", exc_info=task.exception())
 
     async def close(self) -> None:
         """Close the door and all connections that came through it."""
-        self._accepting.cancel()
-        tasks = [self._accepting, *self._open]
+        self._acceptor.close()
         for task in self._open:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        self._sock.close()
+        await asyncio.gather(*self._open, return_exceptions=True)
         self._senders.shutdown(wait=False)
 
 

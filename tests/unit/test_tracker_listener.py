@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from p2p import accept
 from p2p.errors import UsageError
 from p2p.tracker import listener
 from p2p.tracker.listener import Listener
@@ -57,19 +58,18 @@ def test_each_that_connects_gets_a_protocol_and_nobody_after_close() -> None:
 
 
 def test_case_60_a_refusal_of_the_system_is_one_failure_and_one_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listener, "PAUSE", 0.01)
+    monkeypatch.setattr(accept, "PAUSE", 0.01)
 
     async def test() -> None:
-        loop = asyncio.get_running_loop()
-        accept = loop.sock_accept
+        take = socket.socket.accept
         errors: list[OSError] = [ConnectionAbortedError(), OSError(errno.EMFILE, "too many"), OSError(errno.ENFILE, "too many")]
 
-        async def sock_accept(sock: socket.socket) -> tuple[socket.socket, object]:
+        def taken(sock: socket.socket) -> tuple[socket.socket, object]:
             if errors:
                 raise errors.pop(0)
-            return await accept(sock)
+            return take(sock)
 
-        monkeypatch.setattr(loop, "sock_accept", sock_accept)
+        monkeypatch.setattr(socket.socket, "accept", taken)
         failures: list[OSError] = []
         one = Listener(Greeter, failures.append)
         (address,) = await one.start(LOOPBACK, 0)
@@ -141,7 +141,7 @@ def test_a_port_that_is_taken_is_a_usage_error_and_leaves_nothing_open() -> None
         second = Listener(Greeter, lambda error: None)
         with pytest.raises(UsageError, match="--port"):
             await second.start(LOOPBACK, address.port)
-        assert second._sockets == []
+        assert second._acceptors == []
         first.close()
 
     run(test)

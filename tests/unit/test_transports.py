@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import transports
+from p2p import accept
 from p2p.errors import TransportUnavailable, Unreachable
 from p2p.model import Address, BlockSpan, ContentId, FileSpan, PeerId
 from p2p.peer.transport import Listener
@@ -165,18 +166,18 @@ def test_an_accept_that_fails_for_want_of_descriptors_waits_and_goes_on(monkeypa
     """Case 60."""
 
     async def work() -> None:
-        loop = asyncio.get_running_loop()
-        accept, faults = loop.sock_accept, [OSError(24, "Too many open files"), ConnectionAbortedError(), OSError(22, "Invalid argument")]
+        take, faults = socket.socket.accept, [OSError(24, "Too many open files"), ConnectionAbortedError(), OSError(22, "Invalid argument")]
         calls = 0
 
-        async def failing(sock: socket.socket) -> tuple[socket.socket, Any]:
+        def failing(sock: socket.socket) -> tuple[socket.socket, Any]:
             nonlocal calls
             calls += 1
             if faults:
                 raise faults.pop(0)
-            return await accept(sock)
+            return take(sock)
 
-        monkeypatch.setattr(loop, "sock_accept", failing)
+        monkeypatch.setattr(accept, "PAUSE", 0.01)
+        monkeypatch.setattr(socket.socket, "accept", failing)
         listener = await TcpTransport(disk_io()).listen(NoSource(RuntimeError()), LOOPBACK)
         heard, writer = await _told(listener, PING)
         assert heard["error"] == "unsupported"
