@@ -104,13 +104,12 @@ class TcpListener:
             sock.close()
             return
         wire = Wire(sock, by_op(PEER_OPS), self._io, senders=self._senders, trace=self._trace)
-        task = asyncio.create_task(converse(wire, self._source, self._control))
+        task = converse(wire, self._source, self._control)
         self._open[task] = host
-        task.add_done_callback(lambda _: self._left(task, wire))
+        task.add_done_callback(self._left)
 
-    def _left(self, task: asyncio.Task[None], wire: Wire) -> None:
+    def _left(self, task: asyncio.Task[None]) -> None:
         del self._open[task]
-        wire.close()  # a task that was cancelled before its first step has not done it
         if not task.cancelled() and task.exception() is not None:
             log.error("a connection ended by a fault of ours", exc_info=task.exception())
 

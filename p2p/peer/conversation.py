@@ -22,8 +22,23 @@ IN_A_ROW: Final = 16
 log = logging.getLogger(__name__)
 
 
-async def converse(wire: Wire, source: Source, control: Control | None, *, first_line: float = LINE_TIME) -> None:
-    """Serve one connection until it ends; closes it. Raises nothing that comes from the network or the other side."""
+def converse(wire: Wire, source: Source, control: Control | None, *, first_line: float = LINE_TIME) -> asyncio.Task[None]:
+    """Serve one connection until it ends; closes it then, also when the task is cancelled before its first step.
+
+    The task raises nothing that comes from the network or the other side.
+    """
+
+    def over(_: asyncio.Task[None]) -> None:
+        wire.close()
+        if control is not None:
+            control.gone(wire)
+
+    task = asyncio.get_running_loop().create_task(_converse(wire, source, control, first_line))
+    task.add_done_callback(over)
+    return task
+
+
+async def _converse(wire: Wire, source: Source, control: Control | None, first_line: float) -> None:
     idle = first_line
     heard = 0
     try:
@@ -50,10 +65,6 @@ async def converse(wire: Wire, source: Source, control: Control | None, *, first
                     return
     except (OSError, EnjambreError) as error:
         log.debug("connection with %s ended: %s", wire.remote, error)
-    finally:
-        wire.close()
-        if control is not None:
-            control.gone(wire)
 
 
 async def _serve(wire: Wire, source: Source, read: Read, seq: int | None) -> None:

@@ -258,7 +258,7 @@ class Links:
         wire.peer = answer.peer
         link = Link(wire, answer.peer, answer.name, answer.listen, address)
         kept = self._keep(link)
-        task = asyncio.create_task(converse(wire, self._source, self))
+        task = converse(wire, self._source, self)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return kept

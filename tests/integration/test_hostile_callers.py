@@ -377,6 +377,19 @@ def test_links_closed_from_both_ends_while_they_are_used_end_at_once_in_two_hund
     contained(work, 60)
 
 
+def test_a_link_that_is_closed_before_its_first_step_is_gone_and_whoever_waits_on_it_is_told(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with Swarm(tmp_path) as swarm:
+            one, other = await swarm.peer("one"), await swarm.peer("other")
+            link = await one.link_to(other.peer, Address("127.0.0.1", other._links.me.listen["tcp"]))
+            await one._links.close()
+            assert link.wire.closed
+            assert one._links.all() == []
+            assert link._pinging.cancelled() or link._pinging.cancelling()
+
+    contained(work)
+
+
 def test_a_caller_that_says_the_id_of_a_peer_that_is_linked_does_not_take_its_place(tmp_path: Path) -> None:
     async def work() -> None:
         async with Swarm(tmp_path) as swarm:

@@ -608,18 +608,20 @@ def test_one_busy_connection_does_not_hold_up_another(start: Starter) -> None:
     running = start()
     busy = running.connect()
     busy.sock.setblocking(False)
-    stop = threading.Event()
+    stop, answered = threading.Event(), threading.Event()
 
     def flood() -> None:
         while not stop.is_set():
             with contextlib.suppress(BlockingIOError):
                 busy.sock.send(b'{"op":"stats"}\n' * 4000)
             with contextlib.suppress(BlockingIOError):
-                busy.sock.recv(1 << 20)
+                if busy.sock.recv(1 << 20):
+                    answered.set()
 
     thread = threading.Thread(target=flood)
     thread.start()
     try:
+        assert answered.wait(10), "the flood is being served"
         for _ in range(10):
             fresh_ping(running)
     finally:

@@ -345,7 +345,9 @@ def test_where_a_disk_knows_no_locks_it_works_without(tmp_path: Path, monkeypatc
         raise OSError(errno.ENOLCK, "no locks here")
 
     monkeypatch.setattr("fcntl.flock", flock)
-    lock_file(tmp_path / "lock").close()
+    lock = lock_file(tmp_path / "lock")
+    assert os.path.samestat(os.fstat(lock.fd), os.stat(tmp_path / "lock"))
+    lock.close()
 
 
 def test_a_folder_is_synced_or_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
