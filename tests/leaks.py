@@ -54,20 +54,23 @@ class Snapshot:
         ]
 
 
-def check_back_to(before: Snapshot, temporary: Path | None = None) -> None:
-    """Fail unless everything is as it was, or becomes so within `SETTLE` seconds."""
+def check_back_to(before: Snapshot, temporary: Path | None = None, kept: tuple[str, ...] = ()) -> None:
+    """Fail unless everything is as it was, or becomes so within `SETTLE` seconds. `kept`: beginnings of what may stay."""
     until = time.monotonic() + SETTLE
     while True:
         gc.collect()
-        surplus = Snapshot.take(temporary).surplus(before)
+        surplus = [what for what in Snapshot.take(temporary).surplus(before) if not what.partition(": ")[2].startswith(kept or "\0")]
         if not surplus:
             return
         assert time.monotonic() < until, f"left behind: {'; '.join(surplus)}"
         time.sleep(0.02)
 
 
-def contained(work: Callable[[], Coroutine[Any, Any, T]], seconds: float = 30.0) -> T:
-    """Run `work` in a loop of its own, for at most so long; fail if it leaves tasks, descriptors or threads, or an exception nobody saw."""
+def contained(work: Callable[[], Coroutine[Any, Any, T]], seconds: float = 30.0, kept: tuple[str, ...] = ()) -> T:
+    """Run `work` in a loop of its own, for at most so long; fail if it leaves tasks, descriptors or threads, or an exception nobody saw.
+
+    Descriptors of what begins with one of `kept` may stay.
+    """
     before = Snapshot.take()
     unseen: list[str] = []
 
@@ -80,7 +83,7 @@ def contained(work: Callable[[], Coroutine[Any, Any, T]], seconds: float = 30.0)
         return result
 
     result = asyncio.run(main())
-    check_back_to(before)
+    check_back_to(before, kept=kept)
     assert not unseen, f"nobody saw: {unseen}"
     return result
 

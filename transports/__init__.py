@@ -20,7 +20,7 @@ KNOWN: Final[dict[str, tuple[str, str]]] = {
 """Name of each transport: its module and its class."""
 
 NEEDS: Final[dict[str, tuple[frozenset[str], str]]] = {
-    "grpc": (frozenset({"grpc", "google"}), "pip install '.[grpc]'"),
+    "grpc": (frozenset({"grpc", "google", "grpc_health", "grpc_reflection"}), "pip install '.[grpc]'"),
 }
 """Libraries that a transport needs beyond Python itself, and how to get them."""
 

@@ -21,6 +21,7 @@ from p2p.peer.transport import Lane, LaneClosed, Listener, Source, Transport
 from p2p.system import disk_io
 from tests.leaks import contained
 from tests.waiting import until
+from transports.grpc import GrpcTransport
 from transports.memory import MemoryListener, MemoryTransport
 from transports.tcp import TcpTransport
 
@@ -37,6 +38,8 @@ class Kind:
 
     name: str
     pair: Callable[[], tuple[Transport, Transport]]
+    kept: tuple[str, ...] = ()
+    """Descriptors that a library may keep for later."""
 
     def __str__(self) -> str:
         return self.name
@@ -50,6 +53,7 @@ def _memory() -> tuple[Transport, Transport]:
 KINDS: Final = (
     Kind("memory", _memory),
     Kind("tcp", lambda: (TcpTransport(disk_io()), TcpTransport(disk_io()))),
+    Kind("grpc", lambda: (GrpcTransport(disk_io()), GrpcTransport(disk_io())), ("anon_inode:[eventpoll]", "anon_inode:[eventfd]")),
     Kind("tcp-portable", lambda: (TcpTransport(disk_io(portable=True)), TcpTransport(disk_io(portable=True)))),
 )
 
@@ -87,7 +91,7 @@ class Shelf:
             self.left += 1
 
     def pace(self, count: int) -> None:
-        time.sleep(self.delay)
+        time.sleep(self.delay * count / 8192)
 
     def crawl(self) -> None:
         """Hand out 8 KiB each 20 ms, so that a test can act in the middle of a block."""
@@ -139,7 +143,7 @@ def act(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Play], None
                 os.close(shelf.fd)
             assert shelf.entered == shelf.left, "a block of the source was never given back"
 
-        contained(scene, seconds=20)
+        contained(scene, seconds=20, kept=kind.kept)
 
     return run
 

@@ -1,0 +1,348 @@
+"""The serving side of gRPC: one server in threads, whose calls of `Read` are admitted in the event loop and sent by threads of ours.
+
+Threads, not `grpc.aio`, because the same stream costs less than half the processor time (`docs/transports.md`). A call that waits for its
+turn holds no thread: the handler only passes it to the event loop and returns, the way the standard health service does for its watchers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import functools
+import ipaddress
+import logging
+import threading
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+from urllib.parse import unquote
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from p2p.errors import ProtocolError, Refused
+from p2p.model import Address, BlockSpan, ContentId, FileSpan, PeerId, caller
+from p2p.peer.transport import Source
+from p2p.peer.wire import STALL_TIME
+from p2p.protocol.fields import bad, plan_of
+from p2p.protocol.messages import VERSION, Hello, Read
+from p2p.system import DiskIO
+from protos.transfer_pb2 import ReadRequest
+from transports.grpc.words import CODE_KEY, MAX_BLOCKS, MAX_CHUNK, MAX_REQUEST, SERVICE, STATUS_OF_CODE, ChunkSize, chunk
+
+READS: Final = 1024
+"""Calls of `Read` at once, waiting ones among them; over it, the newcomer is told `busy`."""
+READS_OF_ONE: Final = 128
+"""The same from one host; loopback, where many peers share a host, may have them all."""
+SENDERS: Final = 80
+"""Threads that send blocks, at most; each starts when needed."""
+HANDLERS: Final = 12
+"""Threads in which gRPC calls us: each call of `Read` or of the health service leaves at once, a stream of reflection stays."""
+STREAMS: Final = {"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": 4, "/grpc.health.v1.Health/Watch": 64}
+"""Streams at once of the services that are not ours, so that neither they nor who opens them in numbers keep the others from us."""
+ASKERS: Final = 1024
+"""Connections whose chunk size is remembered."""
+
+OPTIONS: Final[Sequence[tuple[str, int]]] = (
+    ("grpc.so_reuseport", 0),  # two peers on one port would each get half of the calls
+    ("grpc.max_receive_message_length", MAX_REQUEST),
+    ("grpc.max_send_message_length", MAX_CHUNK + 1024),
+    ("grpc.max_metadata_size", 8192),
+    ("grpc.max_concurrent_streams", 128),
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.max_connection_idle_ms", 90_000),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+)
+
+log = logging.getLogger(__name__)
+
+
+_TRICK = len(bytearray(16 << 20))
+
+
+class GrpcDoor:
+    """An open door: one gRPC server. Made and closed in the event loop that the source lives in."""
+
+    def __init__(self, source: Source, address: Address, io: DiskIO) -> None:
+        """Raises `OSError` when the address cannot be had."""
+        self._source = source
+        self._io = io
+        self._loop = asyncio.get_running_loop()
+        self._reads: dict[asyncio.Task[None], str] = {}
+        self._sizes: OrderedDict[str, ChunkSize] = OrderedDict()
+        self._buffers: list[bytearray] = []
+        self._handlers = ThreadPoolExecutor(HANDLERS, thread_name_prefix="grpc")
+        self._senders = ThreadPoolExecutor(SENDERS, thread_name_prefix="send")
+        self._closed: asyncio.Task[None] | None = None
+        self._server = grpc.server(self._handlers, options=OPTIONS, interceptors=(_Gate(STREAMS),))
+        self._health = health.HealthServicer()
+        self._offer()
+        try:
+            self.port = self._bind(address)
+        except OSError:
+            self._server.stop(None)
+            self._handlers.shutdown()
+            raise
+        """The port that is listened on."""
+        self._server.start()
+        for service in ("", SERVICE):
+            self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+
+    def _offer(self) -> None:
+        read = self._read
+        # The same marks that the standard health service puts on its own `Watch`: the handler returns before the call is over.
+        handler = functools.partial(read)
+        handler.experimental_non_blocking = True  # type: ignore[attr-defined]
+        method = grpc.unary_stream_rpc_method_handler(handler, request_deserializer=ReadRequest.FromString)
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Read": method}),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+
+    def _bind(self, address: Address) -> int:
+        host = f"[{address.host}]" if ":" in address.host else address.host
+        with contextlib.suppress(RuntimeError):
+            port: int = self._server.add_insecure_port(f"{host}:{address.port}")
+            if port:
+                return port
+        raise OSError(errno.EADDRINUSE, "the address is in use, or not one of this machine")
+
+    # -- a call, in a thread of gRPC ---------------------------------------------------------------------------------------------------
+
+    def _read(self, request: Any, context: Any, send: Callable[[bytes | None], None]) -> None:
+        call = _Call(request, context, send)
+        try:
+            self._loop.call_soon_threadsafe(self._admit, call)
+        except RuntimeError:  # the loop has ended
+            call.end("the peer is stopping")
+
+    # -- in the event loop -------------------------------------------------------------------------------------------------------------
+
+    def _admit(self, call: _Call) -> None:
+        of_one = sum(1 for other in self._reads.values() if other == call.host)
+        limit = READS if call.host.startswith("127.") or call.host == "::1" else READS_OF_ONE
+        if self._closed is not None:
+            call.end("the peer is stopping")
+        elif len(self._reads) >= READS or of_one >= limit:
+            call.refuse(Refused("busy", "too many blocks are asked for at once"))
+        else:
+            task = self._loop.create_task(self._serve(call))
+            self._reads[task] = call.host
+            task.add_done_callback(self._left)
+            if not call.context.add_callback(lambda: self._over(task, call)):
+                task.cancel()
+
+    def _over(self, task: asyncio.Task[None], call: _Call) -> None:
+        """A call has ended, for whatever reason; told in a thread of gRPC. What is being sent ends by itself, at the next chunk."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(lambda: None if call.sending else task.cancel())
+
+    def _left(self, task: asyncio.Task[None]) -> None:
+        del self._reads[task]
+
+    async def _serve(self, call: _Call) -> None:
+        try:
+            who, content, blocks = call.asked()
+            for block in blocks:
+                async with self._source.block(who, content, block) as files:
+                    await self._hand_over(call, block, files)
+                if not call.context.is_active():
+                    return
+            call.send(None)
+        except (Refused, ProtocolError) as refused:
+            call.refuse(refused)
+        except asyncio.CancelledError:
+            call.end("the peer is stopping")
+            raise
+        except OSError as error:
+            call.end(str(error.strerror or error))
+        except Exception as error:
+            log.exception("a call ended by a fault of ours")
+            call.end(type(error).__name__)
+
+    async def _hand_over(self, call: _Call, block: BlockSpan, files: list[FileSpan]) -> None:
+        """Let a thread send a block, and give up who takes nothing of it."""
+        if sum(file.length for file in files) != block.length:
+            raise OSError(errno.EIO, "a block is not as long as it was asked for")
+        call.sending, call.moved_at = True, time.monotonic()
+        watch = self._loop.call_later(STALL_TIME, self._look, call)
+        sending = self._loop.run_in_executor(self._senders, self._send, call, files)
+        try:
+            await asyncio.shield(sending)
+        except asyncio.CancelledError:
+            # The files are in use until the thread is done with them.
+            call.context.cancel()
+            await asyncio.wait([sending])
+            raise
+        finally:
+            watch.cancel()
+            call.sending = False
+
+    def _look(self, call: _Call) -> None:
+        """Give up who takes nothing; look again when it could be so far."""
+        idle = time.monotonic() - call.moved_at
+        if idle >= STALL_TIME:
+            call.context.cancel()
+        elif call.sending and call.context.is_active():
+            self._loop.call_later(STALL_TIME - idle, self._look, call)
+
+    # -- in a thread that sends --------------------------------------------------------------------------------------------------------
+
+    def _send(self, call: _Call, files: list[FileSpan]) -> None:
+        size = self._size_of(call.connection)
+        try:
+            buffer = self._buffers.pop()
+        except IndexError:
+            buffer = bytearray(MAX_CHUNK)
+        try:
+            for part in _parts(self._io, files, memoryview(buffer), size):
+                began = call.moved_at = time.monotonic()
+                call.send(chunk((part,), len(part)))
+                if not call.context.is_active():
+                    return
+                self._source.pace(len(part))
+                call.moved_at = time.monotonic()
+                size.took(call.moved_at - began)
+        finally:
+            self._buffers.append(buffer)
+
+    def _size_of(self, connection: str) -> ChunkSize:
+        """What is known of a connection. Two threads at once at worst begin anew with one of them."""
+        size = self._sizes.pop(connection, None) or ChunkSize()
+        self._sizes[connection] = size
+        if len(self._sizes) > ASKERS:
+            with contextlib.suppress(KeyError):
+                self._sizes.popitem(last=False)
+        return size
+
+    # -- leaving -----------------------------------------------------------------------------------------------------------------------
+
+    async def close(self) -> None:
+        """Close the door and all connections that came through it."""
+        if self._closed is None:
+            self._closed = self._loop.create_task(self._close())
+        await asyncio.shield(self._closed)
+
+    async def _close(self) -> None:
+        self._health.enter_graceful_shutdown()
+        stopped = self._server.stop(None)
+        for task in self._reads:
+            task.cancel()
+        await asyncio.gather(*self._reads, return_exceptions=True)
+        await self._loop.run_in_executor(None, stopped.wait)
+        self._senders.shutdown(wait=False)
+        self._handlers.shutdown(wait=False)
+
+
+class _Call:
+    """One call of `Read`: what was asked, by whom, and how it is answered and ended. It ends once."""
+
+    def __init__(self, request: Any, context: Any, send: Callable[[bytes | None], None]) -> None:
+        self._request = request
+        self.context = context
+        self.send = send
+        self.connection: str = context.peer()
+        self.host = host_of(self.connection)
+        self.sending = False
+        """Whether a thread is sending a block now."""
+        self.moved_at = 0.0
+
+    def asked(self) -> tuple[str, ContentId, list[BlockSpan]]:
+        """Who asks, and for what. Raises `ProtocolError("bad_field")`."""
+        request = self._request
+        if not 0 < len(request.blocks) <= MAX_BLOCKS:
+            raise bad("blocks", f"must be 1 to {MAX_BLOCKS}")
+        me: PeerId | None = None
+        if request.peer:
+            me = plan_of(Hello).build({"version": VERSION, "peer": request.peer}).peer
+        blocks = []
+        for block in request.blocks:
+            read: Read = plan_of(Read).build({"id": request.id, "piece": block.piece, "offset": block.offset, "length": block.length})
+            blocks.append(BlockSpan(read.piece, read.offset, read.length))
+        return caller(me, self.host), read.id, blocks
+
+    def refuse(self, refused: Refused | ProtocolError) -> None:
+        """End it with one of our codes."""
+        self.context.set_trailing_metadata(((CODE_KEY, refused.code),))
+        self._end(STATUS_OF_CODE.get(refused.code, grpc.StatusCode.INTERNAL), str(refused))
+
+    def end(self, why: str) -> None:
+        """Break it off: whoever asked learns that it failed, and that nobody refused."""
+        self._end(grpc.StatusCode.UNKNOWN, why)
+
+    def _end(self, status: Any, details: str) -> None:
+        self.context.set_code(status)
+        self.context.set_details("".join(c if c.isprintable() else "?" for c in details[:256]))
+        self.send(None)
+
+
+class _Gate(grpc.ServerInterceptor):  # type: ignore[misc]
+    """Bounds how many streams of a method are open at once. `limits` is by the method's full name; others are not bounded."""
+
+    def __init__(self, limits: dict[str, int]) -> None:
+        self._limits = limits
+        self._open: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
+        """Called by gRPC for each call, before its handler."""
+        handler = continuation(details)
+        limit = self._limits.get(details.method)
+        if handler is None or limit is None:
+            return handler
+        if handler.stream_stream is not None:
+            return handler._replace(stream_stream=self._bounded(handler.stream_stream, details.method, limit))
+        return handler._replace(unary_stream=self._bounded(handler.unary_stream, details.method, limit))
+
+    def _bounded(self, behaviour: Callable[..., Any], method: str, limit: int) -> Callable[..., Any]:
+        @functools.wraps(behaviour)  # the marks that gRPC looks for are carried over
+        def run(request: Any, context: Any, *more: Any) -> Any:
+            with self._lock:
+                full = self._open[method] >= limit
+                self._open[method] += not full
+            if full:
+                context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many streams of this kind")
+            if not context.add_callback(lambda: self._ended(method)):
+                self._ended(method)
+            return behaviour(request, context, *more)
+
+        return run
+
+    def _ended(self, method: str) -> None:
+        with self._lock:
+            self._open[method] -= 1
+
+
+def _parts(io: DiskIO, files: list[FileSpan], buffer: memoryview, size: ChunkSize) -> Iterator[memoryview]:
+    """The bytes of files in parts as large as `size` says when each is begun; a part is to be used before the next is asked for.
+
+    Raises `OSError` when a file cannot be read or became shorter.
+    """
+    want, filled = size.bytes, 0
+    for file in files:
+        at = 0
+        while at < file.length:
+            count = io.pread_into(file.fd, buffer[filled : min(want, filled + file.length - at)], file.offset + at)
+            if not count:
+                raise OSError(errno.EIO, "a shared file became shorter")
+            at += count
+            filled += count
+            if filled == want:
+                yield buffer[:filled]
+                want, filled = size.bytes, 0
+    if filled:
+        yield buffer[:filled]
+
+
+def host_of(connection: str) -> str:
+    """The host in what gRPC calls a peer: `ipv4:10.0.0.7:41000`, `ipv6:%5B::1%5D:41000`. An IPv4 address inside IPv6 counts as itself."""
+    host = unquote(connection.partition(":")[2]).rpartition(":")[0].strip("[]")
+    with contextlib.suppress(ValueError):
+        mapped = getattr(ipaddress.ip_address(host), "ipv4_mapped", None)
+        if mapped is not None:
+            return str(mapped)
+    return host
