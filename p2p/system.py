@@ -306,6 +306,14 @@ def _lock(fd: int) -> None:
                 raise
 
 
+def sync_data(fd: int) -> None:
+    """Bring a file's bytes to disk, its times where that is cheaper to leave out not. Raises `OSError`."""
+    if hasattr(os, "fdatasync"):
+        os.fdatasync(fd)
+    else:
+        os.fsync(fd)
+
+
 def fsync_folder(path: str | os.PathLike[str]) -> None:
     """Make the names in a folder last through a power cut, where the system lets a folder be synced. Raises `OSError`."""
     if not hasattr(os, "O_DIRECTORY"):

@@ -14,7 +14,7 @@ from typing import Final
 from p2p.content.geometry import Layout
 from p2p.errors import DiskError, Refused
 from p2p.model import KIB, FileSpan
-from p2p.system import DiskIO, disk_error, scratch_file
+from p2p.system import DiskIO, disk_error, scratch_file, sync_data
 
 MAX_SPANS: Final = 8
 """Most files that one block is sent from directly. A block may touch thousands of tiny files, and each would hold a descriptor."""
@@ -96,6 +96,18 @@ class FileSet:
             else:
                 yield [FileSpan(stack.enter_context(self._using(index)), start, part) for index, start, part in slices]
 
+    def sync(self) -> None:
+        """Bring to disk what was written to the files that are open now. Raises `OSError`."""
+        with self._changed:
+            entries = list(self._open.values())
+            for entry in entries:
+                entry.users += 1
+        try:
+            for entry in entries:
+                sync_data(entry.fd)
+        finally:
+            self._release(*entries)
+
     def close(self, wait: float = 0.0) -> None:
         """Open nothing more and close all files: idle ones at once, those in use when they come back; wait at most `wait` seconds for them.
 
@@ -149,9 +161,13 @@ class FileSet:
         try:
             yield entry.fd
         finally:
-            with self._changed:
+            self._release(entry)
+
+    def _release(self, *entries: _Open) -> None:
+        with self._changed:
+            for entry in entries:
                 entry.users -= 1
-                self._trim(0 if self._closed else self._limit)
+            self._trim(0 if self._closed else self._limit)
 
     def _open_or_make_room(self, index: int) -> int:
         try:

@@ -23,6 +23,7 @@ from typing import Final
 
 from p2p.content.bitmap import Bitmap
 from p2p.content.fileset import FileSet
+from p2p.content.flusher import Flusher
 from p2p.content.geometry import Geometry, Layout
 from p2p.content.manifest import MAX_MANIFEST, to_bytes
 from p2p.content.names import MAX_PART, local_part, local_path, local_paths, printable
@@ -78,7 +79,7 @@ class PartialContent:
         overwrite: bool = False,
         fault: Callable[[str], None] = _no_fault,
     ) -> None:
-        """`fault` is told each step before it is done (`write`, `fsync`, `rename`, `fsync-folder`), so that tests can stop there."""
+        """`fault` is told each step before it is done (`write`, `flush`, `fsync`, `rename`, `fsync-folder`), so that tests can stop there."""
         self.manifest = manifest
         self.content_id = content_id
         self.geometry = Geometry(manifest.size, manifest.piece_length)
@@ -96,6 +97,7 @@ class PartialContent:
         self._state = _State.WRITING
         self._local = local_paths(manifest)
         self._files = FileSet(Layout(manifest.files), io, open_file=self._open_file, path_of=self._path_of)
+        self._flusher = Flusher(self._flush)
 
     def open(self) -> None:
         """Make the folder, take the sidecar's lock, and make the part or find it; then `resumed` tells which.
@@ -141,6 +143,8 @@ class PartialContent:
             with _told("write", self.part):
                 self._fault("write")
             self._files.write(self.geometry.offset(block), view[: block.length])
+            with _told("sync", self.part):
+                self._flusher.wrote(block.length)
         except DiskError as error:
             if isinstance(error.__cause__, OSError):
                 raise disk_error(error.__cause__, "write", self.part, need=self._unwritten()) from error.__cause__
@@ -189,6 +193,7 @@ class PartialContent:
         if self._state is _State.WRITING:
             self._state = _State.UNSURE
             with _told("sync", self.part):
+                self._flusher.finish()
                 self._fault("fsync")
                 self._sync()
             self._state = _State.SYNCED
@@ -211,6 +216,7 @@ class PartialContent:
 
     def abandon(self) -> None:
         """Close everything and keep the part, so that a later download resumes it. Harmless after `finish`, and when called again."""
+        self._flusher.leave()
         self._files.close()
         lock, self._lock = self._lock, None
         if lock:
@@ -301,6 +307,11 @@ class PartialContent:
                 found.add(folder)
                 folder = folder.rpartition("/")[0]
         return found
+
+    def _flush(self) -> None:
+        self._fault("flush")
+        if len(self._local) <= _MANY_FILES:
+            self._files.sync()
 
     def _sync(self) -> None:
         if len(self._local) > _MANY_FILES and hasattr(os, "sync"):
