@@ -79,7 +79,7 @@ class PartialContent:
         overwrite: bool = False,
         fault: Callable[[str], None] = _no_fault,
     ) -> None:
-        """`fault` is told each step before it is done (`write`, `flush`, `fsync`, `rename`, `fsync-folder`), so that tests can stop there."""
+        """`fault` is told each step before it is done (`write`, `flush`, `fsync`, `rename`, `fsync-folder`), for tests to stop there."""
         self.manifest = manifest
         self.content_id = content_id
         self.geometry = Geometry(manifest.size, manifest.piece_length)

@@ -124,7 +124,7 @@ class Node:
         """Listen, and begin to announce. Raises `UsageError` for a port that is taken, and with `require_tracker` as `Announcer.start`."""
         ports: dict[str, int] = {}
         for transport in reversed(self._transports):
-            listener = await self._listen(transport)
+            listener = await self._listen(transport, ports)
             self._listeners.append(listener)
             ports[transport.name] = listener.port
         self._links.me = Me(self.peer, self.settings.name, self._dialled_at(ports))
@@ -147,17 +147,20 @@ class Node:
         advertise = self.settings.advertise
         return ports if advertise is None else {**ports, "tcp": advertise.port or ports["tcp"]}
 
-    async def _listen(self, transport: Transport) -> Listener:
-        own = transport.name == "tcp"
+    async def _listen(self, transport: Transport, ports: dict[str, int]) -> Listener:
+        """Open a door: TCP where it was asked for, any other at the port after it, so that a firewall can be told, or at a free one."""
         settings = self.settings
+        own = transport.name == "tcp"
+        wanted = settings.port if own or not settings.port else min(ports["tcp"] + 1, 65_535)
+        control = self._links if own else None
         try:
-            return await transport.listen(self._serving, Address(settings.host, settings.port if own else 0), self._links if own else None)
+            return await transport.listen(self._serving, Address(settings.host, wanted), control)
         except OSError as error:
             taken = error.errno in (errno.EADDRINUSE, errno.EACCES)
-            if taken and own and not settings.port_is_fixed:
-                return await transport.listen(self._serving, Address(settings.host, 0), self._links)
+            if taken and wanted and not (own and settings.port_is_fixed):
+                return await transport.listen(self._serving, Address(settings.host, 0), control)
             why = error.strerror or str(error)
-            raise UsageError(f"cannot listen on {Address(settings.host, settings.port)}: {why.lower()}; choose another --port") from error
+            raise UsageError(f"cannot listen on {Address(settings.host, wanted)}: {why.lower()}; choose another --port") from error
 
     async def ended(self) -> EnjambreError:
         """Wait until the session was ended by somebody else, and return the reason."""

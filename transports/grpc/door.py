@@ -10,15 +10,12 @@ import asyncio
 import contextlib
 import errno
 import functools
-import ipaddress
 import logging
-import threading
 import time
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
-from urllib.parse import unquote
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -32,6 +29,7 @@ from p2p.protocol.fields import bad, plan_of
 from p2p.protocol.messages import VERSION, Hello, Read
 from p2p.system import DiskIO
 from protos.transfer_pb2 import ReadRequest
+from transports.grpc.gate import Gate, host_of
 from transports.grpc.words import CODE_KEY, MAX_BLOCKS, MAX_CHUNK, MAX_REQUEST, SERVICE, STATUS_OF_CODE, ChunkSize, chunk
 
 READS: Final = 1024
@@ -62,9 +60,6 @@ OPTIONS: Final[Sequence[tuple[str, int]]] = (
 log = logging.getLogger(__name__)
 
 
-_TRICK = len(bytearray(16 << 20))
-
-
 class GrpcDoor:
     """An open door: one gRPC server. Made and closed in the event loop that the source lives in."""
 
@@ -79,26 +74,26 @@ class GrpcDoor:
         self._handlers = ThreadPoolExecutor(HANDLERS, thread_name_prefix="grpc")
         self._senders = ThreadPoolExecutor(SENDERS, thread_name_prefix="send")
         self._closed: asyncio.Task[None] | None = None
-        self._server = grpc.server(self._handlers, options=OPTIONS, interceptors=(_Gate(STREAMS),))
+        self._server = grpc.server(self._handlers, options=OPTIONS, interceptors=[Gate(STREAMS)])
         self._health = health.HealthServicer()
         self._offer()
         try:
-            self.port = self._bind(address)
+            self.port: int = self._bind(address)
+            """The port that is listened on."""
         except OSError:
             self._server.stop(None)
             self._handlers.shutdown()
             raise
-        """The port that is listened on."""
         self._server.start()
         for service in ("", SERVICE):
             self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
 
     def _offer(self) -> None:
-        read = self._read
-        # The same marks that the standard health service puts on its own `Watch`: the handler returns before the call is over.
-        handler = functools.partial(read)
-        handler.experimental_non_blocking = True  # type: ignore[attr-defined]
-        method = grpc.unary_stream_rpc_method_handler(handler, request_deserializer=ReadRequest.FromString)
+        # A partial, because it can be marked; with the mark that the standard health service puts on its own `Watch`, gRPC lets the handler
+        # return before the call is over, and gives it the function that sends.
+        read: Any = functools.partial(self._read)
+        read.experimental_non_blocking = True
+        method = grpc.unary_stream_rpc_method_handler(read, request_deserializer=ReadRequest.FromString)
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Read": method}),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
@@ -280,43 +275,6 @@ class _Call:
         self.send(None)
 
 
-class _Gate(grpc.ServerInterceptor):  # type: ignore[misc]
-    """Bounds how many streams of a method are open at once. `limits` is by the method's full name; others are not bounded."""
-
-    def __init__(self, limits: dict[str, int]) -> None:
-        self._limits = limits
-        self._open: Counter[str] = Counter()
-        self._lock = threading.Lock()
-
-    def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
-        """Called by gRPC for each call, before its handler."""
-        handler = continuation(details)
-        limit = self._limits.get(details.method)
-        if handler is None or limit is None:
-            return handler
-        if handler.stream_stream is not None:
-            return handler._replace(stream_stream=self._bounded(handler.stream_stream, details.method, limit))
-        return handler._replace(unary_stream=self._bounded(handler.unary_stream, details.method, limit))
-
-    def _bounded(self, behaviour: Callable[..., Any], method: str, limit: int) -> Callable[..., Any]:
-        @functools.wraps(behaviour)  # the marks that gRPC looks for are carried over
-        def run(request: Any, context: Any, *more: Any) -> Any:
-            with self._lock:
-                full = self._open[method] >= limit
-                self._open[method] += not full
-            if full:
-                context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many streams of this kind")
-            if not context.add_callback(lambda: self._ended(method)):
-                self._ended(method)
-            return behaviour(request, context, *more)
-
-        return run
-
-    def _ended(self, method: str) -> None:
-        with self._lock:
-            self._open[method] -= 1
-
-
 def _parts(io: DiskIO, files: list[FileSpan], buffer: memoryview, size: ChunkSize) -> Iterator[memoryview]:
     """The bytes of files in parts as large as `size` says when each is begun; a part is to be used before the next is asked for.
 
@@ -336,13 +294,3 @@ def _parts(io: DiskIO, files: list[FileSpan], buffer: memoryview, size: ChunkSiz
                 want, filled = size.bytes, 0
     if filled:
         yield buffer[:filled]
-
-
-def host_of(connection: str) -> str:
-    """The host in what gRPC calls a peer: `ipv4:10.0.0.7:41000`, `ipv6:%5B::1%5D:41000`. An IPv4 address inside IPv6 counts as itself."""
-    host = unquote(connection.partition(":")[2]).rpartition(":")[0].strip("[]")
-    with contextlib.suppress(ValueError):
-        mapped = getattr(ipaddress.ip_address(host), "ipv4_mapped", None)
-        if mapped is not None:
-            return str(mapped)
-    return host

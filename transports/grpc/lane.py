@@ -17,9 +17,9 @@ from p2p.peer.wire import DIAL_TIME, STALL_TIME
 from protos.transfer_pb2 import Block, ReadRequest
 from transports.grpc.words import CODE_KEY, MAX_MESSAGE, MAX_REQUEST, READ, code_of, data_of
 
-CALLS: Final = int(__import__("os").environ.get("GX_CALLS", "2"))
+CALLS: Final = 2
 """Calls under way at once on one lane, so that the next block is on its way while one is taken in; more brought nothing."""
-BLOCKS: Final = int(__import__("os").environ.get("GX_BLOCKS", "8"))
+BLOCKS: Final = 8
 """Blocks asked for in one call, at most: enough to make a call's own price small, few enough to be soon done."""
 TURN_TIME: Final = 60.0
 """Seconds that a call may take, to which each of its blocks adds `BLOCK_TIME`; then it is given up."""
@@ -42,9 +42,12 @@ OPTIONS: Final = (
 )
 
 
+_END: Final = vars(aio)["EOF"]  # the published types of grpc do not know it
+
+
 async def connect(address: Address, me: PeerId | None) -> GrpcLane:
     """Reach a gRPC server. Raises `Unreachable`."""
-    channel = aio.insecure_channel(_target(address), options=OPTIONS)
+    channel: Any = aio.insecure_channel(_target(address), options=OPTIONS)
     try:
         async with asyncio.timeout(DIAL_TIME):
             await _ready(channel)
@@ -179,7 +182,7 @@ class GrpcLane:
         got = 0
         try:
             async with asyncio.timeout(limit) as patience:
-                while (message := await call.read()) is not aio.EOF:
+                while (message := await call.read()) is not _END:
                     data = data_of(message)
                     wanted = left[0]
                     length = wanted.span.length

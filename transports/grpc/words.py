@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from google.protobuf.message import DecodeError
 from grpc import StatusCode
 
 from p2p.errors import WIRE_CODES, ProtocolError
@@ -81,7 +82,7 @@ def data_of(message: bytes) -> memoryview:
     The usual form, one field and nothing else, is read here; any other that protobuf allows is left to protobuf.
     """
     view = memoryview(message)
-    if view[:1] == b"\x0a":
+    if message[:1] == b"\x0a":
         size = shift = 0
         for at, byte in enumerate(view[1:6], start=2):
             size |= (byte & 0x7F) << shift
@@ -92,7 +93,7 @@ def data_of(message: bytes) -> memoryview:
                 break
     try:
         return memoryview(Chunk.FromString(message).data)
-    except Exception as error:  # noqa: BLE001 (protobuf's DecodeError is another class in each of its implementations)
+    except DecodeError as error:
         raise ProtocolError("bad_body", "a chunk is no message of transfer.proto", fatal=True) from error
 
 
