@@ -32,6 +32,7 @@ OPTIONS: Final = (
     ("grpc.use_local_subchannel_pool", 1),  # a lane is a connection of its own, not one shared with others to the same address
     ("grpc.enable_http_proxy", 0),  # a proxy for the web is no way to a peer
     ("grpc.service_config_disable_resolution", 1),
+    ("grpc.min_reconnect_backoff_ms", int(DIAL_TIME * 1000)),  # after which an attempt to connect is given up; else it lasts 20 s
     ("grpc.enable_retries", 0),  # what to do about a fault is decided above, for all peers together
     ("grpc.max_receive_message_length", MAX_MESSAGE),
     ("grpc.max_send_message_length", MAX_REQUEST),
