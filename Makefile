@@ -10,7 +10,7 @@ help:
 	@echo "make format  let ruff edit the code"
 	@echo "make demo    a tracker and peers on this machine"
 	@echo "make bench   the benchmarks there are"
-	@echo "make protos  bring the tables of protos/PROTOCOL.md up to date with the code"
+	@echo "make protos  bring the code of protos/transfer.proto and the tables of PROTOCOL.md up to date"
 
 check:
 	$(PYTHON) bin/test --checks
@@ -30,5 +30,6 @@ bench:
 	@ls bench/*.py 2>/dev/null || echo "there are no benchmarks in bench/ yet"
 
 protos:
+	$(PYTHON) bin/test --protos
 	$(PYTHON) protos/tables.py
-	@echo "the tables of protos/PROTOCOL.md are as the code says"
+	@echo "the code of transfer.proto and the tables of PROTOCOL.md are current"

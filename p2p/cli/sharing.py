@@ -138,6 +138,8 @@ async def _peer(job: Work, *, folder: Path | None = None, link_tracker: Address 
         hash_name=config.hash_name,
     )
     reporter = Reporter(job.console, config, link_tracker, talks=link_tracker is not None)
+    # gRPC's core writes each lost connection to standard error in its own words; what matters of it is told by us.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     node = Node(settings, transports.load, reporter, job.trace, job.note)
     try:
         yield node

@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.processes import (
+    ROOT,
     Ended,
     Running,
     clean_environment,
@@ -331,10 +332,26 @@ def test_wrong_words_end_with_2_and_one_line(tmp_path: Path, words: list[str]) -
     error_of(run_peer(tmp_path, *words), 2)
 
 
-def test_a_transport_that_this_version_has_not_ends_at_once(tmp_path: Path) -> None:
-    message = error_of(run_peer(tmp_path, "download", "x", "--transport", "grpc"), 2)
-    assert "grpc" in message
-    assert "not part of this version" in message
+@pytest.mark.parametrize("word", ["download", "serve", "upload", "share"])
+def test_grpc_without_its_extra_ends_at_once_and_says_what_to_install(tmp_path: Path, word: str) -> None:
+    old_file(tmp_path / "folder" / "x", b"x")
+    began = time.monotonic()
+    words = [*command("peer"), word, str(tmp_path / "folder"), "--transport", "grpc"]  # without third-party packages
+    done = run(words, clean_environment(tmp_path / "state"))
+    assert done.code == 2
+    assert done.err == "peer: error: the grpc transport needs an extra: pip install '.[grpc]'\n"
+    assert done.out == ""
+    assert time.monotonic() - began < 10
+
+
+def test_nothing_of_grpc_is_imported_when_it_is_not_asked_for(tmp_path: Path, tracker: Running, seed: Running) -> None:
+    words = ["download", "lab.img", "-o", str(tmp_path / "out"), "--tracker", tracker.address, "--port", "0", "--quiet"]
+    line = [sys.executable, "-X", "importtime", str(ROOT / "bin" / "peer"), *words]
+    done = run(line, clean_environment(tmp_path / "state"))
+    assert done.code == 0
+    imported = {row.rpartition("|")[2].strip().partition(".")[0] for row in done.err.splitlines() if row.startswith("import time:")}
+    assert "p2p" in imported
+    assert not imported & {"grpc", "google", "grpc_health", "grpc_reflection", "protos"}
 
 
 def test_a_port_that_was_asked_for_and_is_taken_is_an_error(tmp_path: Path, tracker: Running) -> None:

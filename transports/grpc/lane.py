@@ -219,7 +219,7 @@ class GrpcLane:
     def _said(self, error: Any) -> Exception:
         """What a status means to us."""
         details = "".join(c if c.isprintable() else "?" for c in str(error.details() or "")[:MESSAGE_TEXT])
-        trailer = dict(error.trailing_metadata() or ()).get(CODE_KEY)
+        trailer = next((value for key, value in error.trailing_metadata() or () if key == CODE_KEY), None)
         if trailer is None and error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:
             return ProtocolError("bad_body", f"a chunk is larger than the {MAX_MESSAGE} bytes allowed", fatal=True)
         code = code_of(error.code(), trailer if isinstance(trailer, str) else None)
