@@ -27,7 +27,7 @@ demo:
 	$(PYTHON) bin/demo
 
 bench:
-	@ls bench/*.py 2>/dev/null || echo "there are no benchmarks in bench/ yet"
+	@grep -l __main__ bench/*.py
 
 protos:
 	$(PYTHON) bin/test --protos

@@ -3,10 +3,10 @@
     pip install '.[grpc]'
     python3 bench/transports.py [--size MIB] [--runs N] [--svg FILE] [--models]
 
-Each figure is the wall time of the whole receiving command, from its start to its end, interpreter and all. Ours writes a file and has it
-on disk at the end. The raw ones are what gRPC's own tutorial would do, one call in one stream of 1 MiB chunks, each chunk hashed with
-blake2b; one throws the bytes away, the other writes them to a file. `--models` instead compares gRPC's two ways to run a server, threads and
-asyncio, with chunks packed by protobuf and by us.
+Each figure is the wall time of the whole receiving command, from its start to its end, interpreter and all. Ours writes a file, on disk at
+the end. The raw ones are what gRPC's own tutorial would do, one call in one stream of 1 MiB chunks, each chunk hashed with
+blake2b; one throws the bytes away, the other writes them to a file. `--models` instead compares gRPC's two ways to run a server, threads
+and asyncio, with chunks packed by protobuf and by us.
 """
 
 from __future__ import annotations
@@ -30,7 +30,12 @@ from bench.one_to_one import event, running  # noqa: E402 (a script is started f
 from bench.pairs import alternate, table  # noqa: E402
 
 MIB = 1024 * 1024
-PREFACE = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nimport grpc, hashlib, os\nfrom protos import transfer_pb2 as pb, transfer_pb2_grpc as rpc\n"
+PREFACE = f"""
+import hashlib, os, sys
+sys.path.insert(0, {str(ROOT)!r})
+import grpc
+from protos import transfer_pb2 as pb, transfer_pb2_grpc as rpc
+"""
 
 RAW_SERVER = (
     PREFACE
