@@ -1,0 +1,108 @@
+"""Any gRPC client can use our server: freshly generated ones of two implementations, and one that knows nothing but the address."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+
+from p2p.content.geometry import choose_piece_length
+from p2p.model import MIB
+from protos import transfer_pb2
+from tests.integration.processes import ROOT, Running, clean_environment, old_file, start_tracker
+
+pytestmark = pytest.mark.timeout(90)
+
+SIZE = 20 * MIB + 4321
+SERVICE = "enjambre.transfer.v1.Transfer"
+
+
+@dataclass(frozen=True)
+class Seed:
+    """A real peer that shares a file over gRPC."""
+
+    port: int
+    content: str
+    data: bytes
+
+
+@pytest.fixture(scope="module")
+def seed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seed]:
+    folder = tmp_path_factory.mktemp("seed")
+    data = os.urandom(SIZE)
+    path = old_file(folder / "image.bin", data)
+    with start_tracker(folder) as tracker:
+        words = [sys.executable, str(ROOT / "bin" / "peer"), "share", str(path), "--json", "--tracker", tracker.address]
+        words += ["--host", "127.0.0.1", "--port", "0", "--transport", "grpc"]
+        with Running(words, clean_environment(folder / "state")) as peer:
+            port = peer.event("listening")["transports"]["grpc"]
+            yield Seed(port, peer.event("shared")["id"], data)
+
+
+def protoc(*outputs: str) -> None:
+    """Run the compiler of the installed grpc_tools on our file."""
+    bin_folder = sysconfig.get_path("scripts")
+    environ = {**os.environ, "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}"}
+    line = [sys.executable, "-m", "grpc_tools.protoc", "-I.", *outputs, "protos/transfer.proto"]
+    subprocess.run(line, cwd=ROOT, env=environ, check=True, timeout=60)
+
+
+@pytest.mark.parametrize(("kind", "plugin"), [("grpcio", "grpc_python"), ("grpclib", "grpclib_python")])
+def test_a_freshly_generated_client_reads_a_file_block_by_block(seed: Seed, tmp_path: Path, kind: str, plugin: str) -> None:
+    protoc(f"--python_out={tmp_path}", f"--{plugin}_out={tmp_path}")
+    words = [sys.executable, str(ROOT / "tests" / "interop" / "grpc_client.py"), kind, str(tmp_path), str(seed.port), seed.content]
+    done = subprocess.run(
+        [*words, str(choose_piece_length(SIZE)), str(SIZE)], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    digest, status, code = json.loads(done.stdout)
+    assert digest == hashlib.blake2b(seed.data, digest_size=32).hexdigest()
+    assert (status, code) == ("NOT_FOUND", "not_found")
+
+
+@pytest.mark.parametrize("service", ["", SERVICE])
+def test_the_standard_health_check_says_serving(seed: Seed, service: str) -> None:
+    with grpc.insecure_channel(f"127.0.0.1:{seed.port}") as channel:
+        answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=service), timeout=10)
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_a_client_that_knows_only_the_address_finds_the_service_and_reads_a_block(seed: Seed) -> None:
+    with grpc.insecure_channel(f"127.0.0.1:{seed.port}") as channel:
+        database: Any = ProtoReflectionDescriptorDatabase(channel)
+        assert SERVICE in database.get_services()
+        pool = descriptor_pool.DescriptorPool(database)
+        method = pool.FindServiceByName(SERVICE).FindMethodByName("Read")
+        asked: Any = message_factory.GetMessageClass(method.input_type)(id=seed.content)
+        asked.blocks.add(piece=1, offset=100, length=1000)
+        answer = message_factory.GetMessageClass(method.output_type)
+        read: Any = channel.unary_stream(
+            f"/{SERVICE}/Read", request_serializer=lambda message: message.SerializeToString(), response_deserializer=answer.FromString
+        )
+        came = b"".join(chunk.data for chunk in read(asked, timeout=10))
+    start = choose_piece_length(SIZE) + 100
+    assert came == seed.data[start : start + 1000]
+
+
+def test_the_committed_code_describes_what_the_proto_file_says(tmp_path: Path) -> None:
+    protoc(f"--descriptor_set_out={tmp_path / 'set'}")
+    fresh = descriptor_pb2.FileDescriptorSet.FromString((tmp_path / "set").read_bytes()).file[0]
+    ours = descriptor_pb2.FileDescriptorProto()
+    transfer_pb2.DESCRIPTOR.CopyToProto(ours)
+    for message in (*fresh.message_type, *ours.message_type):
+        for field in message.field:
+            field.ClearField("json_name")
+    assert ours == fresh
