@@ -1,11 +1,23 @@
 # One image for the tracker and the peer: `docker run IMAGE tracker …` or `docker run IMAGE peer serve /share …`.
-# BASE may be any image with Python 3.11 or newer as `python3`, and `useradd`. Nothing is installed into it.
+# BASE may be any image with Python 3.11 or newer as `python3`, and `useradd`. Nothing is installed into it, but for TRANSPORT=grpc, with which
+# peers move blocks over gRPC: that extra is installed by pip, which takes its settings as build arguments (PIP_INDEX_URL and the like).
 ARG BASE=python:3.11-slim
 FROM ${BASE}
+ARG TRANSPORT=tcp
 
 RUN groupadd --gid 10001 enjambre \
  && useradd --uid 10001 --gid 10001 --home-dir /state --no-create-home --shell /usr/sbin/nologin enjambre \
  && install -d -o 10001 -g 10001 -m 0750 /state /share
+
+ARG PIP_INDEX_URL PIP_NO_INDEX PIP_FIND_LINKS
+COPY pyproject.toml /opt/enjambre/
+RUN if [ "$TRANSPORT" != tcp ]; then \
+      cd /opt/enjambre \
+      && python3 -c 'import sys, tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"][sys.argv[1]], sep="\n")' \
+           "$TRANSPORT" > /tmp/extra.txt \
+      && python3 -m pip install --no-cache-dir --break-system-packages --root-user-action=ignore -r /tmp/extra.txt \
+      && rm /tmp/extra.txt; \
+    fi
 
 COPY p2p/ /opt/enjambre/p2p/
 COPY transports/ /opt/enjambre/transports/
@@ -15,11 +27,11 @@ COPY deploy/entrypoint.sh deploy/healthcheck.py /opt/enjambre/deploy/
 # Compiled once here, because the file system is read-only where it runs.
 RUN python3 -m compileall -q /opt/enjambre
 
-ENV HOME=/state P2P_STATE=/state
+ENV HOME=/state P2P_STATE=/state P2P_TRANSPORT=${TRANSPORT}
 USER 10001:10001
 WORKDIR /share
 VOLUME ["/state", "/share"]
-EXPOSE 6969 6970
+EXPOSE 6969 6970 6971
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=20s --retries=3 CMD ["python3", "-I", "-S", "/opt/enjambre/deploy/healthcheck.py"]
 ENTRYPOINT ["/bin/sh", "/opt/enjambre/deploy/entrypoint.sh"]

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tarfile
 import time
+import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,7 @@ import pytest
 ROOT: Final = Path(__file__).parents[2]
 BASE: Final = "docker.io/library/python:3.11-slim"
 IMAGE: Final = "localhost/enjambre:test"
+GRPC_IMAGE: Final = "localhost/enjambre:test-grpc"
 SUITE: Final = "bookworm"
 USER: Final = 10001
 
@@ -51,7 +53,7 @@ def make_base() -> Path:
     """A tar file of a small Debian with Python, made once and kept; two test runs at a time wait for each other."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "enjambre-test"
     cache.mkdir(parents=True, exist_ok=True)
-    kept = cache / f"base-{SUITE}-1.tar"
+    kept = cache / f"base-{SUITE}-2.tar"
     with open(cache / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if kept.exists():
@@ -59,7 +61,7 @@ def make_base() -> Path:
         folder, unfinished = cache / "base.new", cache / "base.new.tar"
         shutil.rmtree(folder, ignore_errors=True)
         try:
-            command = ["debootstrap", "--variant=minbase", "--include=python3", SUITE, os.fspath(folder)]
+            command = ["debootstrap", "--variant=minbase", "--include=python3,python3-pip", SUITE, os.fspath(folder)]
             done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=540, check=False)
             assert done.returncode == 0, f"debootstrap: {(done.stdout + done.stderr)[-2000:]}"
             for name in ("var/cache", "var/lib/apt", "usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info"):
@@ -123,6 +125,11 @@ class Builder:
         assert done.returncode == 0, f"buildah {words[0]}: {(done.stdout + done.stderr)[-3000:]}"
         return done.stdout.strip()
 
+    def build(self, tag: str, *flags: str) -> None:
+        """Build the Dockerfile as it stands."""
+        always = ["--isolation", "chroot", "--format", "docker", "--pull-never", "--layers=false"]
+        self.call("build", *always, *flags, "--tag", tag, "--file", os.fspath(ROOT / "Dockerfile"), os.fspath(ROOT))
+
     def config(self, image: str) -> dict[str, Any]:
         """The image's configuration, as Docker would read it."""
         config = json.loads(self.call("inspect", "--type", "image", image))["Docker"]["config"]
@@ -135,12 +142,16 @@ class Builder:
         return [*self.tool, "run", "--isolation", "chroot", *options, container, "--", *words]
 
     def start(
-        self, words: Sequence[str], environment: dict[str, str] | None = None, volumes: dict[Path, str] | None = None
+        self,
+        words: Sequence[str],
+        environment: dict[str, str] | None = None,
+        volumes: dict[Path, str] | None = None,
+        image: str = IMAGE,
     ) -> tuple[str, Service]:
         """Run the image's entry point with `words` in a container of its own; returns the container and the running service."""
-        container = self.call("from", "--pull-never", IMAGE)
+        container = self.call("from", "--pull-never", image)
         out, log = self.folder / f"{container}.out", self.folder / f"{container}.err"
-        command = self.run_words(container, [*self.config(IMAGE)["Entrypoint"], *words], environment or {}, volumes or {})
+        command = self.run_words(container, [*self.config(image)["Entrypoint"], *words], environment or {}, volumes or {})
         with open(out, "w") as stdout, open(log, "w") as stderr:
             shell = subprocess.Popen(command, stdout=stdout, stderr=stderr, stdin=subprocess.DEVNULL, text=True)
         service = Service(shell, log, open(out))  # noqa: SIM115 - closed by close()
@@ -203,9 +214,7 @@ def builder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Builder]:
         base = made.call("from", "--pull-never", "scratch")
         made.call("add", "--quiet", base, os.fspath(make_base()), "/")
         made.call("commit", "--quiet", "--rm", base, BASE)
-        dockerfile = os.fspath(ROOT / "Dockerfile")
-        flags = ["--isolation", "chroot", "--format", "docker", "--pull-never", "--layers=false"]
-        made.call("build", *flags, "--tag", IMAGE, "--file", dockerfile, os.fspath(ROOT))
+        made.build(IMAGE)
         yield made
     finally:
         made.close()
@@ -215,7 +224,7 @@ def builder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Builder]:
 def test_the_image_is_not_root_and_says_where_it_listens_and_how_it_is_asked(builder: Builder) -> None:
     config = builder.config(IMAGE)
     assert config["User"] == f"{USER}:{USER}"
-    assert set(config["ExposedPorts"]) == {"6969/tcp", "6970/tcp"}
+    assert set(config["ExposedPorts"]) == {"6969/tcp", "6970/tcp", "6971/tcp"}
     assert set(config["Volumes"]) == {"/state", "/share"}
     assert config["StopSignal"] in {"SIGTERM", "15"}
     assert config["Healthcheck"]["Test"][-1] == "/opt/enjambre/deploy/healthcheck.py"
@@ -235,6 +244,45 @@ def test_a_first_word_that_is_no_command_of_ours_is_run_as_it_is(builder: Builde
     container = builder.call("from", "--pull-never", IMAGE)
     entry = builder.config(IMAGE)["Entrypoint"]
     assert builder.finish(container, [*entry, "id", "-u"], {}).stdout.strip() == str(USER)
+
+
+@pytest.fixture(scope="module")
+def grpc_image(builder: Builder) -> str:
+    """The image with the gRPC extra; its packages are fetched here, because the build has no network."""
+    wheels = builder.folder / "wheels"
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        wanted = tomllib.load(file)["project"]["optional-dependencies"]["grpc"]
+    words = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--only-binary=:all:"]
+    words += ["--python-version", "3.11", "--dest", os.fspath(wheels), *wanted]
+    subprocess.run(words, check=True, stdin=subprocess.DEVNULL, timeout=300)
+    offline = ["--build-arg=PIP_NO_INDEX=1", "--build-arg=PIP_FIND_LINKS=/wheels", f"--volume={wheels}:/wheels:ro"]
+    builder.build(GRPC_IMAGE, "--build-arg=TRANSPORT=grpc", *offline)
+    return GRPC_IMAGE
+
+
+def test_an_image_for_grpc_moves_a_file_over_grpc_and_one_without_takes_it_over_tcp(
+    builder: Builder, grpc_image: str, tmp_path: Path
+) -> None:
+    data = random.Random(8).randbytes(3_000_000)
+    (tmp_path / "share").mkdir()
+    (tmp_path / "share" / "lecture.bin").write_bytes(data)
+    (tmp_path / "share" / "lecture.bin").chmod(0o644)
+    _, tracker = builder.start(["tracker", "--json", "--host", "127.0.0.1", "--port", "0"], image=grpc_image)
+    here = {"P2P_HOST": "127.0.0.1", "P2P_TRACKER": f"127.0.0.1:{tracker.wait_for('listening')['port']}"}
+    _, seed = builder.start(["peer", "--json", "serve", "/share", "--port", "0"], here, {tmp_path / "share": "/share"}, grpc_image)
+    assert set(seed.wait_for("listening")["transports"]) == {"tcp", "grpc"}
+    seed.wait_for("shared")
+    for image, way in ((grpc_image, "grpc"), (IMAGE, "tcp")):
+        target = tmp_path / way
+        target.mkdir()
+        os.chown(target, USER, USER)
+        words = ["peer", "--json", "download", "lecture.bin", "--port", "0", "-o", "/share"]
+        _, fetching = builder.start(words, here, {target: "/share"}, image)
+        assert set(fetching.wait_for("done")["bytes_by"]) == {way}
+        assert (target / "lecture.bin").read_bytes() == data
+        assert fetching.shell.wait(timeout=20) == 0
+    for service in (seed, tracker):
+        assert service.stop() < 5.0
 
 
 def test_a_tracker_and_two_peers_from_the_image_move_a_file(builder: Builder, tmp_path: Path) -> None:

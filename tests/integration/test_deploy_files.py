@@ -185,7 +185,7 @@ def values_in(text: str) -> dict[str, str]:
 def test_ports_are_the_defaults_of_the_program_everywhere() -> None:
     tracker, peer = DEFAULT_TRACKER_PORT, DEFAULT_PEER_PORT
     assert {"tracker": tracker, "peer": peer} == healthcheck().DEFAULT_PORTS
-    assert re.findall(r"^EXPOSE (.*)$", text_of("Dockerfile"), re.M) == [f"{tracker} {peer}"]
+    assert re.findall(r"^EXPOSE (.*)$", text_of("Dockerfile"), re.M) == [f"{tracker} {peer} {peer + 1}"]
     services = compose()["services"]
     assert services["tracker"]["ports"] == [f"{tracker}:{tracker}"]
     addresses = {service["environment"]["P2P_TRACKER"] for name, service in services.items() if name != "tracker"}
