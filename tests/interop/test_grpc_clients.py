@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -95,6 +98,40 @@ def test_a_client_that_knows_only_the_address_finds_the_service_and_reads_a_bloc
         came = b"".join(chunk.data for chunk in read(asked, timeout=10))
     start = choose_piece_length(SIZE) + 100
     assert came == seed.data[start : start + 1000]
+
+
+def grpcurl(seed: Seed, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run grpcurl, which is written in Go, on our port."""
+    tool = shutil.which("grpcurl")
+    if tool is None:
+        pytest.skip("grpcurl is not installed (.ci/run shows how)")
+    *flags, method = words
+    line = [tool, "-plaintext", "-max-time", "20", *flags, f"127.0.0.1:{seed.port}", method]
+    return subprocess.run(line, capture_output=True, text=True, timeout=40, check=False)
+
+
+def test_grpcurl_finds_the_service_by_reflection_and_describes_it(seed: Seed) -> None:
+    listed = grpcurl(seed, "list")
+    assert {SERVICE, "grpc.health.v1.Health"} <= set(listed.stdout.split()), listed.stderr
+    described = grpcurl(seed, "describe").stdout
+    assert "rpc Read ( .enjambre.transfer.v1.ReadRequest ) returns ( stream .enjambre.transfer.v1.Chunk );" in described
+
+
+def test_grpcurl_reads_blocks_and_is_told_of_a_refusal(seed: Seed) -> None:
+    start = choose_piece_length(SIZE)
+    blocks = [{"piece": 1, "offset": 100, "length": 1000}, {"piece": 0, "offset": 0, "length": 7}]
+    done = grpcurl(seed, "-d", json.dumps({"id": seed.content, "blocks": blocks}), f"{SERVICE}/Read")
+    assert done.returncode == 0, done.stderr
+    chunks = [base64.b64decode(text) for text in re.findall(r'"data": "([^"]*)"', done.stdout)]
+    assert b"".join(chunks) == seed.data[start + 100 : start + 1100] + seed.data[:7]
+    refused = grpcurl(seed, "-v", "-d", json.dumps({"id": seed.content, "blocks": [{"piece": 9999, "length": 7}]}), f"{SERVICE}/Read")
+    assert refused.returncode == 64 + grpc.StatusCode.OUT_OF_RANGE.value[0]
+    assert "enjambre-code: bad_range" in refused.stdout
+
+
+def test_grpcurl_is_told_that_the_peer_serves(seed: Seed) -> None:
+    done = grpcurl(seed, "-d", json.dumps({"service": SERVICE}), "grpc.health.v1.Health/Check")
+    assert json.loads(done.stdout) == {"status": "SERVING"}
 
 
 def test_the_committed_code_describes_what_the_proto_file_says(tmp_path: Path) -> None:
