@@ -1,0 +1,95 @@
+"""What a holding tells its members, and when."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from types import SimpleNamespace
+from typing import Any
+
+from p2p.content.bitmap import Bitmap
+from p2p.content.manifest import build
+from p2p.model import KIB, ContentId, FileEntry
+from p2p.peer.holding import TELL_TIME, Holding
+from p2p.protocol.messages import PIECES_PER_HAVE, Have
+from tests.virtual_time import in_virtual_time
+
+CONTENT = ContentId("ab" * 32)
+PIECES = 3000
+LENGTH = 64 * KIB
+
+
+@dataclass
+class FakeLink:
+    """A link that writes down what it is told, and when."""
+
+    key: str
+    told: list[tuple[float, Have]] = field(default_factory=list)
+    wire: Any = field(default_factory=lambda: SimpleNamespace(closed=False))
+
+    @property
+    def caller(self) -> str:
+        return self.key
+
+    def tell(self, have: Have) -> None:
+        self.told.append((asyncio.get_running_loop().time(), have))
+
+
+def play(work: Callable[[Holding, FakeLink], Awaitable[None]]) -> None:
+    """Run `work` with a holding of which nothing is there yet, and one member that was told so."""
+
+    async def run() -> None:
+        size = PIECES * LENGTH
+        manifest = build(
+            name="x", kind="file", hash_name="blake2b-256", piece_length=LENGTH, files=(FileEntry("x", size),), folders=(), pieces=(b"0" * 32,) * PIECES
+        )
+        storage: Any = None
+        holding = Holding(CONTENT, manifest, b"", Bitmap(PIECES), storage, Path("x"), Random(1))
+        link: Any = FakeLink("peer")
+        holding.heard(link, Have(id=CONTENT, all=True))
+        link.told.clear()
+        await work(holding, link)
+
+    in_virtual_time(run)
+
+
+def test_a_piece_on_its_own_is_told_in_the_same_moment() -> None:
+    async def work(holding: Holding, link: FakeLink) -> None:
+        now = asyncio.get_running_loop().time()
+        holding.verified(7)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert link.told == [(now, Have(id=CONTENT, add=(7,)))]
+
+    play(work)
+
+
+def test_pieces_that_come_fast_share_a_line_and_none_waits_longer_than_the_time_between_two() -> None:
+    async def work(holding: Holding, link: FakeLink) -> None:
+        verified: dict[int, float] = {}
+        for piece in range(500):
+            verified[piece] = asyncio.get_running_loop().time()
+            holding.verified(piece)
+            await asyncio.sleep(TELL_TIME / 20)
+        await asyncio.sleep(2 * TELL_TIME)
+        told = {piece: at for at, have in link.told for piece in have.add}
+        assert sorted(told) == list(range(500))
+        assert sum(len(have.add) for _, have in link.told) == 500
+        assert max(told[piece] - verified[piece] for piece in told) <= TELL_TIME + 1e-6
+        assert len(link.told) <= 500 / 20 + 2
+
+    play(work)
+
+
+def test_more_pieces_than_a_line_holds_are_told_in_several() -> None:
+    async def work(holding: Holding, link: FakeLink) -> None:
+        for piece in range(PIECES):
+            holding.verified(piece)
+        await asyncio.sleep(TELL_TIME)
+        assert [piece for _, have in link.told for piece in have.add] == list(range(PIECES))
+        assert max(len(have.add) for _, have in link.told) <= PIECES_PER_HAVE
+
+    play(work)
