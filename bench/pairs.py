@@ -7,13 +7,18 @@ from collections.abc import Callable, Mapping
 
 
 def alternate(runs: int, contenders: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]:
-    """Run all contenders in turn, `runs` times after one round that does not count; return the seconds of each."""
-    for run in contenders.values():
-        run()
+    """Run all contenders in turn, `runs` times after one round that does not count; return the seconds of each.
+
+    Each round begins with another of them, since what ran just before (freed memory, a busy disk) tells on a run.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(runs):
-        for name, run in contenders.items():
-            seconds[name].append(run())
+    names = list(contenders)
+    for number in range(-1, runs):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            took = contenders[name]()
+            if number >= 0:
+                seconds[name].append(took)
     return seconds
 
 

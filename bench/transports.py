@@ -1,12 +1,13 @@
 """One file from one process to another over loopback: over TCP, over gRPC, and by raw grpcio streaming with the same hash.
 
     pip install '.[grpc]'
-    python3 bench/transports.py [--size MIB] [--runs N] [--svg FILE] [--models]
+    python3 bench/transports.py [--size MIB] [--runs N] [--folder DIR] [--svg FILE] [--models]
 
-Each figure is the wall time of the whole receiving command, from its start to its end, interpreter and all. Ours writes a file, on disk at
-the end. The raw ones are what gRPC's own tutorial would do, one call in one stream of 1 MiB chunks, each chunk hashed with
-blake2b; one throws the bytes away, the other writes them to a file. `--models` instead compares gRPC's two ways to run a server, threads
-and asyncio, with chunks packed by protobuf and by us.
+Each figure is the wall time of the whole receiving command, from its start to its end, interpreter and all. Ours writes a file. The raw
+ones are what gRPC's own tutorial would do, one call in one stream of 1 MiB chunks, each chunk hashed with blake2b; one throws the
+bytes away, the other writes them to a file. The files are in memory where the system has a folder for that, because a disk, which has
+nothing to do with transports, takes more time than they differ by; `--folder` names another place, where both wait until the bytes are on
+disk (fsync). `--models` instead compares gRPC's two ways to run a server, threads and asyncio, with chunks packed by protobuf and by us.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from bench.one_to_one import event, running  # noqa: E402 (a script is started f
 from bench.pairs import alternate, table  # noqa: E402
 
 MIB = 1024 * 1024
+MEMORY = "/dev/shm"
+"""A folder in memory, where the system has one."""
 PREFACE = f"""
 import hashlib, os, sys
 sys.path.insert(0, {str(ROOT)!r})
@@ -63,6 +66,9 @@ for chunk in rpc.TransferStub(grpc.insecure_channel("127.0.0.1:" + sys.argv[1]))
     hashlib.blake2b(chunk.data, digest_size=32).digest()
     if out:
         out.write(chunk.data)
+if out:
+    out.flush()
+    os.fsync(out.fileno())
 """
 )
 
@@ -214,7 +220,7 @@ def transfers(args: argparse.Namespace, path: Path, work: Path, stack: contextli
         "raw grpcio, blake2b, thrown away": client,
     }
     seconds = alternate(args.runs, {name: run(name, argv) for name, argv in commands.items()})
-    print(f"{args.size} MiB over loopback, seconds, {args.runs} alternating runs after one that does not count")
+    print(f"{args.size} MiB over loopback to files in {work.parent}, seconds, {args.runs} alternating runs after one that does not count")
     print(table(seconds, "enjambre over gRPC"))
     print("\nlargest memory, MiB: " + ", ".join(f"{name} {kib >> 10}" for name, kib in meter.memory.items()))
     if args.svg:
@@ -254,10 +260,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="TCP against gRPC against raw grpcio streaming")
     parser.add_argument("--size", type=int, default=1024, help="MiB (default 1024)")
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--folder", metavar="DIR", default=MEMORY if os.path.isdir(MEMORY) else None, help="where the files are")
     parser.add_argument("--svg", metavar="FILE", help="write the plot there")
     parser.add_argument("--models", action="store_true", help="compare gRPC's ways to run a server instead")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="enjambre-bench-") as name, contextlib.ExitStack() as stack:
+    with tempfile.TemporaryDirectory(prefix="enjambre-bench-", dir=args.folder) as name, contextlib.ExitStack() as stack:
         work = Path(name)
         path = work / "data.bin"
         with path.open("wb") as file:
