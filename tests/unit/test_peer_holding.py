@@ -11,8 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from p2p.content.bitmap import Bitmap
-from p2p.content.manifest import build
-from p2p.model import KIB, ContentId, FileEntry
+from p2p.model import KIB, ContentId, FileEntry, Manifest
 from p2p.peer.holding import TELL_TIME, Holding
 from p2p.protocol.messages import PIECES_PER_HAVE, Have
 from tests.virtual_time import in_virtual_time
@@ -43,9 +42,7 @@ def play(work: Callable[[Holding, FakeLink], Awaitable[None]]) -> None:
 
     async def run() -> None:
         size = PIECES * LENGTH
-        manifest = build(
-            name="x", kind="file", hash_name="blake2b-256", piece_length=LENGTH, files=(FileEntry("x", size),), folders=(), pieces=(b"0" * 32,) * PIECES
-        )
+        manifest = Manifest("x", "file", "blake2b-256", LENGTH, (FileEntry("x", size),), (), (bytes(32),) * PIECES)
         storage: Any = None
         holding = Holding(CONTENT, manifest, b"", Bitmap(PIECES), storage, Path("x"), Random(1))
         link: Any = FakeLink("peer")
