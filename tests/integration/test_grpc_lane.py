@@ -21,7 +21,7 @@ from tests.leaks import contained
 from tests.shelf import CONTENT
 from tests.waiting import until
 from transports.grpc import GrpcTransport, lane
-from transports.grpc.words import CODE_KEY, SERVICE
+from transports.grpc.words import CODE_KEY, MIN_CHUNK, SERVICE
 
 KEPT = ("anon_inode:[eventpoll]", "anon_inode:[eventfd]")
 
@@ -100,14 +100,32 @@ def fails_with(answer: Answer, error: type[EnjambreError], words: str = "") -> N
         [message(999)],
         [message(1001)],
         [message(1000), message(1)],
-        [message(500), message(501)],
-        [message(500), b"", message(499)],
         [message(1000), b"\x0a"],
     ],
-    ids=["nothing", "short", "long", "a chunk more", "long in two", "short with an empty chunk", "broken behind the end"],
+    ids=["nothing", "short", "long", "a chunk more", "broken behind the end"],
 )
 def test_another_length_than_was_asked_for_breaks_the_lane(messages: list[bytes]) -> None:
-    fails_with(sends(*messages), ProtocolError, "1000 bytes were asked for|no message of transfer.proto")
+    fails_with(sends(*messages), ProtocolError, "1000 bytes were asked for|no message of transfer.proto|only 999 bytes")
+
+
+@pytest.mark.parametrize("size", [0, 1, MIN_CHUNK - 1])
+def test_chunks_that_are_too_small_to_be_a_part_of_a_block_break_the_lane(size: int) -> None:
+    sent = 0
+
+    async def crumbs(_request: Any, _context: Any) -> AsyncIterator[bytes]:
+        nonlocal sent
+        while True:
+            sent += 1
+            yield message(size)
+
+    async def play(asker: Lane) -> None:
+        with pytest.raises(ProtocolError, match="a chunk"):
+            await fetched(asker, MAX_BLOCK)
+        with pytest.raises(LaneClosed):
+            await fetched(asker)
+
+    against(crumbs, play)
+    assert sent < 10_000
 
 
 @pytest.mark.parametrize("junk", [b"\xff" * 1003, b"\x0a\xe8\x07", b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", b"{}", b"\x0a\x05abc"])
@@ -123,9 +141,9 @@ def test_chunks_in_other_forms_of_protobuf_are_understood() -> None:
     unknown = b"\x92\x03\x03abc"  # field 50, of a later version
 
     async def play(asker: Lane) -> None:
-        assert await fetched(asker) == b"x" * 400 + b"y" * 600
+        assert await fetched(asker, 3000) == b"x" * 1100 + b"y" * 1800 + b"z" * 100
 
-    against(sends(message(400) + unknown, b"", unknown + message(600, b"y")), play)
+    against(sends(message(1100) + unknown, unknown + message(1800, b"y"), message(100, b"z")), play)
 
 
 def test_what_is_sent_compressed_is_understood_within_the_same_bound() -> None:
@@ -244,14 +262,14 @@ def silent(*first: bytes) -> tuple[Answer, list[str]]:
 
 
 @pytest.mark.usefixtures("hurried")
-@pytest.mark.parametrize("first", [[], [message(500)], [message(1000)]], ids=["at once", "half way", "before the end"])
+@pytest.mark.parametrize("first", [[], [message(2000)], [message(3000)]], ids=["at once", "half way", "before the end"])
 def test_case_73_a_server_that_falls_silent_is_given_up_and_told_so(first: list[bytes]) -> None:
     answer, ended = silent(*first)
 
     async def play(asker: Lane) -> None:
         began = time.monotonic()
         with pytest.raises(Unreachable):
-            await fetched(asker)
+            await fetched(asker, 3000)
         assert time.monotonic() - began < 5
         await until(lambda: ended)
 
@@ -276,7 +294,7 @@ def test_case_73_every_call_has_a_deadline() -> None:
 
 
 def test_closing_the_lane_ends_the_call_at_the_server_too() -> None:
-    answer, ended = silent(message(10))
+    answer, ended = silent(message(2000))
     begun: list[str] = []
 
     async def noted(request: Any, context: Any) -> AsyncIterator[bytes]:
@@ -285,7 +303,7 @@ def test_closing_the_lane_ends_the_call_at_the_server_too() -> None:
             yield one
 
     async def play(asker: Lane) -> None:
-        task = asyncio.create_task(fetched(asker))
+        task = asyncio.create_task(fetched(asker, 3000))
         await until(lambda: begun)
         assert not ended
         await asker.close()

@@ -15,7 +15,7 @@ from p2p.model import Address, BlockSpan, ContentId, PeerId
 from p2p.peer.transport import LaneClosed
 from p2p.peer.wire import DIAL_TIME, STALL_TIME
 from protos.transfer_pb2 import Block, ReadRequest
-from transports.grpc.words import CODE_KEY, MAX_MESSAGE, MAX_REQUEST, READ, code_of, data_of
+from transports.grpc.words import CODE_KEY, MAX_MESSAGE, MAX_REQUEST, MIN_CHUNK, READ, code_of, data_of
 
 CALLS: Final = 2
 """Calls under way at once on one lane, so that the next block is on its way while one is taken in; more brought nothing."""
@@ -189,6 +189,8 @@ class GrpcLane:
                     length = wanted.span.length
                     if got == length or got + len(data) > length:
                         raise _not_as_asked(length, "more")
+                    if len(data) < min(MIN_CHUNK, length - got):
+                        raise ProtocolError("bad_body", f"a chunk has only {len(data)} bytes", fatal=True)
                     if wanted.into is not None:
                         wanted.into[got : got + len(data)] = data
                     got += len(data)

@@ -23,6 +23,9 @@ CODE_KEY: Final = "enjambre-code"
 
 MAX_CHUNK: Final = MAX_BLOCK
 """Bytes of data in a chunk, at most."""
+MIN_CHUNK: Final = 1024
+"""The same at least, but for the last chunk of a block: else a block could come as a million messages, or never in an endless stream of
+empty ones, each of which looks like progress."""
 MAX_MESSAGE: Final = MAX_CHUNK + 64
 """Bytes of a chunk as a message, at most: the data, a tag and a length, and room for fields that a later version may add."""
 MAX_BLOCKS: Final = 16
