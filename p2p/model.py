@@ -75,6 +75,11 @@ def caller(peer: PeerId | None, host: str) -> str:
     return host if peer is None else f"{peer}@{host}"
 
 
+def is_loopback(host: str) -> bool:
+    """Whether an address, as the system writes it, is of this very machine, where many peers may share it."""
+    return host.startswith("127.") or host == "::1"
+
+
 def _is_v6(host: str) -> bool:
     try:
         ipaddress.IPv6Address(host)

@@ -14,7 +14,7 @@ from typing import Final
 
 from p2p.accept import Acceptor
 from p2p.errors import ProtocolError, Refused, Unreachable
-from p2p.model import Address, BlockSpan, ContentId, PeerId
+from p2p.model import Address, BlockSpan, ContentId, PeerId, is_loopback
 from p2p.peer.conversation import converse
 from p2p.peer.transport import Control, LaneClosed, Source
 from p2p.peer.wire import Wire, WireTrace, broken, dial, prepare
@@ -97,7 +97,7 @@ class TcpListener:
     def _admit(self, sock: socket.socket, host: str) -> None:
         prepare(sock)
         of_one = sum(1 for other in self._open.values() if other == host)
-        limit = CONNECTIONS if host.startswith("127.") or host == "::1" else CONNECTIONS_OF_ONE
+        limit = CONNECTIONS if is_loopback(host) else CONNECTIONS_OF_ONE
         if len(self._open) >= CONNECTIONS or of_one >= limit:
             with contextlib.suppress(OSError):
                 sock.send(encode_error(Refused("busy", "too many connections")))

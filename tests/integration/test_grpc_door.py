@@ -9,6 +9,7 @@ import resource
 import time
 import traceback
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,17 +19,19 @@ import pytest
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from h2.events import StreamEnded, StreamReset, TrailersReceived
 
 from p2p.model import MAX_BLOCK, Address, BlockSpan, PeerId
 from p2p.system import disk_io
 from protos import transfer_pb2_grpc
 from protos.transfer_pb2 import Block, ReadRequest
+from tests.integration.raw_http2 import RawCaller
 from tests.leaks import contained
 from tests.shelf import CONTENT, PIECE, SIZE, Shelf
 from tests.waiting import until
 from transports.grpc import GrpcTransport, door
 from transports.grpc.door import GrpcDoor
-from transports.grpc.words import CODE_KEY, STATUS_OF_CODE
+from transports.grpc.words import CODE_KEY, READ, STATUS_OF_CODE
 
 TransferStub: Any = transfer_pb2_grpc.TransferStub
 KEPT = ("anon_inode:[eventpoll]", "anon_inode:[eventfd]")
@@ -232,6 +235,48 @@ def test_case_75_slow_streams_that_hold_all_threads_that_send_do_not_hold_up_hea
         for call in calls:
             call.cancel()
         await until(lambda: scene.shelf.left == scene.shelf.entered)
+
+    act(play)
+
+
+@pytest.mark.parametrize("method", [READ, "/grpc.health.v1.Health/Check"])
+def test_case_75_calls_whose_request_never_comes_hold_up_nobody_and_are_cancelled(act: Act, method: str) -> None:
+    async def play(scene: Scene) -> None:
+        async with AsyncExitStack() as stack:
+            callers = [await stack.enter_async_context(RawCaller(scene.door.port)) for _ in range(3)]
+            for caller in callers:
+                for _ in range(100):
+                    caller.call(method)
+            answer = await scene.health.Check(health_pb2.HealthCheckRequest(), timeout=10)
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+            assert await bytes_of(scene.stub.Read(request(BlockSpan(0, 0, 9)), timeout=10)) == scene.shelf.data[:9]
+            ended = (StreamReset, TrailersReceived, StreamEnded)
+            await until(lambda: all(sum(isinstance(event, ended) for event in caller.seen) >= 80 for caller in callers), seconds=20)
+
+    act(play)
+
+
+def test_a_call_without_a_request_is_an_invalid_argument(act: Act) -> None:
+    async def play(scene: Scene) -> None:
+        read = scene.channel.stream_stream(READ)
+        call = read(iter(()))
+        assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+    act(play)
+
+
+def test_watchers_that_take_no_bytes_hold_up_neither_health_nor_blocks_nor_the_end(act: Act) -> None:
+    async def play(scene: Scene) -> None:
+        async with RawCaller(scene.door.port, window=0) as caller:
+            for _ in range(40):
+                caller.call("/grpc.health.v1.Health/Watch", b"")
+            for _ in range(30):
+                answer = await scene.health.Check(health_pb2.HealthCheckRequest(), timeout=10)
+                assert answer.status == health_pb2.HealthCheckResponse.SERVING
+            assert await bytes_of(scene.read(BlockSpan(0, 0, 9))) == scene.shelf.data[:9]
+            began = time.monotonic()
+            await scene.door.close()
+            assert time.monotonic() - began < 2
 
     act(play)
 

@@ -1,7 +1,7 @@
 """The serving side of gRPC: one server in threads, whose calls of `Read` are admitted in the event loop and sent by threads of ours.
 
 Threads, not `grpc.aio`, because the same stream costs less than half the processor time (`docs/transports.md`). A call that waits for its
-turn holds no thread: the handler only passes it to the event loop and returns, the way the standard health service does for its watchers.
+turn holds no thread: the handler only passes it to the event loop and returns.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import errno
 import functools
 import logging
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -18,19 +19,30 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from p2p.errors import ProtocolError, Refused
-from p2p.model import Address, BlockSpan, ContentId, FileSpan, PeerId, caller
+from p2p.model import Address, BlockSpan, ContentId, FileSpan, PeerId, caller, is_loopback
 from p2p.peer.transport import Source
 from p2p.peer.wire import STALL_TIME
 from p2p.protocol.fields import bad, plan_of
 from p2p.protocol.messages import VERSION, Hello, Read
 from p2p.system import DiskIO
 from protos.transfer_pb2 import ReadRequest
-from transports.grpc.gate import Gate, host_of
-from transports.grpc.words import CODE_KEY, MAX_BLOCKS, MAX_CHUNK, MAX_REQUEST, SERVICE, STATUS_OF_CODE, ChunkSize, chunk
+from transports.grpc.gate import CROWD_TIME, HANDLERS, Gate, host_of
+from transports.grpc.health import NAME as HEALTH
+from transports.grpc.health import WATCH, Health
+from transports.grpc.words import (
+    CODE_KEY,
+    MAX_BLOCKS,
+    MAX_CHUNK,
+    MAX_REQUEST,
+    NO_COMPRESSION,
+    SERVICE,
+    STATUS_OF_CODE,
+    ChunkSize,
+    chunk,
+)
 
 READS: Final = 1024
 """Calls of `Read` at once, waiting ones among them; over it, the newcomer is told `busy`."""
@@ -38,10 +50,12 @@ READS_OF_ONE: Final = 128
 """The same from one host; loopback, where many peers share a host, may have them all."""
 SENDERS: Final = 80
 """Threads that send blocks, at most; each starts when needed."""
-HANDLERS: Final = 12
-"""Threads in which gRPC calls us: each call of `Read` or of the health service leaves at once, a stream of reflection stays."""
-STREAMS: Final = {"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": 4, "/grpc.health.v1.Health/Watch": 64}
+STREAMS: Final = {"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": 4, WATCH: 16}
 """Streams at once of the services that are not ours, so that neither they nor who opens them in numbers keep the others from us."""
+CALLS: Final = 512
+"""Calls that wait for a thread of gRPC, or for their request, at once; over it, gRPC itself refuses the newcomer."""
+STOP_TIME: Final = 1.5
+"""Seconds that gRPC may take to end all calls at the end."""
 ASKERS: Final = 1024
 """Connections whose chunk size is remembered."""
 
@@ -51,6 +65,7 @@ OPTIONS: Final[Sequence[tuple[str, int]]] = (
     ("grpc.max_send_message_length", MAX_CHUNK + 1024),
     ("grpc.max_metadata_size", 8192),
     ("grpc.max_concurrent_streams", 128),
+    NO_COMPRESSION,
     ("grpc.server_handshake_timeout_ms", 10_000),
     ("grpc.max_connection_idle_ms", 90_000),
     ("grpc.keepalive_time_ms", 30_000),
@@ -74,8 +89,8 @@ class GrpcDoor:
         self._handlers = ThreadPoolExecutor(HANDLERS, thread_name_prefix="grpc")
         self._senders = ThreadPoolExecutor(SENDERS, thread_name_prefix="send")
         self._closed: asyncio.Task[None] | None = None
-        self._server = grpc.server(self._handlers, options=OPTIONS, interceptors=[Gate(STREAMS)])
-        self._health = health.HealthServicer()
+        self._gate = Gate(STREAMS)
+        self._server = grpc.server(self._handlers, options=OPTIONS, interceptors=[self._gate], maximum_concurrent_rpcs=CALLS)
         self._offer()
         try:
             self.port: int = self._bind(address)
@@ -85,18 +100,16 @@ class GrpcDoor:
             self._handlers.shutdown()
             raise
         self._server.start()
-        for service in ("", SERVICE):
-            self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        self._sweeping = self._loop.call_later(CROWD_TIME, self._sweep)
 
     def _offer(self) -> None:
-        # A partial, because it can be marked; with the mark that the standard health service puts on its own `Watch`, gRPC lets the handler
-        # return before the call is over, and gives it the function that sends.
+        # A partial, because it can be marked: with this mark gRPC lets the handler return before the call is over, and gives it what sends.
         read: Any = functools.partial(self._read)
         read.experimental_non_blocking = True
         method = grpc.unary_stream_rpc_method_handler(read, request_deserializer=ReadRequest.FromString)
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Read": method}),))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        ours = grpc.method_handlers_generic_handler(SERVICE, {"Read": method})
+        self._server.add_generic_rpc_handlers((ours, Health((SERVICE,), self._senders).handler()))
+        reflection.enable_server_reflection((SERVICE, HEALTH, reflection.SERVICE_NAME), self._server)
 
     def _bind(self, address: Address) -> int:
         host = f"[{address.host}]" if ":" in address.host else address.host
@@ -105,6 +118,10 @@ class GrpcDoor:
             if port:
                 return port
         raise OSError(errno.EADDRINUSE, "the address is in use, or not one of this machine")
+
+    def _sweep(self) -> None:
+        self._gate.sweep()
+        self._sweeping = self._loop.call_later(CROWD_TIME, self._sweep)
 
     # -- a call, in a thread of gRPC ---------------------------------------------------------------------------------------------------
 
@@ -119,7 +136,7 @@ class GrpcDoor:
 
     def _admit(self, call: _Call) -> None:
         of_one = sum(1 for other in self._reads.values() if other == call.host)
-        limit = READS if call.host.startswith("127.") or call.host == "::1" else READS_OF_ONE
+        limit = READS if is_loopback(call.host) else READS_OF_ONE
         if self._closed is not None:
             call.end("the peer is stopping")
         elif len(self._reads) >= READS or of_one >= limit:
@@ -151,7 +168,7 @@ class GrpcDoor:
         except (Refused, ProtocolError) as refused:
             call.refuse(refused)
         except asyncio.CancelledError:
-            call.end("the peer is stopping")
+            call.end("given up")
             raise
         except OSError as error:
             call.end(str(error.strerror or error))
@@ -179,7 +196,7 @@ class GrpcDoor:
 
     def _look(self, call: _Call) -> None:
         """Give up who takes nothing; look again when it could be so far."""
-        idle = time.monotonic() - call.moved_at
+        idle = max(0.0, time.monotonic() - call.moved_at)
         if idle >= STALL_TIME:
             call.context.cancel()
         elif call.sending and call.context.is_active():
@@ -199,6 +216,7 @@ class GrpcDoor:
                 call.send(chunk((part,), len(part)))
                 if not call.context.is_active():
                     return
+                call.moved_at = math.inf  # to keep our own rate is not to take nothing
                 self._source.pace(len(part))
                 call.moved_at = time.monotonic()
                 size.took(call.moved_at - began)
@@ -223,12 +241,12 @@ class GrpcDoor:
         await asyncio.shield(self._closed)
 
     async def _close(self) -> None:
-        self._health.enter_graceful_shutdown()
-        stopped = self._server.stop(None)
+        self._sweeping.cancel()
+        stopped = self._server.stop(0)
         for task in self._reads:
             task.cancel()
         await asyncio.gather(*self._reads, return_exceptions=True)
-        await self._loop.run_in_executor(None, stopped.wait)
+        await self._loop.run_in_executor(None, stopped.wait, STOP_TIME)
         self._senders.shutdown(wait=False)
         self._handlers.shutdown(wait=False)
 

@@ -15,7 +15,7 @@ from p2p.model import Address, BlockSpan, ContentId, PeerId
 from p2p.peer.transport import LaneClosed
 from p2p.peer.wire import DIAL_TIME, STALL_TIME
 from protos.transfer_pb2 import Block, ReadRequest
-from transports.grpc.words import CODE_KEY, MAX_MESSAGE, MAX_REQUEST, MIN_CHUNK, READ, code_of, data_of
+from transports.grpc.words import CODE_KEY, MAX_MESSAGE, MAX_REQUEST, MIN_CHUNK, NO_COMPRESSION, READ, code_of, data_of
 
 CALLS: Final = 2
 """Calls under way at once on one lane, so that the next block is on its way while one is taken in; more brought nothing."""
@@ -37,6 +37,7 @@ OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_MESSAGE),
     ("grpc.max_send_message_length", MAX_REQUEST),
     ("grpc.max_metadata_size", 8192),
+    NO_COMPRESSION,
     # What a server that was told nothing allows: a ping each five minutes. Silence that matters is noticed by deadlines long before.
     ("grpc.keepalive_time_ms", 300_000),
     ("grpc.keepalive_timeout_ms", 20_000),

@@ -28,6 +28,8 @@ MIN_CHUNK: Final = 1024
 empty ones, each of which looks like progress."""
 MAX_MESSAGE: Final = MAX_CHUNK + 64
 """Bytes of a chunk as a message, at most: the data, a tag and a length, and room for fields that a later version may add."""
+NO_COMPRESSION: Final = ("grpc.compression_enabled_algorithms_bitset", 1)
+"""An option for both sides: messages come as they are. gRPC 1.60 looks at a message's bound before it unpacks it, and not after."""
 MAX_BLOCKS: Final = 16
 """Blocks that one call may ask for."""
 MAX_REQUEST: Final = 4096
@@ -58,9 +60,10 @@ _OF_GRPC: Final = frozenset(
         StatusCode.UNIMPLEMENTED,
         StatusCode.UNAVAILABLE,
         StatusCode.INTERNAL,
+        StatusCode.RESOURCE_EXHAUSTED,
     }
 )
-"""Statuses that gRPC gives by itself for a broken connection, a late answer, or a server that is no peer of ours."""
+"""Statuses that gRPC gives by itself for a broken connection, a late answer, a passed bound, or a server that is no peer of ours."""
 
 
 def code_of(status: StatusCode, trailer: str | None) -> str | None:
@@ -115,7 +118,7 @@ class ChunkSize:
     A chunk arrives as a whole or not at all, so on a slow way a large one looks like silence; on a fast way each one costs time of its own.
     """
 
-    SMALLEST: Final = 64 * 1024
+    SMALLEST: Final = 16 * 1024
     QUICK: Final = 0.05
     SLOW: Final = 0.5
 
