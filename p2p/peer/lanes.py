@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Final
 
 from p2p.errors import ProtocolError, Unreachable
 from p2p.model import BlockSpan, ContentId, PeerId, PeerKey
 from p2p.peer.links import Link
 from p2p.peer.transport import Lane, LaneClosed, Transport
+
+SILENT_TIME: Final = 10.0
+"""A fetch that is called off after so long without any block from its peer speaks against the transport: the next one tries another. To be
+wrong costs little, for a peer that is only slow is so over any transport."""
 
 _Opening = asyncio.Task[tuple[str, Lane]]
 
@@ -22,9 +27,13 @@ class Lanes:
         self._lanes: dict[PeerKey, _Opening] = {}
         self._failed: dict[PeerKey, set[str]] = {}
         """Transports that a peer offered and that did not work; not tried again while the peer is linked."""
+        self._moved_at: dict[PeerKey, float] = {}
+        """When each peer last brought a block."""
 
     async def fetch(self, link: Link, content: ContentId, span: BlockSpan, into: memoryview) -> str:
         """Fill `into` with a block of a peer; returns the transport by which it came. Raises as `Lane.fetch` does."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         while True:
             task = self._task(link)
             name, lane = await self._opened(link.key, task)
@@ -40,7 +49,14 @@ class Lanes:
                     self._failed.setdefault(link.key, set()).add(name)
                 await self._end(link.key, task)
                 raise
+            except asyncio.CancelledError:
+                silent = loop.time() - max(began, self._moved_at.get(link.key, began))
+                if silent >= SILENT_TIME and name != self._transports[-1].name:
+                    self._failed.setdefault(link.key, set()).add(name)
+                    await self._end(link.key, task)
+                raise
             else:
+                self._moved_at[link.key] = loop.time()
                 return name
 
     async def close(self, peer: PeerKey) -> None:
@@ -57,6 +73,7 @@ class Lanes:
     def forget(self, peer: PeerKey) -> None:
         """A peer is gone; should it come back, all its transports are tried again."""
         self._failed.pop(peer, None)
+        self._moved_at.pop(peer, None)
 
     def _task(self, link: Link) -> _Opening:
         """The lane to a peer, open or being opened."""

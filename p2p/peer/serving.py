@@ -11,7 +11,7 @@ from contextlib import ExitStack, asynccontextmanager
 from typing import Final
 
 from p2p.errors import WIRE_CODES, DiskError, Refused
-from p2p.model import BlockSpan, ContentId, FileSpan
+from p2p.model import BlockSpan, ContentId, FileSpan, is_loopback
 from p2p.peer.holding import Holding
 from p2p.swarm.pace import Pace
 from p2p.swarm.uploads import Ticket, Uploads
@@ -19,7 +19,9 @@ from p2p.swarm.uploads import Ticket, Uploads
 DEAF_TIME: Final = 1.0
 """Seconds without a byte sent to anybody, while others wait, after which those being served give their slots away."""
 DEAF_MOST: Final = 64
-"""Sends that may go on beside the slots; each has a thread of its own."""
+"""Sends that may go on beside the slots; each has a thread of its own. Over it, the oldest is given up."""
+DEAF_OF_ONE: Final = 4
+"""The same of one host, however many ids it says, before it is refused more; loopback, where many peers share a host, is not bounded so."""
 RENAME_TIME: Final = 5.0
 """Seconds that a request may wait while a finished download gets its final name."""
 
@@ -37,6 +39,8 @@ class Serving:
         """Who is being sent something, in a slot."""
         self._deaf: dict[Ticket, str] = {}
         """Who takes no bytes: it is sent on beside the slots, and gets nothing else until that has ended."""
+        self._tasks: dict[Ticket, asyncio.Task[object] | None] = {}
+        """In which task each of them is sent."""
         self._moved_at = 0.0
         self._looking: asyncio.TimerHandle | None = None
         self._pace = Pace(limit)
@@ -66,14 +70,17 @@ class Serving:
             await turn
             self._check_hears(who)
             self._sending[ticket] = who
+            self._tasks[ticket] = asyncio.current_task()
+            self._moved_at = time.monotonic()
             with ExitStack() as stack:
                 yield await self._open(holding, span, stack)
             holding.served(who, span)
         finally:
             del self._turns[ticket]
-            self._sending.pop(ticket, None)
+            self._tasks.pop(ticket, None)
             self._deaf.pop(ticket, None)
-            self._moved_at = time.monotonic()
+            if self._sending.pop(ticket, None) is not None:  # who only waited has moved nothing
+                self._moved_at = time.monotonic()
             self._admit(self._uploads.done(ticket))
 
     def pace(self, count: int) -> None:
@@ -94,7 +101,10 @@ class Serving:
 
     def _check_hears(self, who: str) -> None:
         """Raise `Refused("busy")` for who takes no bytes of what is being sent to it already."""
-        if who in self._deaf.values():
+        host = who.rpartition("@")[2]
+        deaf = list(self._deaf.values())
+        of_one = 0 if is_loopback(host) else sum(1 for other in deaf if other.rpartition("@")[2] == host)
+        if who in deaf or of_one >= DEAF_OF_ONE:
             raise Refused("busy", "you do not take what is being sent to you")
 
     def _look_soon(self) -> None:
@@ -105,9 +115,13 @@ class Serving:
         """Let those who wait go first where nothing moves: a few who take no bytes must not keep everybody from theirs."""
         self._looking = None
         now = time.monotonic()
-        if self._uploads.waiting and now - self._moved_at > DEAF_TIME and len(self._deaf) < DEAF_MOST:
+        if self._uploads.waiting and now - self._moved_at > DEAF_TIME:
             self._moved_at = now
             self._deaf.update(self._sending)
+            for ticket in list(self._deaf)[: max(0, len(self._deaf) - DEAF_MOST)]:
+                task = self._tasks.get(ticket)
+                if task is not None:
+                    task.cancel()
             stuck, self._sending = list(self._sending), {}
             for ticket in stuck:
                 self._admit(self._uploads.done(ticket))

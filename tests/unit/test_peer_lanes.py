@@ -10,7 +10,7 @@ import pytest
 
 from p2p.errors import Refused, Unreachable
 from p2p.model import Address, BlockSpan, ContentId, PeerId, PeerKey
-from p2p.peer.lanes import Lanes
+from p2p.peer.lanes import SILENT_TIME, Lanes
 from p2p.peer.transport import LaneClosed
 from tests.virtual_time import in_virtual_time
 
@@ -137,6 +137,42 @@ def test_when_no_transport_works_the_last_reason_is_told_and_all_are_tried_again
         assert await fetch(lanes, link) == "grpc"
         with pytest.raises(Unreachable, match="offers no transport"):
             await fetch(lanes, FakeLink({}, PeerKey("61" * 16)))
+        await lanes.close_all()
+
+    in_virtual_time(work)
+
+
+@pytest.mark.parametrize(("waited", "after"), [(SILENT_TIME + 1, "tcp"), (1.0, "grpc")])
+def test_a_transport_that_was_silent_until_its_fetch_was_called_off_is_replaced_by_the_next(waited: float, after: str) -> None:
+    async def work() -> None:
+        lanes, grpc, _, link = scene()
+        grpc.holds = True
+        fetching = [asyncio.create_task(fetch(lanes, link)) for _ in range(2)]
+        await asyncio.sleep(waited)
+        for task in fetching:
+            task.cancel()
+        await asyncio.gather(*fetching, return_exceptions=True)
+        assert all(task.cancelled() for task in fetching)
+        grpc.holds = False
+        assert await fetch(lanes, link) == after
+        await lanes.close_all()
+        assert all(lane.closed for lane in grpc.opened)
+
+    in_virtual_time(work)
+
+
+def test_a_transport_that_brought_something_a_moment_ago_is_not_silent() -> None:
+    async def work() -> None:
+        lanes, grpc, _, link = scene()
+        grpc.holds = True
+        long = asyncio.create_task(fetch(lanes, link))
+        await asyncio.sleep(SILENT_TIME)
+        grpc.holds = False
+        assert await fetch(lanes, link) == "grpc"
+        await asyncio.sleep(1)
+        long.cancel()
+        await asyncio.gather(long, return_exceptions=True)
+        assert await fetch(lanes, link) == "grpc"
         await lanes.close_all()
 
     in_virtual_time(work)

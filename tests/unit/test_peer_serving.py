@@ -157,6 +157,73 @@ def test_those_who_take_no_bytes_give_their_slots_to_those_who_wait(monkeypatch:
     contained(work)
 
 
+def test_who_asks_and_goes_away_again_and_again_does_not_make_the_deaf_look_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "DEAF_TIME", 0.2)
+
+    async def work() -> None:
+        scene, never, go, log = Scene(), asyncio.Event(), asyncio.Event(), list[str]()
+        go.set()
+        deaf = [asyncio.create_task(scene.send(f"deaf {n}", never, log)) for n in range(SLOTS)]
+        await until(lambda: len(log) == SLOTS)
+        honest = asyncio.create_task(scene.send("honest", go, log))
+        async with asyncio.timeout(3):
+            while not honest.done():
+                passing = asyncio.create_task(scene.send("passing", go, log))
+                await asyncio.sleep(0.02)
+                passing.cancel()
+                await asyncio.gather(passing, return_exceptions=True)
+        assert "honest" in log
+        never.set()
+        await asyncio.gather(*deaf)
+        scene.serving.close()
+
+    contained(work)
+
+
+def test_of_too_many_who_take_no_bytes_the_oldest_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "DEAF_TIME", 0.05)
+    monkeypatch.setattr(module, "DEAF_MOST", 2 * SLOTS)
+
+    async def work() -> None:
+        scene, never, go, log = Scene(), asyncio.Event(), asyncio.Event(), list[str]()
+        go.set()
+        deaf = [asyncio.create_task(scene.send(f"deaf {n}", never, log)) for n in range(5 * SLOTS)]
+        await until(lambda: len(log) == SLOTS)
+        async with asyncio.timeout(5):
+            await scene.send("honest", go, log)
+        assert sum(task.cancelled() for task in deaf) >= SLOTS
+        assert len(scene.serving._deaf) <= 2 * SLOTS
+        assert not any(task.cancelled() for task in deaf[-SLOTS:])
+        never.set()
+        await asyncio.gather(*deaf, return_exceptions=True)
+        assert scene.serving._uploads.serving == scene.serving._uploads.waiting == scene.storage.open == 0
+        scene.serving.close()
+
+    contained(work)
+
+
+def test_a_host_with_several_who_take_no_bytes_gets_nothing_more_by_whatever_id_it_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "DEAF_TIME", 0.1)
+
+    async def work() -> None:
+        scene, never, go, log = Scene(), asyncio.Event(), asyncio.Event(), list[str]()
+        go.set()
+        deaf = [asyncio.create_task(scene.send(f"{n:032x}@10.0.0.66", never, log)) for n in range(30)]
+        await until(lambda: len(log) == SLOTS)
+        async with asyncio.timeout(3):
+            for _ in range(20):
+                await scene.send("honest@10.0.0.7", go, log)
+        assert len(log) - 20 == module.DEAF_OF_ONE
+        with pytest.raises(Refused):
+            await scene.send("another@10.0.0.66", go, log)
+        never.set()
+        await asyncio.gather(*deaf, return_exceptions=True)
+        await scene.send("another@10.0.0.66", go, log)
+        scene.serving.close()
+
+    contained(work)
+
+
 def test_those_who_take_bytes_slowly_keep_their_slots(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "DEAF_TIME", 0.2)
 
