@@ -27,7 +27,7 @@ class TransferServicer(object):
     def Read(self, request, context):
         """Sends blocks: each whole and in the order asked, as one or more chunks. No chunk holds bytes of two blocks.
 
-        The bytes are not to be believed before the piece they belong to has matched its hash in the manifest.
+        Messages are not compressed. The bytes are not to be believed before the piece they belong to has matched its hash in the manifest.
 
         A refusal is a status, one for each error code of PROTOCOL.md, and speaks of the first block that was not sent whole. The code's own
         name is in the trailer `enjambre-code`, which tells what a peer said from what gRPC itself found out:
