@@ -757,9 +757,10 @@ def test_a_stop_takes_less_than_two_seconds_even_when_the_disk_is_locked(start: 
 
 def test_a_stop_writes_what_is_left_and_ends_connections_that_do_not_read(start: Starter, tmp_path: Path) -> None:
     running = start(SqliteStore(tmp_path / "tracker.db", time.monotonic()))
-    client, deaf = running.logged_in(), running.connect(receive_buffer=4096)
+    client = running.logged_in()
     client.announce(PEER, 1)
     running.later += 31  # the peer's lease ends; nobody is promised anything, but it is written all the same
+    deaf = running.connect(receive_buffer=4096)  # only now: a connection on which 31 s pass without a message is closed
 
     def send() -> None:
         with contextlib.suppress(OSError):
