@@ -348,6 +348,16 @@ def test_a_caller_that_takes_nothing_is_given_up(act: Act, monkeypatch: pytest.M
     act(play)
 
 
+def test_to_keep_our_own_rate_is_not_to_be_taken_nothing_from(act: Act, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "STALL_TIME", 0.1)
+
+    async def play(scene: Scene) -> None:
+        monkeypatch.setattr(scene.shelf, "pace", lambda _: time.sleep(0.4))
+        assert await bytes_of(scene.read(BlockSpan(0, 0, 40_000))) == scene.shelf.data[:40_000]
+
+    act(play)
+
+
 def test_a_call_whose_time_is_over_while_it_waits_is_forgotten(act: Act) -> None:
     async def play(scene: Scene) -> None:
         scene.shelf.gate.clear()
