@@ -117,7 +117,8 @@ def _run_work(program: Program[C], words: Namespace, config: C, console: Console
     level = root.level
     root.addHandler(handler)
     root.setLevel(handler.level)
-    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    for library in ("asyncio", "grpc"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     try:
         with _TraceFile(getattr(config, "trace", ""), console) as writer, asyncio.Runner() as runner:
             trace, note = (writer.message, writer.swarm) if writer else (None, None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from p2p.cli.render import percent, size_text, table, time_text
@@ -15,12 +15,13 @@ MATRIX_COLUMNS: Final = 12
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """How one peer got its copy: seconds, and bytes from each other peer by name."""
+    """How one peer got its copy: seconds, bytes from each other peer by name, and bytes by each transport."""
 
     peer: str
     seconds: float
     bytes_from: dict[str, int]
     identical: bool
+    bytes_by: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ def receiver_event(one: Fetched, size: int) -> dict[str, Any]:
         "size": size,
         "seconds": round(one.seconds, 6),
         "bytes_from": one.bytes_from,
+        "bytes_by": one.bytes_by,
         "identical": one.identical,
     }
 

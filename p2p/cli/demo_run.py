@@ -91,7 +91,7 @@ class Demo:
         done = await peer.next("done", SILENCE)
         self._done.add(peer.name)
         same = await asyncio.to_thread(identical, source, Path(done["path"]), self._size)
-        fetched = Fetched(peer.name, done["seconds"], done["bytes_from"], same)
+        fetched = Fetched(peer.name, done["seconds"], done["bytes_from"], same, done["bytes_by"])
         self._job.console.event(receiver_event(fetched, self._size))
         return fetched
 

@@ -35,7 +35,14 @@ def event_of(report: Report) -> Event:  # one row a kind of report; to split it 
         case Withdrawn():
             return {"event": "withdrawn", "name": report.name, "id": report.id}
         case Received():
-            return {"event": "received", "name": report.name, "id": report.id, "size": report.size, "peer": report.peer}
+            return {
+                "event": "received",
+                "name": report.name,
+                "id": report.id,
+                "size": report.size,
+                "peer": report.peer,
+                "bytes_by": report.bytes_by,
+            }
         case Warned():
             return {"event": "warning", "message": report.message}
         case SessionChanged():

@@ -118,7 +118,7 @@ class Keeper:
         except EnjambreError as error:
             self._report(Warned(f"copy of {request.name} from {link.name}: {error}"))
             raise
-        self._report(Received(copy.path.name, copy.id, copy.size, link.name))
+        self._report(Received(copy.path.name, copy.id, copy.size, link.name, copy.bytes_by))
         return copy.size
 
 

@@ -43,6 +43,8 @@ class Received:
     id: ContentId
     size: int
     peer: str
+    bytes_by: dict[str, int] = field(default_factory=dict)
+    """How many bytes came by which transport."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,7 @@ def test_the_demo_tells_programs_everything_and_leaves_no_process(tmp_path: Path
     assert 0.9 <= result["origin_copies"] <= 2.0
     receivers = [event for event in done.events if event["event"] == "done"]
     assert [sum(event["bytes_from"].values()) for event in receivers] == [2 << 20] * 2
+    assert [event["bytes_by"] for event in receivers] == [{"tcp": 2 << 20}] * 2
     pids = [event["pid"] for event in done.events if event["event"] == "started"]
     assert len(pids) == 4
     assert not any(alive(pid) for pid in pids)
