@@ -479,8 +479,19 @@ def test_a_proxy_for_the_web_is_not_asked(act: Act, monkeypatch: pytest.MonkeyPa
 
     async def play(scene: Scene) -> None:
         lane = await GrpcTransport(disk_io()).connect(Address("127.0.0.1", scene.door.port))
-        await lane.fetch(CONTENT, BlockSpan(0, 0, 1), memoryview(bytearray(1)))
+        buffer = bytearray(1)
+        await lane.fetch(CONTENT, BlockSpan(0, 0, 1), memoryview(buffer))
+        assert buffer == scene.shelf.data[:1]
         await lane.close()
+
+    act(play)
+
+
+def test_a_watcher_that_comes_when_no_thread_is_to_be_had_is_told_unavailable(act: Act) -> None:
+    async def play(scene: Scene) -> None:
+        scene.door._senders.shutdown()
+        call = scene.health.Watch(health_pb2.HealthCheckRequest())
+        assert await call.code() is grpc.StatusCode.UNAVAILABLE
 
     act(play)
 

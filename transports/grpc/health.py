@@ -47,4 +47,7 @@ class Health:
     def _watch(self, request: Any, context: Any, send: Callable[[Any], None]) -> None:
         """Tell once; the stream stays open until the watcher goes or the door closes."""
         status = _Answer.SERVING if request.service in self._services else _Answer.SERVICE_UNKNOWN
-        self._senders.submit(send, _Answer(status=status))
+        try:
+            self._senders.submit(send, _Answer(status=status))
+        except RuntimeError:  # the door has closed meanwhile, or there is no thread to be had
+            context.abort(grpc.StatusCode.UNAVAILABLE, "the peer is stopping")
