@@ -39,8 +39,8 @@ class Serving:
         """Who is being sent something, in a slot."""
         self._deaf: dict[Ticket, str] = {}
         """Who takes no bytes: it is sent on beside the slots, and gets nothing else until that has ended."""
-        self._tasks: dict[Ticket, asyncio.Task[object] | None] = {}
-        """In which task each of them is sent."""
+        self._tasks: dict[Ticket, asyncio.Task[object]] = {}
+        """In which task each of them is sent, as long as it was not given up."""
         self._moved_at = 0.0
         self._looking: asyncio.TimerHandle | None = None
         self._pace = Pace(limit)
@@ -70,7 +70,9 @@ class Serving:
             await turn
             self._check_hears(who)
             self._sending[ticket] = who
-            self._tasks[ticket] = asyncio.current_task()
+            me = asyncio.current_task()
+            if me is not None:
+                self._tasks[ticket] = me
             self._moved_at = time.monotonic()
             with ExitStack() as stack:
                 yield await self._open(holding, span, stack)
@@ -118,10 +120,9 @@ class Serving:
         if self._uploads.waiting and now - self._moved_at > DEAF_TIME:
             self._moved_at = now
             self._deaf.update(self._sending)
-            for ticket in list(self._deaf)[: max(0, len(self._deaf) - DEAF_MOST)]:
-                task = self._tasks.get(ticket)
-                if task is not None:
-                    task.cancel()
+            going_on = [ticket for ticket in self._deaf if ticket in self._tasks]
+            for ticket in going_on[: max(0, len(going_on) - DEAF_MOST)]:
+                self._tasks.pop(ticket).cancel()
             stuck, self._sending = list(self._sending), {}
             for ticket in stuck:
                 self._admit(self._uploads.done(ticket))

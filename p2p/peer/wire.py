@@ -139,8 +139,10 @@ class Wire:
                         await asyncio.shield(sending)
                     except asyncio.CancelledError:
                         self.close()
-                        with contextlib.suppress(OSError):
-                            await sending
+                        while not sending.done():  # the file is in use until then, however often this is cancelled
+                            with contextlib.suppress(asyncio.CancelledError):
+                                await asyncio.wait([sending])
+                        sending.exception()  # seen, so that nobody is told of it later
                         raise
                 else:
                     try:

@@ -202,6 +202,34 @@ def test_of_too_many_who_take_no_bytes_the_oldest_are_given_up(monkeypatch: pyte
     contained(work)
 
 
+def test_who_is_given_up_and_takes_long_to_end_is_given_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second cancel would break into the end of the first, while a thread still reads the block's files."""
+    monkeypatch.setattr(module, "DEAF_TIME", 0.05)
+    monkeypatch.setattr(module, "DEAF_MOST", 2)
+
+    async def work() -> None:
+        scene, never, log = Scene(), asyncio.Event(), list[str]()
+        cancels: list[str] = []
+
+        async def lingering(who: str) -> None:
+            async with scene.serving.block(who, CONTENT, BLOCK):
+                log.append(who)
+                while not never.is_set():
+                    try:
+                        await never.wait()
+                    except asyncio.CancelledError:
+                        cancels.append(who)
+
+        deaf = [asyncio.create_task(lingering(f"deaf {n}")) for n in range(4 * SLOTS)]
+        await until(lambda: len(log) >= 3 * SLOTS and len(cancels) >= SLOTS)
+        never.set()
+        await asyncio.gather(*deaf, return_exceptions=True)
+        assert len(cancels) == len(set(cancels))
+        scene.serving.close()
+
+    contained(work)
+
+
 def test_a_host_with_several_who_take_no_bytes_gets_nothing_more_by_whatever_id_it_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "DEAF_TIME", 0.1)
 

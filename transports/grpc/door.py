@@ -188,7 +188,9 @@ class GrpcDoor:
         except asyncio.CancelledError:
             # The files are in use until the thread is done with them.
             call.context.cancel()
-            await asyncio.wait([sending])
+            while not sending.done():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait([sending])
             raise
         finally:
             watch.cancel()
