@@ -9,7 +9,7 @@ help:
 	@echo "make test    everything that CI runs"
 	@echo "make format  let ruff edit the code"
 	@echo "make demo    a tracker and peers on this machine"
-	@echo "make bench   the benchmarks there are"
+	@echo "make bench   all benchmarks, beside the comparators that are here; bench/run.py --list tells more"
 	@echo "make protos  bring the code of protos/transfer.proto and the tables of PROTOCOL.md up to date"
 
 check:
@@ -27,7 +27,7 @@ demo:
 	$(PYTHON) bin/demo
 
 bench:
-	@grep -l __main__ bench/*.py
+	$(PYTHON) bench/run.py
 
 protos:
 	$(PYTHON) bin/test --protos

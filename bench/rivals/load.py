@@ -1,0 +1,95 @@
+"""Build and run the load generator, its sink, and `wrk` against an HTTP tracker; say what a tracker shall be asked."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from bench.lab import ROOT, Lab, free_port, pinned
+from bench.rivals.tools import program
+
+CONNECTIONS: Final = 16
+SECONDS: Final = 2.0
+TRACKER_CPU, LOAD_CPU = 0, 1
+
+_WRK: Final = """
+local number = 0
+local path = "/announce?info_hash=INFO_HASH&peer_id=%020d&port=%d&left=0&compact=1&numwant=30"
+request = function()
+  number = number + 1
+  return wrk.format("GET", string.format(path, number, 1024 + number % 60000))
+end
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """What one run gave: answers a second, and how long an answer took in seconds: half of them at most, and 99 in a hundred."""
+
+    rate: float
+    p50: float
+    p99: float
+
+
+class Generator:
+    """The generator, compiled into a lab. Raises `Missing` without a C compiler."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._lab = lab
+        self._binary = str(lab.work / "load")
+        source = str(ROOT / "bench/rivals/load.c")
+        subprocess.run([program("cc"), "-O2", "-Wall", "-Wextra", "-o", self._binary, source], check=True)
+
+    def run(self, port: int, plan: Path, window: int = 1, seconds: float = SECONDS) -> Rate:
+        """Load one server by a plan, `window` requests open on each connection. Raises `RuntimeError` when any was refused."""
+        argv = [self._binary, "127.0.0.1", str(port), str(window), str(seconds), str(plan)]
+        done = subprocess.run(pinned(argv, LOAD_CPU), capture_output=True, text=True, check=True)
+        found = json.loads(done.stdout)
+        if found["refused"]:
+            raise RuntimeError(f"{plan.name}: {found['refused']} requests were refused; {done.stderr.strip()}")
+        return Rate(found["requests"] / found["seconds"], found["p50"], found["p99"])
+
+    def sink(self) -> int:
+        """A server that answers each line with no thought at all; returns its port."""
+        port = free_port()
+        self._lab.start(pinned([self._binary, "sink", str(port)], TRACKER_CPU))
+        self._lab.wait_for_port(port)
+        return port
+
+
+def write_plan(path: Path, blocks: Iterable[tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]]) -> Path:
+    """Write a plan: for each connection, what is said first, and what is asked round and round."""
+    with path.open("w") as file:
+        for first, asked in blocks:
+            file.write(f"!{_line(first)}")
+            file.writelines(map(_line, asked))
+            file.write("\n")
+    return path
+
+
+def _line(message: Mapping[str, Any]) -> str:
+    return json.dumps(message, separators=(",", ":")) + "\n"
+
+
+def wrk(lab: Lab, port: int, info_hash: bytes, seconds: float = SECONDS) -> Rate:
+    """Announce to an HTTP tracker, one connection a request, as BitTorrent clients do. Raises `Missing`."""
+    script = lab.work / "announce.lua"
+    script.write_text(_WRK.replace("INFO_HASH", "".join(f"%%{byte:02x}" for byte in info_hash)))
+    argv = [program("wrk"), "-t1", f"-c{CONNECTIONS}", f"-d{seconds:g}s", "--latency", "-s", str(script), f"http://127.0.0.1:{port}/"]
+    said = subprocess.run(pinned(argv, LOAD_CPU), capture_output=True, text=True, check=True).stdout
+    rate = re.search(r"Requests/sec:\s+([\d.]+)", said)
+    if rate is None or "Non-2xx" in said:
+        raise RuntimeError(f"wrk said: {said[-500:]}")
+    return Rate(float(rate[1]), _seconds(said, "50"), _seconds(said, "99"))
+
+
+def _seconds(said: str, percent: str) -> float:
+    found = re.search(rf"\s{percent}%\s+([\d.]+)(us|ms|s)", said)
+    if found is None:
+        raise RuntimeError(f"wrk said nothing of {percent}%: {said[-500:]}")
+    return float(found[1]) * {"us": 1e-6, "ms": 1e-3, "s": 1.0}[found[2]]
