@@ -12,7 +12,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial as bind
@@ -240,15 +240,30 @@ class _Job(Generic[T]):
         return self._work()
 
 
+def _wake(loop: asyncio.AbstractEventLoop, ended: asyncio.Future[None], _future: Future[T]) -> None:
+    """Called in the thread in which the work ended."""
+    with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits any more
+        loop.call_soon_threadsafe(_end, ended)
+
+
+def _end(ended: asyncio.Future[None]) -> None:
+    if not ended.done():
+        ended.set_result(None)
+
+
 async def _finished(future: Future[T]) -> T:
     """Wait for `future`; when cancelled, call it off if it has not begun, and else wait for its end all the same."""
-    waiting = asyncio.wrap_future(future)
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[None] = loop.create_future()
+    # Not `wrap_future` and `shield`, which make three futures of one: there is a wait like this for every block.
+    future.add_done_callback(bind(_wake, loop, ended))
     try:
-        return await asyncio.shield(waiting)
+        await ended
+        return future.result()
+    except CancelledError:
+        raise Refused("unavailable", "this side is stopping") from None
     except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if waiting.cancelled() and task and not task.cancelling():
-            raise Refused("unavailable", "this side is stopping") from None
+        waiting = asyncio.wrap_future(future)
         while not future.cancel():
             if waiting.done():
                 waiting.exception()  # seen, so that nobody is told of it later
