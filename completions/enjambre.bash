@@ -41,11 +41,11 @@ _enjambre() {
       done
       case $command in
         "") options="$anywhere --version" words=$commands ;;
-        serve) options="$peer --patience --hash --accept-uploads" ;;
-        share) options="$peer --hash" ;;
+        serve) options="$peer --patience --hash --rehash --accept-uploads" ;;
+        share) options="$peer --hash --rehash" ;;
         info) options="$peer --patience" ;;
         download) options="$peer --patience -o --output --seed --overwrite" ;;
-        upload) options="$peer --patience --hash --copies" ;;
+        upload) options="$peer --patience --hash --rehash --copies" ;;
         *) options=$anywhere ;;
       esac
       if [[ $current != -* ]]; then

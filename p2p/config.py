@@ -368,6 +368,7 @@ class PeerConfig(ServiceConfig):
     hash_name: str = setting(
         HASHES[0], "hash of the pieces: blake2b-256 or sha256", "--hash", parse=_one_of(*HASHES), metavar="NAME", only=_GIVING
     )
+    rehash: bool = setting(False, "read again what is remembered to be unchanged", "--rehash", parse=truth, only=_GIVING)
     accept_uploads: int = setting(
         0, "keep copies that others upload, up to this size in all, such as 10G", "--accept-uploads", parse=_room, metavar="SIZE",
         shown="none", only="serve",

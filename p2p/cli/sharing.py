@@ -136,6 +136,7 @@ async def _peer(job: Work, *, folder: Path | None = None, link_tracker: Address 
         portable=config.portable,
         user=config.user,
         hash_name=config.hash_name,
+        rehash=config.rehash,
     )
     reporter = Reporter(job.console, config, link_tracker, talks=link_tracker is not None)
     # gRPC's core writes each lost connection to standard error in its own words; what matters of it is told by us.

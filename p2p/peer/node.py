@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,10 @@ from p2p.content.bitmap import Bitmap
 from p2p.content.geometry import choose_piece_length
 from p2p.content.hashing import HashPool
 from p2p.content.manifest import build, content_id, to_bytes
+from p2p.content.remembered import Remembered
 from p2p.content.scan import Scanned, scan
 from p2p.content.shared import SharedContent
-from p2p.errors import EnjambreError, UsageError
+from p2p.errors import DiskError, EnjambreError, UsageError
 from p2p.model import Address, ContentId, PeerId, PeerKey, peer_key
 from p2p.peer.announcer import Announcer, Identity
 from p2p.peer.download import Download, Tools
@@ -67,6 +69,8 @@ class NodeSettings:
     portable: bool = False
     user: str | None = None
     hash_name: str = "blake2b-256"
+    rehash: bool = False
+    """Whether to read again what is remembered to be unchanged."""
 
 
 class Node:
@@ -95,6 +99,7 @@ class Node:
         self._transports: list[Transport] = [load(name, self._io, trace) for name in names]
         self._listeners: list[Listener] = []
         self._pool = HashPool(io=self._io)
+        self._remembered = Remembered(settings.state / "hashes")
         self._serving = Serving(self._files_changed, settings.limit_up)
         self._lanes = Lanes(self._transports, self.peer)
         self._links = Links(Me(self.peer, settings.name, {}), self, self._serving, self._io, trace)
@@ -218,16 +223,9 @@ class Node:
         return holding is not None and holding.have.full
 
     async def publish(self, scanned: Scanned) -> ContentId:
-        """Hash what was scanned and share it. Raises `DiskError`."""
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-
-        def progress(done: int) -> None:
-            rate = done / max(loop.time() - began, 1e-3)
-            self._report(Progress("hashing", done, scanned.size, rate, 0))
-
+        """Hash what was scanned, unless that is remembered, and share it. Raises `DiskError`."""
         piece_length = choose_piece_length(scanned.size)
-        pieces = await self._pool.hash_content(scanned, self.settings.hash_name, piece_length, progress)
+        pieces = await self._hashes(scanned, piece_length)
         manifest = build(
             name=scanned.name,
             kind=scanned.kind,
@@ -246,6 +244,25 @@ class Node:
             await self._announced_all()
         self._report(Shared(manifest.name, content, manifest.size, scanned.root))
         return content
+
+    async def _hashes(self, scanned: Scanned, piece_length: int) -> tuple[bytes, ...]:
+        loop, name = asyncio.get_running_loop(), self.settings.hash_name
+        if not self.settings.rehash:
+            known = await self._pool.run(lambda: self._remembered.recall(scanned, name, piece_length))
+            if known is not None:
+                return known
+        began, began_at = loop.time(), time.time()
+
+        def progress(done: int) -> None:
+            rate = done / max(loop.time() - began, 1e-3)
+            self._report(Progress("hashing", done, scanned.size, rate, 0))
+
+        pieces = await self._pool.hash_content(scanned, name, piece_length, progress)
+        try:
+            await self._pool.run(lambda: self._remembered.keep(scanned, name, piece_length, pieces, began_at))
+        except DiskError as error:
+            self._report(Warned(f"it will be hashed again next time: {error}"))
+        return pieces
 
     def retract(self, content: ContentId, path: Path) -> None:
         """Stop sharing what lies at `path`."""

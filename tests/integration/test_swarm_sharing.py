@@ -12,7 +12,7 @@ import pytest
 from p2p.errors import DiskError, NotFound, Unreachable
 from p2p.model import MIB
 from p2p.peer.errands import Ambiguous, resolve
-from p2p.peer.reports import Downloaded, Shared, Withdrawn
+from p2p.peer.reports import Downloaded, Shared, Warned, Withdrawn
 from p2p.swarm.sources import Policy
 from tests.integration.swarm_kit import Swarm, old_file
 from tests.leaks import contained
@@ -50,6 +50,40 @@ def test_a_file_that_changes_while_it_is_shared_is_never_served_under_its_old_id
             assert not (tmp_path / "out" / "image.bin").exists()
 
     contained(work, 40)
+
+
+def test_what_is_unchanged_is_not_hashed_again_unless_rehash_says_so(tmp_path: Path) -> None:
+    """Size, time and inode are all that is looked at: bytes that change behind their back show who reads and who remembers."""
+
+    async def work() -> None:
+        async with Swarm(tmp_path) as swarm:
+            path = old_file(tmp_path / "image.bin", DATA)
+            first = await swarm.peer("first")
+            one = await first.share(path)
+            same = await (await swarm.peer("same", state=first.settings.state)).share(path)
+            with path.open("r+b") as file:
+                file.write(b"other bytes")
+            os.utime(path, (1, 1))
+            remembered = await (await swarm.peer("remembers", state=first.settings.state)).share(path)
+            read = await (await swarm.peer("reads", state=first.settings.state, rehash=True)).share(path)
+            later = await (await swarm.peer("later", state=first.settings.state)).share(path)
+            assert one.id == same.id == remembered.id
+            assert read.id == later.id != one.id
+
+    contained(work)
+
+
+def test_a_memory_that_cannot_be_kept_is_told_and_the_file_is_shared(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with Swarm(tmp_path) as swarm:
+            state = tmp_path / "state"
+            state.mkdir()
+            (state / "hashes").write_bytes(b"a file where a folder should be")
+            seed = await swarm.peer("seed", state=state)
+            assert (await seed.share(old_file(tmp_path / "image.bin", DATA))).size == len(DATA)
+            await until(lambda: any("hashed again next time" in warned.message for warned in swarm.told("seed", Warned)))
+
+    contained(work)
 
 
 def test_the_same_bytes_under_two_names_are_two_contents(tmp_path: Path) -> None:
