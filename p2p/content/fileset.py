@@ -64,6 +64,10 @@ class FileSet:
         """Fill `into` from `offset` of the content. Raises `DiskError` if the disk cannot, or a file is shorter than it should be."""
         done = 0
         for index, start, length in self._layout.slices(offset, len(into)):
+            if length == self._layout.sizes[index]:
+                self._read_whole(index, into[done : done + length])
+                done += length
+                continue
             with self._using(index) as fd, self._told("read", index):
                 end = done + length
                 while done < end:
@@ -77,8 +81,12 @@ class FileSet:
         """Write `view` at `offset` of the content. Raises `DiskError`."""
         done = 0
         for index, start, length in self._layout.slices(offset, len(view)):
-            with self._using(index) as fd, self._told("write", index):
-                self._io.pwrite_all(fd, view[done : done + length], start)
+            part = view[done : done + length]
+            if length == self._layout.sizes[index]:
+                self._write_whole(index, part)
+            else:
+                with self._using(index) as fd, self._told("write", index):
+                    self._io.pwrite_all(fd, part, start)
             done += length
 
     @contextlib.contextmanager
@@ -119,6 +127,41 @@ class FileSet:
             if wait and not self._changed.wait_for(lambda: not self._open, wait):
                 raise DiskError("files of this content are still being read; try again when those downloads have ended")
 
+    # A file that is read or written all at once is not needed again soon: it is opened and closed without a place among those kept open.
+    # For ten thousand small files that was a third of the time.
+
+    def _read_whole(self, index: int, into: memoryview) -> None:
+        fd = self._open_for_once(index)
+        try:
+            done = 0
+            while done < len(into):
+                moved = self._io.pread_into(fd, into[done:], done)
+                if not moved:
+                    raise DiskError(f"'{self._path_of(index)}' is shorter than it should be")
+                done += moved
+        except OSError as error:
+            raise disk_error(error, "read", self._path_of(index)) from error
+        finally:
+            os.close(fd)
+
+    def _write_whole(self, index: int, view: memoryview) -> None:
+        fd = self._open_for_once(index)
+        try:
+            self._io.pwrite_all(fd, view, 0)
+        except OSError as error:
+            raise disk_error(error, "write", self._path_of(index)) from error
+        finally:
+            os.close(fd)
+
+    def _open_for_once(self, index: int) -> int:
+        if self._closed:
+            raise _put_away()
+        try:
+            return self._open_file(index)
+        except (OSError, DiskError):
+            with self._changed:
+                return self._open_or_make_room(index)
+
     def _gather(self, offset: int, length: int) -> int:
         try:
             fd = scratch_file()
@@ -151,7 +194,7 @@ class FileSet:
             self._check(index)
         with self._changed:
             if self._closed:
-                raise Refused("unavailable", "this content is being put away; ask again later")
+                raise _put_away()
             entry = self._open.get(index)
             if entry is None:
                 entry = self._open[index] = _Open(self._open_or_make_room(index))
@@ -191,3 +234,7 @@ class FileSet:
         if idle:
             self._changed.notify_all()
         return len(idle)
+
+
+def _put_away() -> Refused:
+    return Refused("unavailable", "this content is being put away; ask again later")

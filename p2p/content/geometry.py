@@ -75,10 +75,11 @@ class Geometry:
 class Layout:
     """Where the bytes of a content lie in its files, which are laid end to end."""
 
-    __slots__ = ("_numbers", "_starts", "size")
+    __slots__ = ("_numbers", "_starts", "size", "sizes")
 
     def __init__(self, files: Sequence[FileEntry]) -> None:
         """`files` in the order of the manifest. Empty files hold no byte, so no slice ever names one."""
+        self.sizes = tuple(entry.size for entry in files)
         self._numbers: list[int] = []
         self._starts: list[int] = []
         position = 0

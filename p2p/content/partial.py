@@ -96,6 +96,7 @@ class PartialContent:
         self._lock: FileLock | None = None
         self._state = _State.WRITING
         self._local = local_paths(manifest)
+        self._made: set[int] = set()
         self._files = FileSet(Layout(manifest.files), io, open_file=self._open_file, path_of=self._path_of)
         self._flusher = Flusher(self._flush)
 
@@ -279,12 +280,17 @@ class PartialContent:
                     )
 
     def _make(self) -> None:
-        """Make all folders and files of the part that are not there, each file at its full size, as holes."""
+        """Make what of the part is not there: its folders, and its files at their full size, as holes.
+
+        Of a new folder only the empty files are made here; ten thousand others are made when something is written to them.
+        """
         if self.manifest.kind == "folder":
             _make_folder(self.part)
             for folder in sorted(self._folders()):
                 _make_folder(self.part / folder)
         for index, entry in enumerate(self.manifest.files):
+            if entry.size and self._lazy:
+                continue
             path = self._path_of(index)
             try:
                 fd = open_write(path, create=True)
@@ -353,7 +359,7 @@ class PartialContent:
     def _unwritten(self) -> int:
         """Bytes that the rest of the content will take on disk."""
         have = 0
-        for index in range(len(self._local)):
+        for index in range(len(self._local) if os.path.lexists(self.part) else 0):
             try:
                 found = os.lstat(self._path_of(index))
             except OSError:
@@ -362,7 +368,16 @@ class PartialContent:
         return max(self.manifest.size - have, 0)
 
     def _open_file(self, index: int) -> int:
-        return open_write(self._path_of(index), create=False)
+        create = self._lazy and index not in self._made
+        fd = open_write(self._path_of(index), create=create)
+        if create:
+            self._made.add(index)
+        return fd
+
+    @property
+    def _lazy(self) -> bool:
+        """Whether files are made when they are first written."""
+        return self.manifest.kind == "folder" and not self.resumed
 
     def _path_of(self, index: int) -> str:
         return located(self.part, self.manifest.kind, self._local[index])

@@ -74,6 +74,11 @@ def fingerprint(path: str, name: str) -> Fingerprint:
         found = os.fstat(fd)
     finally:
         os.close(fd)
+    return fingerprint_of(found, name)
+
+
+def fingerprint_of(found: os.stat_result, name: str) -> Fingerprint:
+    """What a look at a file says of it, to be known as `name`."""
     return Fingerprint(name, found.st_size, found.st_mtime_ns, found.st_ino, found.st_dev)
 
 

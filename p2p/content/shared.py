@@ -10,16 +10,25 @@ from pathlib import Path
 from p2p.content.fileset import FileSet
 from p2p.content.geometry import Geometry, Layout
 from p2p.content.names import local_paths
-from p2p.content.scan import Fingerprint, fingerprint, located
+from p2p.content.scan import Fingerprint, fingerprint_of, located
 from p2p.errors import Refused
 from p2p.model import BlockSpan, FileSpan, Manifest
-from p2p.system import DiskIO, open_read
+from p2p.system import DiskIO, disk_error, open_read
 
 
 def fingerprints(manifest: Manifest, root: Path) -> tuple[Fingerprint, ...]:
-    """Look at the files of a content that was downloaded to `root`, in the order of the manifest. Raises `DiskError`. Blocks."""
-    paths = local_paths(manifest)
-    return tuple(fingerprint(located(root, manifest.kind, path), path) for path in paths)
+    """Look at the files of a content that was downloaded to `root`, in the order of the manifest. Raises `DiskError`. Blocks.
+
+    They are ours, so that a look at each is enough; when it is served, it is opened, and must be the same.
+    """
+    found = []
+    for path in local_paths(manifest):
+        place = located(root, manifest.kind, path)
+        try:
+            found.append(fingerprint_of(os.lstat(place), path))
+        except OSError as error:
+            raise disk_error(error, "read", place) from error
+    return tuple(found)
 
 
 class SharedContent:

@@ -178,6 +178,7 @@ def test_only_pieces_that_hold_bytes_are_looked_at_when_resuming(opened: Opener)
 
 def test_a_part_whose_files_were_cut_or_deleted_is_made_whole_again(opened: Opener, tmp_path: Path) -> None:
     first = opened(FOLDER)
+    fill(first, DATA)
     first.abandon()
     (tmp_path / "dir.part" / "a").unlink()
     (tmp_path / "dir.part" / "z").write_bytes(b"short")
@@ -356,7 +357,9 @@ def test_a_link_in_place_of_part_or_sidecar_is_not_followed(opened: Opener, tmp_
 @posix_only
 @pytest.mark.parametrize("where", ["", "deep", "deep/er", "a"])
 def test_case_41_a_link_inside_the_part_never_leads_out_of_the_folder(opened: Opener, tmp_path: Path, where: str) -> None:
-    opened(FOLDER).abandon()
+    first = opened(FOLDER)
+    fill(first, DATA)
+    first.abandon()
     outside = tmp_path / "outside"
     outside.mkdir()
     place = tmp_path / "dir.part" / where
@@ -365,6 +368,15 @@ def test_case_41_a_link_inside_the_part_never_leads_out_of_the_folder(opened: Op
     with pytest.raises(DiskError):
         opened(FOLDER)
     assert list(outside.iterdir()) == []
+
+
+def test_a_file_that_appears_in_a_new_part_is_not_written_to(opened: Opener, tmp_path: Path) -> None:
+    partial = opened(FOLDER)
+    mine = tmp_path / "dir.part" / "a"
+    mine.write_bytes(b"mine")
+    with pytest.raises(DiskError, match="exists already"):
+        fill(partial, DATA)
+    assert mine.read_bytes() == b"mine"
 
 
 @posix_only
