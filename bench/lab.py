@@ -47,6 +47,9 @@ class Lab:
         """A lab in `folder`, or in memory where the system has a folder for that: a disk differs more from run to run than programs do."""
         place = folder or (MEMORY if os.access(MEMORY, os.W_OK) else None)
         with tempfile.TemporaryDirectory(prefix="enjambre-bench-", dir=place) as name:
+            # Compiled once, as on every machine where it has run before; not beside the sources, which need not be ours to write to.
+            os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+            os.environ["PYTHONPYCACHEPREFIX"] = f"{name}/compiled"
             lab = cls(Path(name), runs, size)
             with lab._stack:
                 yield lab
