@@ -12,7 +12,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial as bind
@@ -240,30 +240,15 @@ class _Job(Generic[T]):
         return self._work()
 
 
-def _wake(loop: asyncio.AbstractEventLoop, ended: asyncio.Future[None], _future: Future[T]) -> None:
-    """Called in the thread in which the work ended."""
-    with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits any more
-        loop.call_soon_threadsafe(_end, ended)
-
-
-def _end(ended: asyncio.Future[None]) -> None:
-    if not ended.done():
-        ended.set_result(None)
-
-
 async def _finished(future: Future[T]) -> T:
     """Wait for `future`; when cancelled, call it off if it has not begun, and else wait for its end all the same."""
-    loop = asyncio.get_running_loop()
-    ended: asyncio.Future[None] = loop.create_future()
-    # Not `wrap_future` and `shield`, which make three futures of one: there is a wait like this for every block.
-    future.add_done_callback(bind(_wake, loop, ended))
+    waiting = asyncio.wrap_future(future)
     try:
-        await ended
-        return future.result()
-    except CancelledError:
-        raise Refused("unavailable", "this side is stopping") from None
+        return await asyncio.shield(waiting)
     except asyncio.CancelledError:
-        waiting = asyncio.wrap_future(future)
+        task = asyncio.current_task()
+        if waiting.cancelled() and task and not task.cancelling():
+            raise Refused("unavailable", "this side is stopping") from None
         while not future.cancel():
             if waiting.done():
                 waiting.exception()  # seen, so that nobody is told of it later

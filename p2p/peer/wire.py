@@ -80,12 +80,8 @@ class Wire:
             if self.session.partial:
                 self._line_due = self._line_due or loop.time() + LINE_TIME
                 until = self._line_due if until is None else min(until, self._line_due)
-            try:
-                data = self._sock.recv(self._read_size)
-            except (BlockingIOError, InterruptedError):
-                await self._readable(until)
-            else:
-                self.session.receive_data(data)
+            async with asyncio.timeout_at(until):
+                self.session.receive_data(await loop.sock_recv(self._sock, self._read_size))
         self._line_due = None
         return event
 
@@ -96,29 +92,12 @@ class Wire:
         view[: len(held)] = held
         got = len(held)
         while got < len(view):
-            try:
-                count = self._sock.recv_into(view[got:])
-            except (BlockingIOError, InterruptedError):
-                await self._readable(loop.time() + STALL_TIME)
-                continue
+            async with asyncio.timeout(STALL_TIME):
+                count = await loop.sock_recv_into(self._sock, view[got:])
             if not count:
                 raise ConnectionResetError("the other side hung up in the middle of a block")
             self.session.body_arrived(count)
             got += count
-
-    async def _readable(self, until: float | None) -> None:
-        """Wait until there may be something to read. Raises `TimeoutError` at `until`.
-
-        Most of what is read is there already: to try first, and set a timer only to wait, took a tenth off a receiver's time in Python.
-        """
-        loop = asyncio.get_running_loop()
-        ready = loop.create_future()
-        loop.add_reader(self._sock, _wake, ready)
-        try:
-            async with asyncio.timeout_at(until):
-                await ready
-        finally:
-            loop.remove_reader(self._sock)
 
     async def read_body(self) -> bytes:
         """Read all of the body that follows; memory grows with what comes, never with what was announced."""
@@ -198,11 +177,6 @@ class Wire:
         # then may the number be free for another connection.
         loop = asyncio.get_running_loop()
         loop.call_soon(loop.call_soon, loop.call_soon, self._sock.close)
-
-
-def _wake(ready: asyncio.Future[None]) -> None:
-    if not ready.done():
-        ready.set_result(None)
 
 
 def prepare(sock: socket.socket) -> None:

@@ -76,9 +76,6 @@ class Scheduler:
         self._banned: set[PeerKey] = set()
         self._now = now
         self._patience = Patience(self._policy, now)
-        self._most = self._policy.in_flight(geometry.block_length)
-        self._room_for_all = False
-        """Whether others than the peer of an arrival may have room now: the total held all up, or one was called off."""
         self._off_trial: list[SourcePeer] = []
         """Peers that the last piece has proven good."""
         self._wishes: list[Wish] = []
@@ -89,7 +86,6 @@ class Scheduler:
     def handle(self, news: News, now: float) -> list[Wish]:
         """Take one piece of news; return what is wished for, in order."""
         self._now = now
-        self._room_for_all = len(self._ledger) >= self._most
         self._apply(news, now)
         if not self._over:
             timed_out = self._time_out(now)
@@ -199,7 +195,6 @@ class Scheduler:
     def _cancel(self, block: BlockSpan) -> None:
         for other in self._ledger.asked(block):
             self._ledger.close(other, block)
-            self._room_for_all = True
             self._wishes.append(Cancel(other, block))
 
     def _failed(self, peer: PeerKey, block: BlockSpan, failure: Failure, now: float) -> None:
@@ -321,18 +316,17 @@ class Scheduler:
                 return [self._sources[peer]] if peer in self._sources else []
             case PieceVerified():
                 return self._off_trial
-            case BlockArrived(peer, _) if not self._room_for_all:
-                return [self._sources[peer]] if peer in self._sources else []
             case _:
                 return self._sources.values()
 
     def _ask(self, sources: Collection[SourcePeer], now: float) -> None:
         policy, ledger, length = self._policy, self._ledger, self._geometry.block_length
         few = len(self._sources) <= policy.few
+        most = policy.in_flight(length)
         for source in sorted(sources, key=lambda source: ledger.count(source.peer)):
             if source.paused_until > now:
                 continue
-            room = min(source.window(policy, length, few=few) - ledger.count(source.peer), self._most - len(ledger))
+            room = min(source.window(policy, length, few=few) - ledger.count(source.peer), most - len(ledger))
             while room > 0:
                 block = self._choose(source, now)
                 if block is None:
