@@ -34,8 +34,9 @@ OPEN_FILES_CANNOT_MOVE: Final = os.name == "nt"
 _SAFE: Final = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOINHERIT", 0)
 _NO_WAIT: Final = getattr(os, "O_NONBLOCK", 0)
 _CHUNK: Final = MIB
-_MORE: Final = getattr(socket, "MSG_MORE", 0)
 _COPIED_CHUNK: Final = 256 * KIB
+_PACED_CHUNK: Final = 32 * KIB
+"""Bytes sent between two looks at the rate: few, so that a low rate leaves no gap that the receiver takes for a stall."""
 _NO_SENDFILE: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
 _NO_FOLDER_SYNC: Final = frozenset({errno.EINVAL, errno.EBADF, errno.ENOTSUP})
 _REASONS: Final = {
@@ -71,10 +72,6 @@ def disk_error(error: OSError, doing: str, path: str | os.PathLike[str], *, need
     return DiskError(f"cannot {doing} '{shown}': {reason}")
 
 
-Pacer = Callable[[int], int]
-"""Told how many bytes were sent, none before the first; may sleep to keep a rate, and returns how many may go before it is told again."""
-
-
 class DiskIO(Protocol):
     """Positioned reads and writes, and files sent to sockets. Every method blocks: call it in a worker thread. Safe from many threads."""
 
@@ -84,8 +81,8 @@ class DiskIO(Protocol):
     def pwrite_all(self, fd: int, view: memoryview, offset: int) -> None:
         """Write all of `view` at `offset`. Raises `OSError`."""
 
-    def send_span(self, sock: socket.socket, span: FileSpan, timeout: float, pace: Pacer | None = None, head: bytes = b"") -> None:
-        """Send `head`, then `span`, over the non-blocking stream socket `sock`. After each part of the span `pace` is told of it.
+    def send_span(self, sock: socket.socket, span: FileSpan, timeout: float, pace: Callable[[int], None] | None = None) -> None:
+        """Send `span` over the non-blocking stream socket `sock`. After each part `pace` is told how many bytes went, and may sleep.
 
         Raises `TimeoutError` if no byte moves for `timeout` seconds, `DiskError` if the file has become shorter or cannot be read, and
         `OSError` for the socket's own faults. It sends through a duplicate of the socket, so that closing `sock` meanwhile can never send
@@ -119,9 +116,8 @@ class _PortableIO:
             while view:
                 view = view[_moved(os.write(fd, view)) :]
 
-    def send_span(self, sock: socket.socket, span: FileSpan, timeout: float, pace: Pacer | None = None, head: bytes = b"") -> None:
+    def send_span(self, sock: socket.socket, span: FileSpan, timeout: float, pace: Callable[[int], None] | None = None) -> None:
         with sock.dup() as out:
-            _send_all(out, memoryview(head), timeout)
             _send_copied(self, out, span, timeout, pace)
 
 
@@ -137,12 +133,10 @@ class _PosixIO:
             view = view[written:]
             offset += written
 
-    def send_span(self, sock: socket.socket, span: FileSpan, timeout: float, pace: Pacer | None = None, head: bytes = b"") -> None:
-        chunk = pace(0) if pace else _CHUNK
+    def send_span(self, sock: socket.socket, span: FileSpan, timeout: float, pace: Callable[[int], None] | None = None) -> None:
+        sent, quiet_since = 0, time.monotonic()
+        chunk = _PACED_CHUNK if pace else _CHUNK
         with sock.dup() as out:
-            # The first bytes of the span travel with the head: the other side is woken once for both.
-            _send_all(out, memoryview(head), timeout, _MORE)
-            sent, quiet_since = 0, time.monotonic()
             while sent < span.length:
                 try:
                     moved = os.sendfile(out.fileno(), span.fd, span.offset + sent, min(chunk, span.length - sent))
@@ -160,25 +154,13 @@ class _PosixIO:
                     raise _shorter()
                 sent += moved
                 if pace:
-                    chunk = pace(moved)
+                    pace(moved)
                 quiet_since = time.monotonic()
 
 
-def _send_all(sock: socket.socket, rest: memoryview, timeout: float, flags: int = 0) -> None:
-    """Send all of `rest`. Raises `TimeoutError` if no byte moves for `timeout` seconds."""
-    quiet_since = time.monotonic()
-    while rest:
-        try:
-            rest = rest[sock.send(rest, flags) :]
-        except BlockingIOError:
-            _wait_writable(sock, quiet_since + timeout - time.monotonic())
-            continue
-        quiet_since = time.monotonic()
-
-
-def _send_copied(io: DiskIO, sock: socket.socket, span: FileSpan, timeout: float, pace: Pacer | None) -> None:
+def _send_copied(io: DiskIO, sock: socket.socket, span: FileSpan, timeout: float, pace: Callable[[int], None] | None) -> None:
     """Send by reading into a buffer, where the kernel cannot send from the file itself."""
-    buffer = memoryview(bytearray(min(span.length, pace(0) if pace else _COPIED_CHUNK, _COPIED_CHUNK)))
+    buffer = memoryview(bytearray(min(span.length, _PACED_CHUNK if pace else _COPIED_CHUNK)))
     done, quiet_since = 0, time.monotonic()
     while done < span.length:
         try:

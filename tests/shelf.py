@@ -18,11 +18,6 @@ PIECE: Final = 2 * MAX_BLOCK
 SIZE: Final = 2 * PIECE + 12_345
 
 
-def bytearray_view(buffer: bytearray) -> Callable[[], memoryview]:
-    """A buffer as a lane asks for it."""
-    return lambda: memoryview(buffer)
-
-
 class Shelf:
     """A source over one file. A test may hold it (`gate`), make it refuse, change what it hands out, or slow it down."""
 
@@ -57,9 +52,8 @@ class Shelf:
         finally:
             self.left += 1
 
-    def pace(self, count: int) -> int:
+    def pace(self, count: int) -> None:
         time.sleep(self.delay * count / 8192)
-        return 32_768
 
     def crawl(self) -> None:
         """Hand out 8 KiB each 20 ms, so that a test can act in the middle of a block."""

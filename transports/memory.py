@@ -9,7 +9,7 @@ import asyncio
 
 from p2p.errors import ProtocolError, Unreachable
 from p2p.model import Address, BlockSpan, ContentId, FileSpan, PeerId, caller
-from p2p.peer.transport import Control, Into, LaneClosed, Source
+from p2p.peer.transport import Control, LaneClosed, Source
 from p2p.peer.wire import WireTrace
 from p2p.system import DiskIO
 
@@ -67,8 +67,8 @@ class MemoryLane:
         self._closed = False
         listener.lanes.add(self)
 
-    async def fetch(self, content: ContentId, span: BlockSpan, into: Into) -> None:
-        """Fill the buffer of `into` with the block. Raises `Refused`, `Unreachable` (`LaneClosed` is one), `ProtocolError`."""
+    async def fetch(self, content: ContentId, span: BlockSpan, into: memoryview) -> None:
+        """Fill `into` with the block. Raises `Refused`, `Unreachable` (`LaneClosed` is one), `ProtocolError`."""
         if self._closed:
             raise LaneClosed("the lane was closed")
         task = asyncio.create_task(self._move(content, span, into))
@@ -91,14 +91,14 @@ class MemoryLane:
         for task in list(self._under_way):
             task.cancel()
 
-    async def _move(self, content: ContentId, span: BlockSpan, into: Into) -> None:
+    async def _move(self, content: ContentId, span: BlockSpan, into: memoryview) -> None:
         async with self._turn, self._listener.source.block(self._who, content, span) as files:
             size = sum(file.length for file in files)
-            if size != span.length:
-                raise ProtocolError("bad_body", f"body: {span.length} bytes were asked for, {size} announced", fatal=True)
-            view, got = into(), 0
+            if size != len(into):
+                raise ProtocolError("bad_body", f"body: {len(into)} bytes were asked for, {size} announced", fatal=True)
+            got = 0
             for file in files:
-                got += await self._copy(file, view[got:])
+                got += await self._copy(file, into[got:])
 
     async def _copy(self, file: FileSpan, into: memoryview) -> int:
         got = 0

@@ -16,7 +16,7 @@ from p2p.accept import Acceptor
 from p2p.errors import ProtocolError, Refused, Unreachable
 from p2p.model import Address, BlockSpan, ContentId, PeerId, is_loopback
 from p2p.peer.conversation import converse
-from p2p.peer.transport import Control, Into, LaneClosed, Source
+from p2p.peer.transport import Control, LaneClosed, Source
 from p2p.peer.wire import Wire, WireTrace, broken, dial, prepare
 from p2p.protocol.codec import by_op, encode_error
 from p2p.protocol.messages import PEER_OPS, VERSION, Hello, HelloAnswer, Read, ReadAnswer
@@ -124,10 +124,9 @@ class TcpListener:
 
 @dataclass(slots=True)
 class _Waiting:
-    """A block asked for: its length, where it goes (None: nobody wants it any more) and who waits for it."""
+    """A block asked for: where it goes (None: nobody wants it any more) and who waits for it."""
 
-    length: int
-    into: Into | None
+    into: memoryview | None
     done: asyncio.Future[None]
 
 
@@ -149,12 +148,12 @@ class TcpLane:
         _, line = self._wire.session.ask(Hello(version=VERSION, peer=me))
         self._post(line)
 
-    async def fetch(self, content: ContentId, span: BlockSpan, into: Into) -> None:
-        """Fill the buffer of `into` with the block. Raises `Refused`, `Unreachable` (`LaneClosed` is one), `ProtocolError`."""
+    async def fetch(self, content: ContentId, span: BlockSpan, into: memoryview) -> None:
+        """Fill `into` with the block. Raises `Refused`, `Unreachable` (`LaneClosed` is one), `ProtocolError`."""
         if self._fault is not None:
             raise LaneClosed(str(self._fault))
         seq, line = self._wire.session.ask(Read(id=content, piece=span.piece, offset=span.offset, length=span.length))
-        waiting = self._waiting[seq] = _Waiting(span.length, into, asyncio.get_running_loop().create_future())
+        waiting = self._waiting[seq] = _Waiting(into, asyncio.get_running_loop().create_future())
         self._post(line)
         try:
             await waiting.done
@@ -222,9 +221,9 @@ class TcpLane:
             return
         self._reading_into = waiting
         try:
-            if not isinstance(event.answer, ReadAnswer) or event.body != waiting.length:
-                raise ProtocolError("bad_body", f"body: {waiting.length} bytes were asked for, {event.body} announced", fatal=True)
-            await self._wire.read_body_into(into())
+            if not isinstance(event.answer, ReadAnswer) or event.body != len(into):
+                raise ProtocolError("bad_body", f"body: {len(into)} bytes were asked for, {event.body} announced", fatal=True)
+            await self._wire.read_body_into(into)
         except (OSError, ProtocolError) as error:
             if not waiting.done.done():
                 waiting.done.set_exception(error if isinstance(error, ProtocolError) else broken(error, self._wire.remote))

@@ -82,29 +82,3 @@ class BufferPool:
         self._lent -= 1
         if buffer is not None:
             self._idle.append(buffer)
-
-
-class Loan:
-    """A buffer for one block, `length` bytes of a lease that is taken from the pool only when it is needed."""
-
-    __slots__ = ("_lease", "_length", "_pool", "_view")
-
-    def __init__(self, pool: BufferPool, length: int) -> None:
-        self._pool = pool
-        self._length = length
-        self._lease: Lease | None = None
-        self._view: memoryview | None = None
-
-    def open(self) -> memoryview:
-        """The buffer. Raises `RuntimeError` if all are out: whoever opens more loans than the pool has buffers waits for one to close."""
-        if self._view is None:
-            self._lease = self._pool.lease()
-            if self._lease is None:
-                raise RuntimeError("all buffers are lent")
-            self._view = self._lease.window(self._length)
-        return self._view
-
-    def close(self) -> None:
-        """Give back what was taken, if anything was. Raises as `Lease.release`."""
-        if self._lease is not None:
-            self._lease.release()

@@ -15,7 +15,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
-from p2p.content.buffers import BufferPool, Loan
+from p2p.content.buffers import BufferPool
 from p2p.content.geometry import Geometry
 from p2p.content.hashing import HashPool, PieceChecker, Verdict
 from p2p.content.partial import PartialContent
@@ -30,7 +30,6 @@ from p2p.peer.links import Link, Links
 from p2p.peer.manifests import ManifestSearch
 from p2p.peer.narrator import narrate
 from p2p.peer.reports import Downloaded, ManifestKnown, Progress, Report, Warned
-from p2p.peer.transport import Into
 from p2p.swarm.events import (
     BlockArrived,
     BlockFailed,
@@ -296,13 +295,17 @@ class Download:
             if delay:
                 await asyncio.sleep(delay)
             async with self._room:
-                loan = Loan(self._buffers, block.length)
+                lease = self._buffers.lease()
+                if lease is None:
+                    self._failed(peer, block, Failure.BUSY)
+                    return
+                view = lease.window(block.length)
                 try:
-                    if not await self._receive(link, block, loan.open):
+                    if not await self._receive(link, block, view):
                         return
-                    verdict = await self._checker.take(block, loan.open())
+                    verdict = await self._checker.take(block, view)
                 finally:
-                    loan.close()
+                    lease.release()
             if verdict is not Verdict.PENDING:
                 self._tell(PieceVerified(block.piece) if verdict is Verdict.VERIFIED else PieceCorrupt(block.piece))
         except EnjambreError as error:
@@ -311,10 +314,10 @@ class Download:
             if self._fetches.get((peer, block)) is me:
                 del self._fetches[peer, block]
 
-    async def _receive(self, link: Link, block: BlockSpan, into: Into) -> bool:
+    async def _receive(self, link: Link, block: BlockSpan, view: memoryview) -> bool:
         """Receive one block; tells the scheduler how it went, and returns whether it is here."""
         try:
-            transport = await self._tools.lanes.fetch(link, self.content, block, into)
+            transport = await self._tools.lanes.fetch(link, self.content, block, view)
         except Refused as refused:
             lacks = refused.code in ("not_found", "bad_range")
             busy = refused.code in ("busy", "unavailable", "quota")

@@ -9,7 +9,7 @@ from typing import Final
 from p2p.errors import ProtocolError, Unreachable
 from p2p.model import BlockSpan, ContentId, PeerId, PeerKey
 from p2p.peer.links import Link
-from p2p.peer.transport import Into, Lane, LaneClosed, Transport
+from p2p.peer.transport import Lane, LaneClosed, Transport
 
 SILENT_TIME: Final = 10.0
 """A fetch that is called off after so long without any block from its peer speaks against the transport: the next one tries another. To be
@@ -30,8 +30,8 @@ class Lanes:
         self._moved_at: dict[PeerKey, float] = {}
         """When each peer last brought a block."""
 
-    async def fetch(self, link: Link, content: ContentId, span: BlockSpan, into: Into) -> str:
-        """Fill the buffer of `into` with a block of a peer; returns the transport by which it came. Raises as `Lane.fetch` does."""
+    async def fetch(self, link: Link, content: ContentId, span: BlockSpan, into: memoryview) -> str:
+        """Fill `into` with a block of a peer; returns the transport by which it came. Raises as `Lane.fetch` does."""
         loop = asyncio.get_running_loop()
         began = loop.time()
         while True:

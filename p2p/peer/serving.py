@@ -11,7 +11,7 @@ from contextlib import ExitStack, asynccontextmanager
 from typing import Final
 
 from p2p.errors import WIRE_CODES, DiskError, Refused
-from p2p.model import KIB, MIB, BlockSpan, ContentId, FileSpan, is_loopback
+from p2p.model import BlockSpan, ContentId, FileSpan, is_loopback
 from p2p.peer.holding import Holding
 from p2p.swarm.pace import Pace
 from p2p.swarm.uploads import Ticket, Uploads
@@ -22,10 +22,6 @@ DEAF_MOST: Final = 64
 """Sends that may go on beside the slots; each has a thread of its own. Over it, the oldest is given up."""
 DEAF_OF_ONE: Final = 4
 """The same of one host, however many ids it says, before it is refused more; loopback, where many peers share a host, is not bounded so."""
-PART: Final = MIB
-"""Bytes sent between two looks at who takes them; less where the socket has no room for so many."""
-PACED_PART: Final = 32 * KIB
-"""Bytes sent between two looks at the rate: few, so that a low rate leaves no gap that the receiver takes for a stall."""
 RENAME_TIME: Final = 5.0
 """Seconds that a request may wait while a finished download gets its final name."""
 
@@ -89,18 +85,15 @@ class Serving:
                 self._moved_at = time.monotonic()
             self._admit(self._uploads.done(ticket))
 
-    def pace(self, count: int) -> int:
+    def pace(self, count: int) -> None:
         """Keep the upload rate; called in the worker threads that send."""
-        if not count:
-            return PACED_PART if self._pace.rate else PART
         now = self._moved_at = time.monotonic()
         if not self._pace.rate:
-            return PART
+            return
         with self._pacing:
             wait = self._pace.take(count, now)
         self._moved_at = now + wait
         self._closing.wait(wait)
-        return PACED_PART
 
     def close(self) -> None:
         """Let nobody wait any more to keep a rate: this peer is stopping."""

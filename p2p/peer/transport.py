@@ -1,8 +1,7 @@
 """What a transport offers: it listens with a source and hands out blocks, and it connects and fetches blocks into buffers.
 
 Duties that `tests/contract/test_transport.py` proves of every transport:
-- `fetch` fills exactly the buffer it is given with exactly the bytes asked for, or raises; never less, never other bytes. It asks for the
-  buffer once, when the block begins to come, so that few buffers serve many requests and stay in the processor's cache.
+- `fetch` fills exactly the buffer it is given with exactly the bytes asked for, or raises; never less, never other bytes.
 - What the source refuses arrives as `Refused` with the same code. A lane that is broken raises `Unreachable` for all it had under way,
   and `LaneClosed`, which is one, for what is asked of it later.
 - Cancelling a `fetch` leaves the buffer untouched from then on, and the other fetches of the lane go on or fail; none hangs.
@@ -37,8 +36,8 @@ class Source(Protocol):
         Entering waits for a free upload slot. Raises `Refused`: `not_found`, `bad_range`, `busy`.
         """
 
-    def pace(self, count: int) -> int:
-        """Told in a worker thread that `count` bytes were sent; sleeps to keep the upload rate, and returns how many may go next."""
+    def pace(self, count: int) -> None:
+        """Told in a worker thread that `count` bytes were sent; sleeps to keep the upload rate."""
 
 
 class Control(Protocol):
@@ -51,15 +50,11 @@ class Control(Protocol):
         """A connection is over."""
 
 
-Into = Callable[[], memoryview]
-"""Gives the buffer that a block goes into, as long as the block. Called at most once, when its first bytes are about to be taken."""
-
-
 class Lane(Protocol):
     """A way to fetch blocks from one peer. Several fetches may be under way; they are served in the order asked."""
 
-    async def fetch(self, content: ContentId, span: BlockSpan, into: Into) -> None:
-        """Fill the buffer of `into` with a block. Raises `Refused`, `Unreachable` (`LaneClosed` is one), `ProtocolError`."""
+    async def fetch(self, content: ContentId, span: BlockSpan, into: memoryview) -> None:
+        """Fill `into`, which is as long as the block. Raises `Refused`, `Unreachable` (`LaneClosed` is one), `ProtocolError`."""
 
     async def close(self) -> None:
         """End it; what is under way raises `LaneClosed`."""

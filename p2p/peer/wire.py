@@ -18,7 +18,7 @@ from p2p.errors import ProtocolError, Unreachable
 from p2p.model import Address, FileSpan, PeerId, canonical_host
 from p2p.protocol.messages import Request
 from p2p.protocol.session import Chunk, Event, Session
-from p2p.system import DiskIO, Pacer
+from p2p.system import DiskIO
 
 LINE_TIME: Final = 10.0
 """Seconds from the first byte of a line to its last, and from the connection to its first line (libtorrent and websockets: 10 s)."""
@@ -123,48 +123,34 @@ class Wire:
                 raise ConnectionResetError("the other side hung up in the middle of a body")
             self.session.body_arrived(len(part))
 
-    async def send(self, chunks: Sequence[Chunk], pace: Pacer | None = None) -> None:
-        """Write the lines among the chunks, then the files.
+    async def send(self, chunks: Sequence[Chunk], pace: Callable[[int], None] | None = None) -> None:
+        """Write chunks, whole and in order. Raises `OSError` (`TimeoutError` is one) when the other side is gone, `DiskError` for a file.
 
-        Raises `OSError` (`TimeoutError` is one) when the other side is gone, `DiskError` for a file.
         What fails or is cancelled half way hangs up: the other side could not tell where the next line begins.
         """
         async with self._writing:
-            spans = [chunk for chunk in chunks if isinstance(chunk, FileSpan)]
-            line = b"".join(chunk for chunk in chunks if isinstance(chunk, bytes))
-            if self._closed:
-                raise ConnectionAbortedError("this connection was closed")
-            if spans:
-                await self._send_files(line, spans, pace)
-                return
-            try:
-                async with asyncio.timeout(STALL_TIME):
-                    await asyncio.get_running_loop().sock_sendall(self._sock, line)
-            except BaseException:
-                self.close()
-                raise
-
-    async def _send_files(self, line: bytes, spans: Sequence[FileSpan], pace: Pacer | None) -> None:
-        """Send a line and then the files behind it, all in one go of a worker thread."""
-
-        def work() -> None:
-            head = line
-            for span in spans:
+            loop = asyncio.get_running_loop()
+            for chunk in chunks:
                 if self._closed:
                     raise ConnectionAbortedError("this connection was closed")
-                self._io.send_span(self._sock, span, STALL_TIME, pace, head)
-                head = b""
-
-        sending = asyncio.get_running_loop().run_in_executor(self._senders, work)
-        try:
-            await asyncio.shield(sending)
-        except asyncio.CancelledError:
-            self.close()
-            while not sending.done():  # the files are in use until then, however often this is cancelled
-                with contextlib.suppress(asyncio.CancelledError):
-                    await asyncio.wait([sending])
-            sending.exception()  # seen, so that nobody is told of it later
-            raise
+                if isinstance(chunk, FileSpan):
+                    sending = loop.run_in_executor(self._senders, self._io.send_span, self._sock, chunk, STALL_TIME, pace)
+                    try:
+                        await asyncio.shield(sending)
+                    except asyncio.CancelledError:
+                        self.close()
+                        while not sending.done():  # the file is in use until then, however often this is cancelled
+                            with contextlib.suppress(asyncio.CancelledError):
+                                await asyncio.wait([sending])
+                        sending.exception()  # seen, so that nobody is told of it later
+                        raise
+                else:
+                    try:
+                        async with asyncio.timeout(STALL_TIME):
+                            await loop.sock_sendall(self._sock, chunk)
+                    except BaseException:
+                        self.close()
+                        raise
 
     def close(self) -> None:
         """Hang up; what is being read or written on it fails."""

@@ -7,7 +7,6 @@ import os
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +18,7 @@ from p2p.model import MAX_BLOCK, Address, BlockSpan, ContentId, FileSpan
 from p2p.peer.transport import Lane, LaneClosed, Listener, Source, Transport
 from p2p.system import disk_io
 from tests.leaks import contained
-from tests.shelf import CONTENT, PIECE, SIZE, Shelf, bytearray_view
+from tests.shelf import CONTENT, PIECE, SIZE, Shelf
 from tests.waiting import until
 from transports.grpc import GrpcTransport
 from transports.memory import MemoryListener, MemoryTransport
@@ -102,7 +101,7 @@ def act(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Play], None
 async def fetched(lane: Lane, span: BlockSpan) -> bytes:
     """Fetch a block into a buffer of its own."""
     buffer = bytearray(span.length)
-    await lane.fetch(CONTENT, span, lambda: memoryview(buffer))
+    await lane.fetch(CONTENT, span, memoryview(buffer))
     return bytes(buffer)
 
 
@@ -146,7 +145,7 @@ def test_only_the_buffer_given_is_filled(act: Callable[[Play], None]) -> None:
         lane = await stage.lane()
         span = BlockSpan(0, 5, 1000)
         around = bytearray(b"\xee" * 1200)
-        await lane.fetch(CONTENT, span, lambda: memoryview(around)[100:1100])
+        await lane.fetch(CONTENT, span, memoryview(around)[100:1100])
         assert around == b"\xee" * 100 + stage.shelf.bytes_of(span) + b"\xee" * 100
         await lane.close()
 
@@ -217,7 +216,7 @@ def test_what_the_source_refuses_arrives_with_the_same_code(act: Callable[[Play]
         lane = await stage.lane()
         buffer = bytearray(b"\xee" * 100)
         with pytest.raises(Refused) as refused:
-            await lane.fetch(CONTENT, BlockSpan(1, 0, 100), lambda: memoryview(buffer))
+            await lane.fetch(CONTENT, BlockSpan(1, 0, 100), memoryview(buffer))
         assert refused.value.code == code
         assert buffer == b"\xee" * 100
         await lane.close()
@@ -229,7 +228,7 @@ def test_an_id_that_is_not_shared_is_not_found(act: Callable[[Play], None]) -> N
     async def play(stage: Stage) -> None:
         lane = await stage.lane()
         with pytest.raises(Refused) as refused:
-            await lane.fetch(OTHER, BlockSpan(0, 0, 10), lambda: memoryview(bytearray(10)))
+            await lane.fetch(OTHER, BlockSpan(0, 0, 10), memoryview(bytearray(10)))
         assert refused.value.code == "not_found"
         await lane.close()
 
@@ -318,7 +317,7 @@ def test_a_fetch_cancelled_while_it_waits_leaves_its_buffer_untouched(act: Calla
         lane = await stage.lane()
         stage.shelf.gate.clear()
         buffer = bytearray(b"\xee" * 1000)
-        task = asyncio.create_task(lane.fetch(CONTENT, BlockSpan(0, 0, 1000), lambda: memoryview(buffer)))
+        task = asyncio.create_task(lane.fetch(CONTENT, BlockSpan(0, 0, 1000), memoryview(buffer)))
         await until(lambda: stage.shelf.entered)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -336,7 +335,7 @@ def test_a_fetch_cancelled_half_way_never_writes_into_its_buffer_again(act: Call
         lane = await stage.lane()
         stage.shelf.crawl()
         buffer = bytearray(MAX_BLOCK)
-        task = asyncio.create_task(lane.fetch(CONTENT, BlockSpan(0, 0, MAX_BLOCK), lambda: memoryview(buffer)))
+        task = asyncio.create_task(lane.fetch(CONTENT, BlockSpan(0, 0, MAX_BLOCK), memoryview(buffer)))
         await until(lambda: any(buffer[:8192]))
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -377,7 +376,7 @@ def test_a_cancel_half_way_blames_nobody_for_the_blocks_behind_it(act: Callable[
         lane = await stage.lane()
         stage.shelf.crawl()
         buffer = bytearray(MAX_BLOCK)
-        first = asyncio.create_task(lane.fetch(CONTENT, BlockSpan(0, 0, MAX_BLOCK), lambda: memoryview(buffer)))
+        first = asyncio.create_task(lane.fetch(CONTENT, BlockSpan(0, 0, MAX_BLOCK), memoryview(buffer)))
         behind = asyncio.create_task(fetched(lane, BlockSpan(1, 0, 8192)))
         await until(lambda: any(buffer[:8192]))
         stage.shelf.delay = 0
@@ -409,7 +408,7 @@ def test_a_fetch_cancelled_before_it_began_is_never_asked_or_is_forgotten(act: C
     async def play(stage: Stage) -> None:
         lane = await stage.lane()
         buffer = bytearray(b"\xee" * 100)
-        task = asyncio.create_task(lane.fetch(CONTENT, BlockSpan(0, 0, 100), lambda: memoryview(buffer)))
+        task = asyncio.create_task(lane.fetch(CONTENT, BlockSpan(0, 0, 100), memoryview(buffer)))
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         await lively(lane, stage)
@@ -422,7 +421,7 @@ def test_a_fetch_cancelled_before_it_began_is_never_asked_or_is_forgotten(act: C
 def test_the_buffer_of_a_cancelled_fetch_can_be_given_back_at_once(act: Callable[[Play], None]) -> None:
     async def borrow(lane: Lane, pool: BufferPool) -> None:
         with pool.lease() or pytest.fail("no buffer is free") as lease:  # raises when a view of it is still in use
-            await lane.fetch(CONTENT, BlockSpan(0, 0, MAX_BLOCK), partial(lease.window, MAX_BLOCK))
+            await lane.fetch(CONTENT, BlockSpan(0, 0, MAX_BLOCK), lease.window(MAX_BLOCK))
 
     async def play(stage: Stage) -> None:
         pool = BufferPool(MAX_BLOCK, 1)
@@ -463,7 +462,7 @@ def test_closing_a_lane_half_way_ends_the_block_and_frees_its_buffer(act: Callab
         lane = await stage.lane()
         stage.shelf.crawl()
         buffer = bytearray(MAX_BLOCK)
-        task = asyncio.create_task(lane.fetch(CONTENT, BlockSpan(0, 0, MAX_BLOCK), lambda: memoryview(buffer)))
+        task = asyncio.create_task(lane.fetch(CONTENT, BlockSpan(0, 0, MAX_BLOCK), memoryview(buffer)))
         await until(lambda: any(buffer[:8192]))
         await lane.close()
         with pytest.raises(LaneClosed):
@@ -535,7 +534,7 @@ def test_a_peer_that_goes_in_the_middle_of_a_block_is_unreachable(act: Callable[
         lane = await stage.lane()
         stage.shelf.crawl()
         buffer = bytearray(MAX_BLOCK)
-        task = asyncio.create_task(lane.fetch(CONTENT, BlockSpan(0, 0, MAX_BLOCK), lambda: memoryview(buffer)))
+        task = asyncio.create_task(lane.fetch(CONTENT, BlockSpan(0, 0, MAX_BLOCK), memoryview(buffer)))
         await until(lambda: any(buffer[:8192]))
         async with asyncio.timeout(3):
             await stage.listener.close()
@@ -608,7 +607,7 @@ def test_whatever_is_cancelled_refused_and_closed_no_fetch_ends_with_wrong_bytes
             if choice < 0.6 or not running:
                 span = BlockSpan(rng.choice((0, 0, 0, 1)), rng.randrange(1000), rng.randrange(2, 60_000))
                 buffer = bytearray(span.length)
-                running.append((span, buffer, asyncio.create_task(lane.fetch(CONTENT, span, bytearray_view(buffer)))))
+                running.append((span, buffer, asyncio.create_task(lane.fetch(CONTENT, span, memoryview(buffer)))))
             elif choice < 0.75:
                 rng.choice(running)[2].cancel()
             elif choice < 0.78:

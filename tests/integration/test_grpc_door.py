@@ -27,7 +27,7 @@ from protos import transfer_pb2_grpc
 from protos.transfer_pb2 import Block, ReadRequest
 from tests.integration.raw_http2 import RawCaller
 from tests.leaks import contained
-from tests.shelf import CONTENT, PIECE, SIZE, Shelf, bytearray_view
+from tests.shelf import CONTENT, PIECE, SIZE, Shelf
 from tests.waiting import until
 from transports.grpc import GrpcTransport, door
 from transports.grpc.door import GrpcDoor
@@ -122,7 +122,7 @@ def test_who_asks_is_known_by_id_and_host_and_a_nobody_by_its_host(act: Act) -> 
         await bytes_of(scene.read(BlockSpan(0, 0, 1), peer="5f" * 16))
         await bytes_of(scene.read(BlockSpan(0, 0, 1)))
         lane = await GrpcTransport(disk_io()).connect(Address("127.0.0.1", scene.door.port), PeerId("6a" * 16))
-        await lane.fetch(CONTENT, BlockSpan(0, 0, 1), lambda: memoryview(bytearray(1)))
+        await lane.fetch(CONTENT, BlockSpan(0, 0, 1), memoryview(bytearray(1)))
         await lane.close()
         assert scene.shelf.who == [f"{'5f' * 16}@127.0.0.1", "127.0.0.1", f"{'6a' * 16}@127.0.0.1"]
 
@@ -464,7 +464,7 @@ def test_blocks_that_wait_together_are_asked_for_in_few_calls(act: Act) -> None:
         scene.door._admit = lambda call: (calls.append(len(call._request.blocks)), admit(call))[1]  # type: ignore[method-assign,func-returns-value]
         lane = await GrpcTransport(disk_io()).connect(Address("127.0.0.1", scene.door.port))
         buffers = [bytearray(100) for _ in range(32)]
-        await asyncio.gather(*(lane.fetch(CONTENT, BlockSpan(n % 2, n, 100), bytearray_view(b)) for n, b in enumerate(buffers)))
+        await asyncio.gather(*(lane.fetch(CONTENT, BlockSpan(n % 2, n, 100), memoryview(b)) for n, b in enumerate(buffers)))
         assert [bytes(b) for b in buffers] == [scene.shelf.bytes_of(BlockSpan(n % 2, n, 100)) for n in range(32)]
         assert sum(calls) == 32
         assert len(calls) <= 8
@@ -480,7 +480,7 @@ def test_a_proxy_for_the_web_is_not_asked(act: Act, monkeypatch: pytest.MonkeyPa
     async def play(scene: Scene) -> None:
         lane = await GrpcTransport(disk_io()).connect(Address("127.0.0.1", scene.door.port))
         buffer = bytearray(1)
-        await lane.fetch(CONTENT, BlockSpan(0, 0, 1), lambda: memoryview(buffer))
+        await lane.fetch(CONTENT, BlockSpan(0, 0, 1), memoryview(buffer))
         assert buffer == scene.shelf.data[:1]
         await lane.close()
 

@@ -63,7 +63,7 @@ def against(answer: Answer, play: Callable[[Lane], Awaitable[None]], options: tu
 async def fetched(asker: Lane, length: int = 1000, piece: int = 0) -> bytes:
     """Fetch a block into a buffer of its own."""
     buffer = bytearray(length)
-    await asker.fetch(CONTENT, BlockSpan(piece, 0, length), lambda: memoryview(buffer))
+    await asker.fetch(CONTENT, BlockSpan(piece, 0, length), memoryview(buffer))
     return bytes(buffer)
 
 
@@ -83,7 +83,7 @@ def fails_with(answer: Answer, error: type[EnjambreError], words: str = "") -> N
     async def play(asker: Lane) -> None:
         around = bytearray(b"\xee" * 1200)
         with pytest.raises(error, match=words or None):
-            await asker.fetch(CONTENT, BlockSpan(0, 0, 1000), lambda: memoryview(around)[100:1100])
+            await asker.fetch(CONTENT, BlockSpan(0, 0, 1000), memoryview(around)[100:1100])
         assert around[:100] + around[1100:] == b"\xee" * 200
         with pytest.raises(LaneClosed):
             await fetched(asker)

@@ -6,7 +6,7 @@ from pickle import PickleBuffer
 
 import pytest
 
-from p2p.content.buffers import BufferPool, Loan
+from p2p.content.buffers import BufferPool
 
 
 def test_no_more_buffers_are_lent_than_the_pool_has() -> None:
@@ -78,22 +78,3 @@ def test_a_buffer_still_in_use_elsewhere_is_not_lent_again() -> None:
 def test_a_pool_of_nothing_is_an_error(length: int, count: int) -> None:
     with pytest.raises(ValueError, match="at least"):
         BufferPool(length, count)
-
-
-def test_a_loan_takes_a_buffer_when_it_is_opened_and_gives_it_back_once() -> None:
-    pool = BufferPool(8, 1)
-    loan = Loan(pool, 3)
-    assert pool.free == 1
-    loan.open()[:] = b"xyz"
-    assert bytes(loan.open()) == b"xyz"
-    assert pool.free == 0
-    with pytest.raises(RuntimeError, match="all buffers are lent"):
-        Loan(pool, 1).open()
-    loan.close()
-    assert pool.free == 1
-
-
-def test_a_loan_that_was_never_opened_gives_back_nothing() -> None:
-    pool = BufferPool(8, 1)
-    Loan(pool, 3).close()
-    assert pool.free == 1

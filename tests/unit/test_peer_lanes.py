@@ -11,7 +11,7 @@ import pytest
 from p2p.errors import Refused, Unreachable
 from p2p.model import Address, BlockSpan, ContentId, PeerId, PeerKey
 from p2p.peer.lanes import SILENT_TIME, Lanes
-from p2p.peer.transport import Into, LaneClosed
+from p2p.peer.transport import LaneClosed
 from tests.virtual_time import in_virtual_time
 
 CONTENT = ContentId("ab" * 32)
@@ -24,7 +24,7 @@ class FakeLane:
         self.closed = False
         self.stuck = asyncio.Event()
 
-    async def fetch(self, content: ContentId, span: BlockSpan, into: Into) -> None:
+    async def fetch(self, content: ContentId, span: BlockSpan, into: memoryview) -> None:
         if self.closed:
             raise LaneClosed("closed")
         if self.transport.faults:
@@ -32,7 +32,7 @@ class FakeLane:
         if self.transport.holds:
             await self.stuck.wait()
             raise LaneClosed("closed")
-        into()[:] = self.transport.name.encode().ljust(4)[:4]
+        into[:] = self.transport.name.encode().ljust(4)[:4]
 
     async def close(self) -> None:
         self.closed = True
@@ -83,7 +83,7 @@ def scene() -> tuple[Lanes, FakeTransport, FakeTransport, Any]:
 
 async def fetch(lanes: Lanes, link: Any) -> str:
     buffer = bytearray(4)
-    name = await lanes.fetch(link, CONTENT, SPAN, lambda: memoryview(buffer))
+    name = await lanes.fetch(link, CONTENT, SPAN, memoryview(buffer))
     assert buffer.strip() == name.encode()
     return name
 

@@ -12,7 +12,7 @@ from grpc import aio
 
 from p2p.errors import ProtocolError, Refused, Unreachable
 from p2p.model import Address, BlockSpan, ContentId, PeerId
-from p2p.peer.transport import Into, LaneClosed
+from p2p.peer.transport import LaneClosed
 from p2p.peer.wire import DIAL_TIME, STALL_TIME
 from protos.transfer_pb2 import Block, ReadRequest
 from transports.grpc.words import CODE_KEY, MAX_MESSAGE, MAX_REQUEST, MIN_CHUNK, NO_COMPRESSION, READ, code_of, data_of
@@ -82,11 +82,9 @@ class _Wanted:
 
     content: ContentId
     span: BlockSpan
-    into: Into | None
+    into: memoryview | None
     """Where it goes; None: nobody wants it any more."""
     done: asyncio.Future[None]
-    view: memoryview | None = None
-    """The same, once it has begun to come."""
     outcome: Exception | bool = False
     """True when it is here, or why it will not come; `done` is told when all asked for before are settled."""
 
@@ -104,8 +102,8 @@ class GrpcLane:
         self._calls: set[asyncio.Task[None]] = set()
         self._fault: Unreachable | None = None
 
-    async def fetch(self, content: ContentId, span: BlockSpan, into: Into) -> None:
-        """Fill the buffer of `into` with the block. Raises `Refused`, `Unreachable` (`LaneClosed` is one), `ProtocolError`."""
+    async def fetch(self, content: ContentId, span: BlockSpan, into: memoryview) -> None:
+        """Fill `into` with the block. Raises `Refused`, `Unreachable` (`LaneClosed` is one), `ProtocolError`."""
         if self._fault is not None:
             raise LaneClosed(str(self._fault))
         wanted = _Wanted(content, span, into, asyncio.get_running_loop().create_future())
@@ -118,7 +116,7 @@ class GrpcLane:
         try:
             await wanted.done
         finally:
-            wanted.into = wanted.view = None
+            wanted.into = None
 
     async def close(self) -> None:
         """Hang up; what is under way raises `LaneClosed`."""
@@ -195,9 +193,7 @@ class GrpcLane:
                     if len(data) < min(MIN_CHUNK, length - got):
                         raise ProtocolError("bad_body", f"a chunk has only {len(data)} bytes", fatal=True)
                     if wanted.into is not None:
-                        if wanted.view is None:
-                            wanted.view = wanted.into()
-                        wanted.view[got : got + len(data)] = data
+                        wanted.into[got : got + len(data)] = data
                     got += len(data)
                     patience.reschedule(clock() + (STALL_TIME if got < length else limit))
                     if got == length and len(left) > 1:
