@@ -12,7 +12,7 @@ from typing import Any
 
 from p2p.content.bitmap import Bitmap
 from p2p.model import KIB, ContentId, FileEntry, Manifest
-from p2p.peer.holding import TELL_TIME, Holding
+from p2p.peer.holding import TELL_MOST, TELL_TIME, Holding
 from p2p.protocol.messages import PIECES_PER_HAVE, Have
 from tests.virtual_time import in_virtual_time
 
@@ -88,5 +88,29 @@ def test_more_pieces_than_a_line_holds_are_told_in_several() -> None:
         await asyncio.sleep(TELL_TIME)
         assert [piece for _, have in link.told for piece in have.add] == list(range(PIECES))
         assert max(len(have.add) for _, have in link.told) <= PIECES_PER_HAVE
+
+    play(work)
+
+
+def test_a_loop_that_runs_late_tells_less_often_and_goes_back_when_it_is_quick_again() -> None:
+    async def work(holding: Holding, link: FakeLink) -> None:
+        loop: Any = asyncio.get_running_loop()
+
+        async def told_in(seconds: float, late: float, piece: int) -> int:
+            """How many lines are told, where each turn of the loop takes so long."""
+            link.told.clear()
+            until = loop.time() + seconds
+            while loop.time() < until:
+                holding.verified(piece % PIECES)
+                piece += 1
+                loop.call_soon(loop.pass_time, late)
+                await asyncio.sleep(TELL_TIME / 4)
+            return len(link.told)
+
+        quick = await told_in(4.0, 0.0, 0)
+        busy = await told_in(4.0, 0.03, 1000)
+        after = await told_in(4.0, 0.0, 2000)
+        assert 4.0 / TELL_MOST - 2 <= busy <= quick / 3
+        assert after > quick / 2
 
     play(work)
