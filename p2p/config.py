@@ -8,11 +8,11 @@ import random
 import re
 from argparse import SUPPRESS, ArgumentParser
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
 from p2p.errors import UsageError
+from p2p.frozen import frozen
 from p2p.model import MAX_SIZE, Address
 
 DEFAULT_TRACKER: Final = Address("127.0.0.1", 6969)
@@ -33,7 +33,7 @@ Parse = Callable[[str, str], Any]
 """Text and what it is called (`--port`, `P2P_PORT`) to a value; raises `UsageError` that begins with what it is called."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Machine:
     """What the defaults depend on: the system, the user's home, the name of the host, and chance."""
 
@@ -43,7 +43,7 @@ class Machine:
     rng: random.Random
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Setting:
     """How one field is written on the command line and in the environment."""
 
@@ -214,7 +214,7 @@ def setting(
     return dataclasses.field(default=default, metadata={"setting": made})
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Config:
     """What every command can be told."""
 
@@ -274,7 +274,7 @@ def _fill_state(values: dict[str, Any], machine: Machine, environ: Mapping[str, 
         values["state"] = default_state(machine, environ)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ServiceConfig(Config):
     """What trackers and peers can be told."""
 
@@ -290,7 +290,7 @@ class ServiceConfig(Config):
         _fill_state(values, machine, environ)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TrackerConfig(ServiceConfig):
     """What a tracker can be told."""
 
@@ -316,7 +316,7 @@ _DATA: Final = "serve share info download upload"
 _GIVING: Final = "serve share upload"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PeerConfig(ServiceConfig):
     """What a peer can be told."""
 
@@ -385,7 +385,7 @@ class PeerConfig(ServiceConfig):
             values["name"] = default_name(machine)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DemoConfig(Config):
     """What the demo can be told."""
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote, unquote
 
 from p2p.errors import UsageError
+from p2p.frozen import frozen
 from p2p.model import Address, ContentId
 
 SCHEME: Final = "p2p:"
@@ -17,7 +17,7 @@ MAX_LINK: Final = 4096
 _ID: Final = re.compile(r"[0-9a-f]{64}", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Link:
     """What a link says. The name is for people; the id decides."""
 

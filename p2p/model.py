@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final, NewType
 
 from p2p.errors import UsageError
+from p2p.frozen import frozen
 
 PeerId = NewType("PeerId", str)
 """32 lower-case hex digits, drawn at random when a peer starts. A name is for people; this is who a peer is."""
@@ -99,7 +100,7 @@ def canonical_host(host: str) -> str:
     return str(ip)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class FileEntry:
     """One file of a manifest: its path below the content's folder (`/` between parts) and its size in bytes."""
 
@@ -107,7 +108,7 @@ class FileEntry:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Manifest:
     """What a content is made of. `content/manifest.py` builds, checks and names it.
 
@@ -138,7 +139,7 @@ class BlockSpan:
     length: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class FileSpan:
     """`length` bytes at `offset` of an open file, named by its descriptor; a payload that the I/O layer may `sendfile`."""
 
@@ -147,7 +148,7 @@ class FileSpan:
     length: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Hit:
     """One content as the tracker lists it: how many peers have all of it (`seeds`) and how many have any of it (`peers`)."""
 

@@ -11,9 +11,9 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final
 
+from p2p.frozen import frozen
 from p2p.model import ContentId
 
 SECRET: Final = "<secret>"
@@ -22,7 +22,7 @@ MAX_TRACE: Final = 1 << 30
 """Bytes after which a trace ends, so that a forgotten one cannot fill the disk."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Joined:
     """A peer takes part in the swarm of a content."""
 
@@ -30,7 +30,7 @@ class Joined:
     id: ContentId
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Left:
     """A peer is gone from the swarm of a content."""
 
@@ -38,7 +38,7 @@ class Left:
     id: ContentId
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Asked:
     """A peer asks a source for `length` bytes of a piece, from `offset` bytes inside it."""
 
@@ -49,7 +49,7 @@ class Asked:
     length: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Fetched:
     """What was asked for came whole; it is not checked yet."""
 
@@ -60,7 +60,7 @@ class Fetched:
     length: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Verified:
     """A peer has a piece, and it matches its hash."""
 
@@ -68,7 +68,7 @@ class Verified:
     piece: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Corrupt:
     """A piece did not match its hash; `source` is the peer that is blamed, if only one can be."""
 
@@ -77,7 +77,7 @@ class Corrupt:
     source: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Dropped:
     """A peer has nothing more to do with a source."""
 
@@ -86,7 +86,7 @@ class Dropped:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Completed:
     """A peer has all of a content."""
 

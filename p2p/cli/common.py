@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar
 
 from p2p import __version__
 from p2p.config import Config, Machine, truth
 from p2p.errors import DiskError, EnjambreError, UsageError
+from p2p.frozen import frozen
 
 # What only a running command needs is imported when one runs: `--help` shall come at once.
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def add_version(parser: ArgumentParser) -> None:
     parser.add_argument("--version", action="version", version=f"enjambre {__version__}")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Job(Generic[C]):
     """What a command is given: its words, its configuration, where to print, whom to tell of control lines and of the swarm."""
 
@@ -57,7 +57,7 @@ class Job(Generic[C]):
     note: Callable[[SwarmEvent], None] | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Program(Generic[C]):
     """One of the programs: its name, its parser, its configuration, and the work, which returns an exit code."""
 

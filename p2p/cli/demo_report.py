@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Final
 
 from p2p.cli.render import percent, size_text, table, time_text
+from p2p.frozen import frozen
 from p2p.model import MIB
 
 MATRIX_COLUMNS: Final = 12
 """Most peers whose matrix fits into 80 columns."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Fetched:
     """How one peer got its copy: seconds, bytes from each other peer by name, and bytes by each transport."""
 
@@ -24,7 +25,7 @@ class Fetched:
     bytes_by: dict[str, int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Outcome:
     """One run of the demo. `size` in bytes."""
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from p2p.errors import Refused
+from p2p.frozen import frozen
 from p2p.model import KIB, MAX_BLOCK, MIB, BlockSpan, FileEntry
 
 MIN_PIECE_LENGTH: Final = 64 * KIB
@@ -26,7 +26,7 @@ def choose_piece_length(size: int) -> int:
     return length
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Geometry:
     """How `size` bytes are cut: into pieces of `piece_length` bytes (the last may be shorter), and these into blocks."""
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from p2p.content.manifest import MAX_FILES
 from p2p.content.names import MAX_DEPTH, check_part, check_path, fold, printable
 from p2p.errors import DiskError, ProtocolError
+from p2p.frozen import frozen
 from p2p.model import MAX_SIZE, FileEntry
 from p2p.system import disk_error, open_read
 
@@ -19,7 +19,7 @@ _JUNCTION: Final = 0xA0000003
 """Reparse tag of a Windows junction: a link between folders that does not call itself a link."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Fingerprint:
     """One file as it was: `path` on disk below the content's folder (`/` between parts), size in bytes, and what changes with its bytes."""
 
@@ -34,7 +34,7 @@ class Fingerprint:
         return (found.st_size, found.st_mtime_ns, found.st_ino, found.st_dev) == (self.size, self.mtime_ns, self.inode, self.device)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Scanned:
     """What `scan` found. `root` is the file or folder itself; `files` are sorted by path; `folders` are the empty ones, sorted."""
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Final
 
 from p2p.errors import EnjambreError, Refused, Unreachable
+from p2p.frozen import frozen
 from p2p.model import ContentId, PeerId
 from p2p.peer.reports import Report, SessionChanged, Warned
 from p2p.peer.session_file import StoredSession, load_session, save_session
@@ -35,7 +35,7 @@ LEAVE_TIME: Final = 1.5
 """Seconds that leaving may take; a tracker that does not answer by then will forget us by itself."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Identity:
     """Who this peer is to the tracker."""
 

@@ -10,7 +10,7 @@ import math
 import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -21,6 +21,7 @@ from p2p.content.hashing import HashPool, PieceChecker, Verdict
 from p2p.content.partial import PartialContent
 from p2p.content.shared import SharedContent, fingerprints
 from p2p.errors import EnjambreError, IntegrityError, NotFound, ProtocolError, Refused, Unreachable
+from p2p.frozen import frozen
 from p2p.model import KIB, BlockSpan, ContentId, Manifest, PeerKey, peer_of
 from p2p.peer.finder import Finder
 from p2p.peer.holding import Holding
@@ -64,7 +65,7 @@ SPARE_BUFFERS: Final = 8
 """Buffers for blocks that are being hashed and written, besides those that are being received."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Tools:
     """What every download of one peer shares."""
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from p2p.content.manifest import parse
 from p2p.errors import EnjambreError, NotFound, Refused, Unreachable
+from p2p.frozen import frozen
 from p2p.model import Address, ContentId, Manifest, PeerId, PeerKey
 from p2p.peer.node import Node
 from p2p.peer.reports import Placed, Progress, Replicated, Report, Shared, Uploaded, Warned
@@ -31,7 +31,7 @@ class Ambiguous(NotFound):
         super().__init__(f"{name!r} is the name of {len(hits)} contents; say which by its id: {', '.join(self.ids)}")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ContentInfo:
     """A manifest, and who has how much of it."""
 

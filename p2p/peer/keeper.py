@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from p2p.errors import DiskError, EnjambreError, Refused
+from p2p.frozen import frozen
 from p2p.model import ContentId, Manifest
 from p2p.peer.holding import Holding
 from p2p.peer.links import Link
@@ -27,7 +27,7 @@ FREE_ENTRIES: Final = 1000
 """Files and folders that any copy may have."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Allowance:
     """What a copy may have at most: bytes, and files and folders."""
 

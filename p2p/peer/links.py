@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Final, Protocol
 
 from p2p.errors import WIRE_CODES, EnjambreError, ProtocolError, Refused, Unreachable
+from p2p.frozen import frozen
 from p2p.model import Address, ContentId, PeerId, PeerKey, caller, peer_key
 from p2p.peer.conversation import converse
 from p2p.peer.transport import Source
@@ -47,7 +47,7 @@ LINKS: Final = 512
 """Links open at once."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Me:
     """What this peer says of itself."""
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from p2p.content.hashing import HashPool
 from p2p.content.manifest import parse
 from p2p.errors import EnjambreError, IntegrityError, ProtocolError, Refused, Unreachable
+from p2p.frozen import frozen
 from p2p.model import ContentId, Manifest, PeerKey
 from p2p.peer.finder import EAGER_TIME, Finder
 from p2p.peer.links import Link, Links
@@ -25,7 +25,7 @@ PATIENCE: Final = 10.0
 """Seconds after which the one asked longest ago makes room, when that many are asked and there are more."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Found:
     """A manifest and its canonical bytes, checked against the id."""
 
@@ -33,7 +33,7 @@ class Found:
     manifest: Manifest
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Asking:
     link: Link
     since: float

@@ -9,7 +9,6 @@ import asyncio
 import errno
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from random import Random, SystemRandom
 from typing import Final
@@ -22,6 +21,7 @@ from p2p.content.remembered import Remembered
 from p2p.content.scan import Scanned, scan
 from p2p.content.shared import SharedContent
 from p2p.errors import DiskError, EnjambreError, UsageError
+from p2p.frozen import frozen
 from p2p.model import Address, ContentId, PeerId, PeerKey, peer_key
 from p2p.peer.announcer import Announcer, Identity
 from p2p.peer.download import Download, Tools
@@ -47,7 +47,7 @@ SETTLE_TIME: Final = 5.0
 """Seconds that a share may wait for the tracker to know of it."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NodeSettings:
     """How a peer runs. Sizes in bytes, rates in bytes a second (0: no limit), times in seconds."""
 

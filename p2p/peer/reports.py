@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
+from p2p.frozen import frozen
 from p2p.model import Address, ContentId
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Listening:
     """The peer accepts connections."""
 
@@ -17,7 +18,7 @@ class Listening:
     """Port of each transport."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Shared:
     """A content of this peer is in the directory."""
 
@@ -27,7 +28,7 @@ class Shared:
     path: Path
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Withdrawn:
     """A content of this peer is no longer served: its file changed or went away."""
 
@@ -35,7 +36,7 @@ class Withdrawn:
     id: ContentId
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Received:
     """A copy that another peer asked us to keep is verified and in its place."""
 
@@ -47,14 +48,14 @@ class Received:
     """How many bytes came by which transport."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Warned:
     """Something was left out or went wrong, and the peer goes on."""
 
     message: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SessionChanged:
     """A session with the tracker: `opened`, `lost` (the tracker is out of reach; we try again), `resumed`, or `ended`."""
 
@@ -62,7 +63,7 @@ class SessionChanged:
     user: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Progress:
     """How far a download or a hashing is. Sizes in bytes, rate in bytes a second."""
 
@@ -75,7 +76,7 @@ class Progress:
     """How many peers give data now."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ManifestKnown:
     """The manifest has come and matches the id."""
 
@@ -85,7 +86,7 @@ class ManifestKnown:
     pieces: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Downloaded:
     """A content is complete under its final name."""
 
@@ -99,14 +100,14 @@ class Downloaded:
     """Bytes received over each transport."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Placed:
     """A peer was chosen for a copy, and accepted."""
 
     peer: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Replicated:
     """A peer has verified its copy."""
 
@@ -114,7 +115,7 @@ class Replicated:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Uploaded:
     """All copies are verified. `origin_copies` is bytes this peer sent / size of the content."""
 

@@ -7,16 +7,16 @@ import hashlib
 import json
 import os
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 
 from p2p.content.names import printable
 from p2p.errors import DiskError
+from p2p.frozen import frozen
 from p2p.model import Address
 from p2p.system import disk_error
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StoredSession:
     """Who is logged in where. `token` is a secret."""
 

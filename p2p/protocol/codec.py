@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final, TypeVar, cast
 
 from p2p.errors import WIRE_CODES, ProtocolError, Refused
+from p2p.frozen import frozen
 from p2p.protocol.fields import Int, Text, bad, plan_of
 from p2p.protocol.messages import Answer, Message, Request
 from p2p.strictjson import loads
@@ -22,7 +22,7 @@ _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=
 A = TypeVar("A", bound=Answer)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Heard:
     """A line that was a JSON object: either a request (it has `op`) or an answer (it has `ok`)."""
 

@@ -10,10 +10,10 @@ import base64
 import binascii
 import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from p2p.errors import ProtocolError
+from p2p.frozen import frozen
 
 
 class Kind(Protocol):
@@ -40,7 +40,7 @@ class _AsItIs:
         return value
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Int(_AsItIs):
     """A whole number from `low` to `high`, both included."""
 
@@ -60,7 +60,7 @@ class Int(_AsItIs):
         return f"integer{', ' + self.unit if self.unit else ''}, {self.low} to {self.high}"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Bool(_AsItIs):
     """`true` or `false`."""
 
@@ -74,7 +74,7 @@ class Bool(_AsItIs):
         return "boolean"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Text(_AsItIs):
     """A string of `low` to `high` bytes as UTF-8, without control characters (U+0000 to U+001F, U+007F to U+009F)."""
 
@@ -99,7 +99,7 @@ class Text(_AsItIs):
 _HEX: Final = frozenset("0123456789abcdef")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Hex(_AsItIs):
     """A string of exactly `digits` lower-case hex digits."""
 
@@ -115,7 +115,7 @@ class Hex(_AsItIs):
         return f"string, {self.digits} lower-case hex digits"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Base64:
     """Bytes, written as standard base64 with padding; at most `high` bytes once decoded."""
 
@@ -142,7 +142,7 @@ class Base64:
         return f"string, base64 of at most {self.high} bytes"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Choice(_AsItIs):
     """One of a few words."""
 
@@ -158,7 +158,7 @@ class Choice(_AsItIs):
         return "one of " + ", ".join(f'"{word}"' for word in self.words)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ListOf:
     """A list of at most `most` values of one kind; kept as a tuple."""
 
@@ -181,7 +181,7 @@ class ListOf:
         return f"list of at most {self.most}: {self.kind.doc}"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class MapOf:
     """An object of at most `most` keys, all words of letters and digits, and values of one kind."""
 
@@ -206,7 +206,7 @@ class MapOf:
         return f"object of at most {self.most} words to: {self.kind.doc}"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Record:
     """A nested object, kept as the dataclass that states its fields."""
 
@@ -230,7 +230,7 @@ def wire(kind: Kind, default: Any = dataclasses.MISSING, *, about: str) -> Any:
     return dataclasses.field(default=default, metadata={"kind": kind, "about": about}, kw_only=True)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Row:
     """One field of a message as its plan knows it."""
 

@@ -8,9 +8,9 @@ A request class names the class of its answer, and how large a body that answer 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar, Final
 
+from p2p.frozen import frozen
 from p2p.model import MAX_BLOCK, MAX_PIECES, MAX_SIZE, ContentId, PeerId
 from p2p.protocol.fields import Base64, Bool, Choice, Hex, Int, ListOf, MapOf, Text, wire
 
@@ -37,17 +37,17 @@ LIMIT: Final = Int(1, PAGE)
 PIECE: Final = Int(0, MAX_PIECES - 1)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Message:
     """What all messages have in common."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Answer(Message):
     """The "yes" to a request."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Request(Message):
     """What one side asks of the other."""
 
@@ -58,7 +58,7 @@ class Request(Message):
 
 
 # {"ok":true,"version":1,"role":"tracker","name":"enjambre 0.1.0","seq":1}
-@dataclass(frozen=True, slots=True)
+@frozen
 class HelloAnswer(Answer):
     """Who answers."""
 
@@ -70,7 +70,7 @@ class HelloAnswer(Answer):
 
 
 # {"op":"hello","version":1,"peer":"5f…","name":"lab-07","listen":{"tcp":6970},"seq":1}
-@dataclass(frozen=True, slots=True)
+@frozen
 class Hello(Request):
     """Opens a conversation; may be left out. Only as the first line."""
 
@@ -85,13 +85,13 @@ class Hello(Request):
 
 
 # {"ok":true,"seq":2}
-@dataclass(frozen=True, slots=True)
+@frozen
 class PingAnswer(Answer):
     """Alive."""
 
 
 # {"op":"ping","seq":2}
-@dataclass(frozen=True, slots=True)
+@frozen
 class Ping(Request):
     """Are you there?"""
 
@@ -100,13 +100,13 @@ class Ping(Request):
 
 
 # {"ok":true,"body":4213,"seq":2}
-@dataclass(frozen=True, slots=True)
+@frozen
 class ManifestAnswer(Answer):
     """The manifest's canonical bytes follow as body."""
 
 
 # {"op":"manifest","id":"ab…","seq":2}
-@dataclass(frozen=True, slots=True)
+@frozen
 class AskManifest(Request):
     """Asks for a manifest; the asker checks it against the id before it believes a word of it."""
 
@@ -118,7 +118,7 @@ class AskManifest(Request):
 
 
 # {"op":"have","id":"ab…","all":true}   {"op":"have","id":"ab…","pieces":"8A==","suggest":[2]}   {"op":"have","id":"ab…","add":[7,9]}
-@dataclass(frozen=True, slots=True)
+@frozen
 class Have(Request):
     """Tells which pieces this side has verified, and which it would like the other to fetch from it. Told on a link, not answered.
 
@@ -141,13 +141,13 @@ class Have(Request):
 
 
 # {"ok":true,"body":65536,"seq":5}
-@dataclass(frozen=True, slots=True)
+@frozen
 class ReadAnswer(Answer):
     """The block's bytes follow as body: exactly the length asked for."""
 
 
 # {"op":"read","id":"ab…","piece":3,"offset":0,"length":65536,"seq":5}
-@dataclass(frozen=True, slots=True)
+@frozen
 class Read(Request):
     """Asks for one block, of a piece that the other side has."""
 
@@ -162,7 +162,7 @@ class Read(Request):
 
 
 # {"ok":true,"state":"accepted","seq":3}   and, when it is so,   {"ok":true,"state":"verified","seq":3}
-@dataclass(frozen=True, slots=True)
+@frozen
 class ReplicateAnswer(Answer):
     """`accepted` at once, and a second answer with the same `seq` at the end: `verified`, or an error."""
 
@@ -170,7 +170,7 @@ class ReplicateAnswer(Answer):
 
 
 # {"op":"replicate","id":"ab…","name":"lab.img","size":7,"seq":3}
-@dataclass(frozen=True, slots=True)
+@frozen
 class Replicate(Request):
     """Asks a peer to fetch a content and keep it; refused unless that peer was started to accept uploads and has room."""
 

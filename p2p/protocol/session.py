@@ -12,11 +12,11 @@ The conversation is one table. The picture in the README is drawn from it:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
 from p2p.errors import ProtocolError, Refused
+from p2p.frozen import frozen
 from p2p.model import FileSpan
 from p2p.protocol.codec import (
     Heard,
@@ -76,7 +76,7 @@ TRANSITIONS: Final[Mapping[tuple[State, Step], State]] = {
 """All that may happen; what is not here is a fault of the other side. `hello` after the first line is such a fault."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Asked:
     """The other side asks; answer with `answer` or `refuse`, giving back this `seq`."""
 
@@ -84,7 +84,7 @@ class Asked:
     seq: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class BadRequest:
     """The other side asked something wrong; `refuse` it. The conversation goes on unless `error.fatal`."""
 
@@ -92,7 +92,7 @@ class BadRequest:
     seq: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Answered:
     """The answer to our request `seq`; `body` bytes follow it. A refusal has none. `seq` None refuses the connection itself."""
 
@@ -101,7 +101,7 @@ class Answered:
     body: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Ended:
     """Nothing more comes: `clean` at a line's end, or cut in the middle of a line or body."""
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar, Final
 
+from p2p.frozen import frozen
 from p2p.model import ContentId, PeerId
 from p2p.protocol.fields import ListOf, Record, Text, wire
 from p2p.protocol.messages import (
@@ -31,7 +31,7 @@ SHARES_PER_ANNOUNCE: Final = 64
 IDS_PER_WITHDRAW: Final = 256
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Share:
     """One content that a peer has, or has a part of."""
 
@@ -41,7 +41,7 @@ class Share:
     have: int = wire(BYTES, about="how much of it this peer has verified")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class HitRow:
     """One content as the tracker lists it."""
 
@@ -52,7 +52,7 @@ class HitRow:
     peers: int = wire(COUNT, about="peers that have any of it, seeds included")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Source:
     """A peer and where to dial it."""
 
@@ -63,7 +63,7 @@ class Source:
     have: int = wire(BYTES, 0, about="how much of the content it has")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PeerRow:
     """A peer as the tracker lists it."""
 
@@ -78,7 +78,7 @@ class PeerRow:
 
 
 # {"ok":true,"session":"9c…","ttl":30,"seq":3}
-@dataclass(frozen=True, slots=True)
+@frozen
 class LoginAnswer(Answer):
     """The session that was opened; this connection is in it from now on."""
 
@@ -87,7 +87,7 @@ class LoginAnswer(Answer):
 
 
 # {"op":"login","user":"alice","seq":3}
-@dataclass(frozen=True, slots=True)
+@frozen
 class Login(Request):
     """Opens a session."""
 
@@ -98,7 +98,7 @@ class Login(Request):
 
 
 # {"ok":true,"peers":1,"contents":4,"seq":9}
-@dataclass(frozen=True, slots=True)
+@frozen
 class LogoutAnswer(Answer):
     """What left the directory with the session."""
 
@@ -107,7 +107,7 @@ class LogoutAnswer(Answer):
 
 
 # {"op":"logout","seq":9}
-@dataclass(frozen=True, slots=True)
+@frozen
 class Logout(Request):
     """Ends the session; its peers and their contents leave the directory at once."""
 
@@ -116,7 +116,7 @@ class Logout(Request):
 
 
 # {"ok":true,"ttl":30,"known":1,"seq":4}
-@dataclass(frozen=True, slots=True)
+@frozen
 class AnnounceAnswer(Answer):
     """Noted."""
 
@@ -125,7 +125,7 @@ class AnnounceAnswer(Answer):
 
 
 # {"op":"announce","peer":"5f…","name":"lab-07","listen":{"tcp":6970},"contents":[{"id":"ab…","name":"lab.img","size":7,"have":7}],"seq":4}
-@dataclass(frozen=True, slots=True)
+@frozen
 class Announce(Request):
     """Says where a peer listens and what it has; with no contents, it is the heartbeat of all that was announced before."""
 
@@ -141,7 +141,7 @@ class Announce(Request):
 
 
 # {"ok":true,"withdrawn":1,"seq":5}
-@dataclass(frozen=True, slots=True)
+@frozen
 class WithdrawAnswer(Answer):
     """What was taken out."""
 
@@ -149,7 +149,7 @@ class WithdrawAnswer(Answer):
 
 
 # {"op":"withdraw","peer":"5f…","ids":["ab…"],"seq":5}
-@dataclass(frozen=True, slots=True)
+@frozen
 class Withdraw(Request):
     """Takes contents of a peer, or the peer itself, out of the directory."""
 
@@ -161,7 +161,7 @@ class Withdraw(Request):
 
 
 # {"ok":true,"content":{"id":"ab…","name":"lab.img","size":7,"seeds":1,"peers":1},"sources":[{…}],"seq":6}
-@dataclass(frozen=True, slots=True)
+@frozen
 class LookupAnswer(Answer):
     """A bounded choice of peers, best first."""
 
@@ -170,7 +170,7 @@ class LookupAnswer(Answer):
 
 
 # {"op":"lookup","id":"ab…","limit":50,"peer":"5f…","seq":6}
-@dataclass(frozen=True, slots=True)
+@frozen
 class Lookup(Request):
     """Who has this content?"""
 
@@ -183,7 +183,7 @@ class Lookup(Request):
 
 
 # {"ok":true,"total":1,"hits":[{"id":"ab…","name":"lab.img","size":7,"seeds":1,"peers":1}],"seq":7}
-@dataclass(frozen=True, slots=True)
+@frozen
 class HitsAnswer(Answer):
     """A page of contents."""
 
@@ -193,7 +193,7 @@ class HitsAnswer(Answer):
 
 
 # {"op":"search","text":"linux iso","offset":0,"limit":50,"seq":7}
-@dataclass(frozen=True, slots=True)
+@frozen
 class Search(Request):
     """Contents whose name holds all these words, in any order and any case."""
 
@@ -206,7 +206,7 @@ class Search(Request):
 
 
 # {"op":"list","offset":0,"limit":50,"seq":7}
-@dataclass(frozen=True, slots=True)
+@frozen
 class List(Request):
     """All contents, by name."""
 
@@ -218,7 +218,7 @@ class List(Request):
 
 
 # {"ok":true,"total":1,"peers":[{"peer":"5f…","name":"lab-07","user":"alice","host":"10.0.0.7","listen":{"tcp":6970},"contents":4,"age":3}]}
-@dataclass(frozen=True, slots=True)
+@frozen
 class PeersAnswer(Answer):
     """A page of peers."""
 
@@ -228,7 +228,7 @@ class PeersAnswer(Answer):
 
 
 # {"op":"peers","offset":0,"limit":50,"seq":8}
-@dataclass(frozen=True, slots=True)
+@frozen
 class Peers(Request):
     """All peers, by name."""
 
@@ -240,7 +240,7 @@ class Peers(Request):
 
 
 # {"ok":true,"targets":[{"peer":"77…","name":"lab-08","host":"10.0.0.8","listen":{"tcp":6970}}],"seq":10}
-@dataclass(frozen=True, slots=True)
+@frozen
 class PlaceAnswer(Answer):
     """Peers for new copies; fewer than asked for, when fewer accept."""
 
@@ -248,7 +248,7 @@ class PlaceAnswer(Answer):
 
 
 # {"op":"place","id":"ab…","size":7,"copies":2,"seq":10}
-@dataclass(frozen=True, slots=True)
+@frozen
 class Place(Request):
     """Picks peers for new copies, round robin over those that accept uploads, have room and lack the content."""
 
@@ -262,7 +262,7 @@ class Place(Request):
 
 
 # {"ok":true,"version":"0.1.0","uptime":60,"peers":3,"contents":4,"shares":9,"bytes":28,"sessions":3,"requests":120,"user":"alice","seq":11}
-@dataclass(frozen=True, slots=True)
+@frozen
 class StatsAnswer(Answer):
     """The tracker's figures, and the asker's session."""
 
@@ -279,7 +279,7 @@ class StatsAnswer(Answer):
 
 
 # {"op":"stats","seq":11}
-@dataclass(frozen=True, slots=True)
+@frozen
 class Stats(Request):
     """The tracker's figures."""
 

@@ -6,29 +6,29 @@ monotonic clock that the caller owns.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 
+from p2p.frozen import frozen
 from p2p.model import BlockSpan, PeerKey
 
 # -- news ----------------------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PeerJoined:
     """A peer of this swarm can be asked; nothing is known yet of what it has."""
 
     peer: PeerKey
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PeerLeft:
     """A peer cannot be asked any more; what was asked of it will not come."""
 
     peer: PeerKey
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PeerHas:
     """A peer told all that it has: bit `i` of `bits` is piece `i`. Replaces what it told before."""
 
@@ -36,7 +36,7 @@ class PeerHas:
     bits: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PeerGained:
     """A peer told pieces that it has besides those it told before."""
 
@@ -44,7 +44,7 @@ class PeerGained:
     pieces: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Suggested:
     """A peer would like us to fetch these pieces from it; from now on we take that peer's choice before our own."""
 
@@ -52,7 +52,7 @@ class Suggested:
     pieces: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class BlockArrived:
     """A block came whole. Its bytes are not checked yet."""
 
@@ -71,7 +71,7 @@ class Failure(Enum):
     """The connection failed, or the peer did not keep the rules."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class BlockFailed:
     """A block that was asked for will not come."""
 
@@ -80,28 +80,28 @@ class BlockFailed:
     failure: Failure
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PieceVerified:
     """A piece is whole, matches its hash and is on disk."""
 
     piece: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PieceCorrupt:
     """A piece is whole and does not match its hash."""
 
     piece: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Listed:
     """The tracker named so many other peers that may be asked; None: the tracker itself is out of reach."""
 
     peers: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Tick:
     """Time has passed; nothing else."""
 
@@ -111,7 +111,7 @@ News = PeerJoined | PeerLeft | PeerHas | PeerGained | Suggested | BlockArrived |
 # -- wishes --------------------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Fetch:
     """Ask this peer for this block."""
 
@@ -119,7 +119,7 @@ class Fetch:
     block: BlockSpan
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Cancel:
     """Stop waiting for this block from this peer; it is too late, or came from elsewhere. No news about it is wanted any more."""
 
@@ -127,7 +127,7 @@ class Cancel:
     block: BlockSpan
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Drop:
     """Have nothing more to do with this peer."""
 
@@ -136,19 +136,19 @@ class Drop:
     corrupt: bool
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Tell:
     """Tell all peers of this swarm that we have this piece."""
 
     piece: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Finished:
     """Every piece is verified."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class GiveUp:
     """Nothing came for too long. `missing` are the pieces that no peer we know has; none: peers have them and do not give them."""
 

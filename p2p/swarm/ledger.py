@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from p2p.frozen import frozen
 from p2p.model import BlockSpan, PeerKey
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Entry:
     """One request under way; times in seconds of the caller's clock."""
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from p2p.frozen import frozen
 from p2p.model import MIB, PeerKey
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Policy:
     """The numbers a scheduler decides with; times in seconds."""
 

@@ -7,9 +7,9 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Final
 
+from p2p.frozen import frozen
 from p2p.model import Address
 from p2p.protocol.codec import by_op
 from p2p.protocol.messages import Request
@@ -29,7 +29,7 @@ LOGGED_PER_SECOND: Final = 5
 log: Final = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ServerConfig:
     """How a server listens, and what it lets a connection do. Times are seconds."""
 

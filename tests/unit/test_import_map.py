@@ -16,11 +16,12 @@ WORLD: Final = frozenset(
 )
 """What a pure file may not import. `random.Random` is a type that pure files take; `pathlib` is arithmetic on names."""
 
-SHARED: Final = ("p2p", "p2p.errors", "p2p.model")
+SHARED: Final = ("p2p", "p2p.errors", "p2p.frozen", "p2p.model")
 """Every file may use these."""
 
 PURE: Final = [
     "p2p.errors",
+    "p2p.frozen",
     "p2p.model",
     "p2p.config",
     "p2p.link",
@@ -61,6 +62,7 @@ PURE: Final = [
 
 MAY_IMPORT: Final[dict[str, str]] = {
     "p2p.errors": "",
+    "p2p.frozen": "",
     "p2p.model": "",
     "p2p.strictjson": "",
     "p2p.link": "p2p.content.names",

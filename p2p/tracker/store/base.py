@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol
 from unicodedata import normalize
 
+from p2p.frozen import frozen
 from p2p.model import ContentId, PeerId
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Caps:
     """How much a store keeps at most; beyond it new entries are `Refused("quota")`."""
 
