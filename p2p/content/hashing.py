@@ -7,16 +7,15 @@ covers some MiB, so memory does not grow with the content and small files do not
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial as bind
-from typing import Final, Generic, TypeVar
+from typing import Final, TypeVar
 
 from p2p.content.bitmap import Bitmap
 from p2p.content.geometry import Geometry, Layout
@@ -24,9 +23,10 @@ from p2p.content.manifest import HASHES, Hash
 from p2p.content.names import printable
 from p2p.content.partial import PartialContent
 from p2p.content.scan import Scanned
-from p2p.errors import DiskError, Refused
+from p2p.errors import DiskError
 from p2p.model import MIB, BlockSpan
 from p2p.system import DiskIO, disk_error, disk_io, open_read
+from p2p.workers import in_thread
 
 _JOB: Final = 4 * MIB
 _BUFFER: Final = MIB
@@ -51,13 +51,7 @@ class HashPool:
         Even when cancelled it comes back only after the work has ended or was never begun: the buffers that the work uses belong to the
         caller again from then on. Raises `Refused("unavailable")` if no thread can be started.
         """
-        job = _Job(work)
-        try:
-            future = self._threads.submit(job)
-        except RuntimeError as error:
-            job.dropped = True  # the executor may have queued it before it failed
-            raise Refused("unavailable", "this side cannot start another thread now; try again later") from error
-        return await _finished(future)
+        return await in_thread(self._threads, work)
 
     async def hash_content(self, scanned: Scanned, hash_name: str, piece_length: int, progress: Callable[[int], None]) -> tuple[bytes, ...]:
         """The digest of each piece of what was scanned, in order. `progress` is told, in the loop, how many bytes are done so far.
@@ -223,39 +217,6 @@ class PieceChecker:
             return Verdict.PENDING
         digest = self._pool.hash_part(self._partial, block.piece, state.hasher, state.hashed)
         return Verdict.VERIFIED if digest == expected else Verdict.CORRUPT
-
-
-class _Job(Generic[T]):
-    """Work that can still be called off after it was queued."""
-
-    __slots__ = ("_work", "dropped")
-
-    def __init__(self, work: Callable[[], T]) -> None:
-        self._work = work
-        self.dropped = False
-
-    def __call__(self) -> T:
-        if self.dropped:
-            raise RuntimeError("this work was called off")
-        return self._work()
-
-
-async def _finished(future: Future[T]) -> T:
-    """Wait for `future`; when cancelled, call it off if it has not begun, and else wait for its end all the same."""
-    waiting = asyncio.wrap_future(future)
-    try:
-        return await asyncio.shield(waiting)
-    except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if waiting.cancelled() and task and not task.cancelling():
-            raise Refused("unavailable", "this side is stopping") from None
-        while not future.cancel():
-            if waiting.done():
-                waiting.exception()  # seen, so that nobody is told of it later
-                break
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait([waiting])
-        raise
 
 
 class _Reader:

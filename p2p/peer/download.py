@@ -244,12 +244,21 @@ class Download:
                 for wish in self._scheduler.handle(happened, loop.time()):
                     self._note(wish)
                     self._carry_out(wish)
-            if self._timer is not None:
-                self._timer.cancel()
-            wakeup = None if self._over.done() else self._scheduler.next_wakeup()
-            self._timer = None if wakeup is None else loop.call_at(wakeup, self._tell, Tick())
+            self._wake_at(None if self._over.done() else self._scheduler.next_wakeup())
         finally:
             self._handling = False
+
+    def _wake_at(self, when: float | None) -> None:
+        """Tick at `when` at the latest. A timer that is too early does no harm, and most news only makes it later."""
+        if when is not None and self._timer is not None and self._timer.when() <= when and not self._timer.cancelled():
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None if when is None else asyncio.get_running_loop().call_at(when, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._tell(Tick())
 
     def _note(self, happened: News | Wish) -> None:
         if self._tools.note is not None:

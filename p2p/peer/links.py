@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Protocol
 
 from p2p.errors import WIRE_CODES, EnjambreError, ProtocolError, Refused, Unreachable
@@ -45,6 +46,8 @@ OUTBOX: Final = 1024 * 1024
 """Bytes that may wait to be told to one peer; one that does not read them is hung up on."""
 LINKS: Final = 512
 """Links open at once."""
+SENDERS: Final = 8
+"""Threads that send blocks to those whom we dialled and who ask on the link itself; our own peers ask on lanes."""
 
 
 @frozen
@@ -214,6 +217,7 @@ class Links:
         self._source = source
         self._io = io
         self._trace = trace
+        self._senders = ThreadPoolExecutor(SENDERS, thread_name_prefix="send")
         self._by_key: dict[PeerKey, Link] = {}
         self._by_wire: dict[Wire, Link] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -233,7 +237,7 @@ class Links:
         """Open a link to the peer that listens there. Raises `Unreachable`, naming the address; also when it is another peer."""
         sock = await dial(address)
         try:
-            wire = Wire(sock, by_op(PEER_OPS), self._io, trace=self._trace)
+            wire = Wire(sock, by_op(PEER_OPS), self._io, senders=self._senders, trace=self._trace)
         except OSError as error:
             raise broken(error, f"peer {address}") from error
         try:
@@ -299,6 +303,7 @@ class Links:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._senders.shutdown(wait=False)
 
     async def _welcome(self, wire: Wire, hello: Hello, seq: int | None) -> None:
         if hello.version != VERSION:

@@ -2,6 +2,9 @@
 
 The socket is ours alone (no asyncio stream owns it), so that a block can be received straight into its buffer and sent straight from its
 file. Lines are written by the loop; file spans by a worker thread, since reading a file that is not in memory would stop the loop.
+
+Reads and writes are tried before they are waited for: most of what is read is there already, and to set a timer and watch a socket for
+nothing costs more than the rest of a small block.
 """
 
 from __future__ import annotations
@@ -12,13 +15,15 @@ import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
+from functools import partial
 from typing import Final
 
-from p2p.errors import ProtocolError, Unreachable
+from p2p.errors import ProtocolError, Refused, Unreachable
 from p2p.model import Address, FileSpan, PeerId, canonical_host
 from p2p.protocol.messages import Request
 from p2p.protocol.session import Chunk, Event, Session
 from p2p.system import DiskIO
+from p2p.workers import in_thread
 
 LINE_TIME: Final = 10.0
 """Seconds from the first byte of a line to its last, and from the connection to its first line (libtorrent and websockets: 10 s)."""
@@ -80,8 +85,12 @@ class Wire:
             if self.session.partial:
                 self._line_due = self._line_due or loop.time() + LINE_TIME
                 until = self._line_due if until is None else min(until, self._line_due)
-            async with asyncio.timeout_at(until):
-                self.session.receive_data(await loop.sock_recv(self._sock, self._read_size))
+            try:
+                data = self._sock.recv(self._read_size)
+            except (BlockingIOError, InterruptedError):
+                async with asyncio.timeout_at(until):
+                    data = await loop.sock_recv(self._sock, self._read_size)
+            self.session.receive_data(data)
         self._line_due = None
         return event
 
@@ -92,8 +101,11 @@ class Wire:
         view[: len(held)] = held
         got = len(held)
         while got < len(view):
-            async with asyncio.timeout(STALL_TIME):
-                count = await loop.sock_recv_into(self._sock, view[got:])
+            try:
+                count = self._sock.recv_into(view[got:])
+            except (BlockingIOError, InterruptedError):
+                async with asyncio.timeout(STALL_TIME):
+                    count = await loop.sock_recv_into(self._sock, view[got:])
             if not count:
                 raise ConnectionResetError("the other side hung up in the middle of a block")
             self.session.body_arrived(count)
@@ -129,28 +141,32 @@ class Wire:
         What fails or is cancelled half way hangs up: the other side could not tell where the next line begins.
         """
         async with self._writing:
-            loop = asyncio.get_running_loop()
             for chunk in chunks:
                 if self._closed:
                     raise ConnectionAbortedError("this connection was closed")
-                if isinstance(chunk, FileSpan):
-                    sending = loop.run_in_executor(self._senders, self._io.send_span, self._sock, chunk, STALL_TIME, pace)
-                    try:
-                        await asyncio.shield(sending)
-                    except asyncio.CancelledError:
-                        self.close()
-                        while not sending.done():  # the file is in use until then, however often this is cancelled
-                            with contextlib.suppress(asyncio.CancelledError):
-                                await asyncio.wait([sending])
-                        sending.exception()  # seen, so that nobody is told of it later
-                        raise
-                else:
-                    try:
-                        async with asyncio.timeout(STALL_TIME):
-                            await loop.sock_sendall(self._sock, chunk)
-                    except BaseException:
-                        self.close()
-                        raise
+                try:
+                    await (self._send_span(chunk, pace) if isinstance(chunk, FileSpan) else self._send_bytes(chunk))
+                except BaseException:
+                    self.close()
+                    raise
+
+    async def _send_span(self, span: FileSpan, pace: Callable[[int], None] | None) -> None:
+        if self._senders is None:
+            raise ConnectionAbortedError("this connection sends no files")
+        try:
+            # A cancel closes the socket, which ends the send at once.
+            await in_thread(self._senders, partial(self._io.send_span, self._sock, span, STALL_TIME, pace), self.close)
+        except Refused as refused:
+            raise ConnectionAbortedError(str(refused)) from refused
+
+    async def _send_bytes(self, data: bytes) -> None:
+        try:
+            sent = self._sock.send(data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        if sent < len(data):
+            async with asyncio.timeout(STALL_TIME):
+                await asyncio.get_running_loop().sock_sendall(self._sock, memoryview(data)[sent:])
 
     def close(self) -> None:
         """Hang up; what is being read or written on it fails."""

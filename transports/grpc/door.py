@@ -28,6 +28,7 @@ from p2p.peer.wire import STALL_TIME
 from p2p.protocol.fields import bad, plan_of
 from p2p.protocol.messages import VERSION, Hello, Read
 from p2p.system import DiskIO
+from p2p.workers import in_thread
 from protos.transfer_pb2 import ReadRequest
 from transports.grpc.gate import CROWD_TIME, HANDLERS, Gate, host_of
 from transports.grpc.health import NAME as HEALTH
@@ -182,16 +183,9 @@ class GrpcDoor:
             raise OSError(errno.EIO, "a block is not as long as it was asked for")
         call.sending, call.moved_at = True, time.monotonic()
         watch = self._loop.call_later(STALL_TIME, self._look, call)
-        sending = self._loop.run_in_executor(self._senders, self._send, call, files)
         try:
-            await asyncio.shield(sending)
-        except asyncio.CancelledError:
             # The files are in use until the thread is done with them.
-            call.context.cancel()
-            while not sending.done():
-                with contextlib.suppress(asyncio.CancelledError):
-                    await asyncio.wait([sending])
-            raise
+            await in_thread(self._senders, functools.partial(self._send, call, files), call.context.cancel)
         finally:
             watch.cancel()
             call.sending = False
