@@ -158,6 +158,17 @@ class _PosixIO:
                 quiet_since = time.monotonic()
 
 
+def send_bytes(sock: socket.socket, data: bytes, timeout: float) -> None:
+    """Send all of `data` as `DiskIO.send_span` sends a file. Raises `TimeoutError` if no byte moves for `timeout` seconds, `OSError`."""
+    rest = memoryview(data)
+    with sock.dup() as out:
+        while rest:
+            try:
+                rest = rest[out.send(rest) :]
+            except BlockingIOError:
+                _wait_writable(out, timeout)
+
+
 def _send_copied(io: DiskIO, sock: socket.socket, span: FileSpan, timeout: float, pace: Callable[[int], None] | None) -> None:
     """Send by reading into a buffer, where the kernel cannot send from the file itself."""
     buffer = memoryview(bytearray(min(span.length, _PACED_CHUNK if pace else _COPIED_CHUNK)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -32,25 +32,35 @@ class Shelf:
         self.cut: Callable[[FileSpan], list[FileSpan]] = lambda span: [span]
         self.delay = 0.0
         """Seconds that each part takes."""
+        self.at_once = 1
+        """Most blocks given in one turn."""
         self.entered = self.left = 0
         self.who: list[str] = []
 
     @asynccontextmanager
-    async def block(self, who: str, content: ContentId, span: BlockSpan) -> AsyncIterator[list[FileSpan]]:
-        self.who.append(who)
-        if content != CONTENT:
-            raise Refused("not_found", "this content is not shared here")
-        start = span.piece * PIECE + span.offset
-        if start + span.length > len(self.data) or span.offset + span.length > PIECE:
-            raise Refused("bad_range", "the block is not inside its piece")
-        if span.piece in self.refuse:
-            raise Refused(self.refuse[span.piece], "no")
+    async def blocks(self, who: str, content: ContentId, spans: Sequence[BlockSpan]) -> AsyncIterator[list[list[FileSpan]]]:
+        self._check(content, spans[0])
         self.entered += 1
         try:
             await self.gate.wait()
-            yield self.cut(FileSpan(self.fd, start, span.length))
+            opened = []
+            for span in spans[: self.at_once]:
+                try:
+                    self._check(content, span)
+                except Refused:
+                    break
+                opened.append(self.cut(FileSpan(self.fd, span.piece * PIECE + span.offset, span.length)))
+            yield opened
         finally:
             self.left += 1
+
+    def _check(self, content: ContentId, span: BlockSpan) -> None:
+        if content != CONTENT:
+            raise Refused("not_found", "this content is not shared here")
+        if span.piece * PIECE + span.offset + span.length > len(self.data) or span.offset + span.length > PIECE:
+            raise Refused("bad_range", "the block is not inside its piece")
+        if span.piece in self.refuse:
+            raise Refused(self.refuse[span.piece], "no")
 
     def pace(self, count: int) -> None:
         time.sleep(self.delay * count / 8192)

@@ -92,7 +92,7 @@ class MemoryLane:
             task.cancel()
 
     async def _move(self, content: ContentId, span: BlockSpan, into: memoryview) -> None:
-        async with self._turn, self._listener.source.block(self._who, content, span) as files:
+        async with self._turn, self._listener.source.blocks(self._who, content, [span]) as (files,):
             size = sum(file.length for file in files)
             if size != len(into):
                 raise ProtocolError("bad_body", f"body: {len(into)} bytes were asked for, {size} announced", fatal=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from typing import Final
 
 from p2p.errors import EnjambreError, ProtocolError, Refused
@@ -11,11 +12,13 @@ from p2p.model import BlockSpan, caller
 from p2p.peer.transport import Control, Source
 from p2p.peer.wire import LINE_TIME, Wire
 from p2p.protocol.messages import Read, ReadAnswer
-from p2p.protocol.session import Asked, BadRequest, Ended
+from p2p.protocol.session import Asked, BadRequest, Ended, Event
 
 IDLE_TIME: Final = 90.0
 """Seconds of silence after which a connection is given up; links ping more often than that (Syncthing: 90 s)."""
 
+READS: Final = 64
+"""Requests for blocks that are looked at together."""
 IN_A_ROW: Final = 16
 """Events of one connection that are dealt with before others have their turn: bytes that are here already come without a wait."""
 
@@ -41,16 +44,18 @@ def converse(wire: Wire, source: Source, control: Control | None, *, first_line:
 async def _converse(wire: Wire, source: Source, control: Control | None, first_line: float) -> None:
     idle = first_line
     heard = 0
+    ahead: deque[Event] = deque()
+    """Events that came with the one before them."""
     try:
         while not wire.closed:
-            event = await wire.next_event(idle)
+            event = ahead.popleft() if ahead else await wire.next_event(idle)
             idle = IDLE_TIME
             heard += 1
             if heard % IN_A_ROW == 0:
                 await asyncio.sleep(0)
             match event:
-                case Asked(Read() as read, seq):
-                    await _serve(wire, source, read, seq)
+                case Asked(Read()):
+                    await _serve(wire, source, _reads(wire, event, ahead), ahead)
                 case BadRequest(error, seq):
                     await wire.send([wire.session.refuse(error, seq)])
                     if error.fatal:
@@ -67,13 +72,33 @@ async def _converse(wire: Wire, source: Source, control: Control | None, first_l
         log.debug("connection with %s ended: %s", wire.remote, error)
 
 
-async def _serve(wire: Wire, source: Source, read: Read, seq: int | None) -> None:
-    span = BlockSpan(read.piece, read.offset, read.length)
+def _reads(wire: Wire, first: Asked, ahead: deque[Event]) -> list[tuple[Read, int | None]]:
+    """The reads of one content that are here already, `first` and those right behind it; what comes after them goes `ahead`."""
+    reads: list[tuple[Read, int | None]] = []
+    event: Event | None = first
+    while isinstance(event, Asked) and isinstance(event.request, Read):
+        if reads and event.request.id != reads[0][0].id:
+            break
+        reads.append((event.request, event.seq))
+        if len(reads) == READS:
+            return reads
+        event = ahead.popleft() if ahead else wire.session.next_event()
+    if event is not None:
+        ahead.appendleft(event)
+    return reads
+
+
+async def _serve(wire: Wire, source: Source, reads: list[tuple[Read, int | None]], ahead: deque[Event]) -> None:
+    """Send as many of the blocks as the source gives in one turn; the others are asked for again, `ahead` of what came later."""
     who = caller(wire.peer, wire.remote.host)
+    spans = [BlockSpan(read.piece, read.offset, read.length) for read, _ in reads]
     try:
-        async with source.block(who, read.id, span) as files:
-            await wire.send(wire.session.answer(ReadAnswer(), seq, files), source.pace)
+        async with source.blocks(who, reads[0][0].id, spans) as opened:
+            answers = [wire.session.answer(ReadAnswer(), seq, files) for (_, seq), files in zip(reads, opened, strict=False)]
+            await wire.send([chunk for answer in answers for chunk in answer], source.pace)
+        ahead.extendleft(Asked(read, seq) for read, seq in reversed(reads[len(opened) :]))
     except Refused as refused:
-        await wire.send([wire.session.refuse(refused, seq)])
+        await wire.send([wire.session.refuse(refused, reads[0][1])])
         if refused.code == "bad_range":
             raise ProtocolError("bad_range", str(refused), fatal=True) from None
+        ahead.extendleft(Asked(read, seq) for read, seq in reversed(reads[1:]))

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from typing import Final
 
@@ -55,12 +55,10 @@ class Serving:
         return holding
 
     @asynccontextmanager
-    async def block(self, who: str, content: ContentId, span: BlockSpan) -> AsyncIterator[list[FileSpan]]:
-        """Admit a request and open the block's files while it is sent. Raises `Refused`."""
+    async def blocks(self, who: str, content: ContentId, spans: Sequence[BlockSpan]) -> AsyncIterator[list[list[FileSpan]]]:
+        """Admit a request, and open the files of its first blocks while they are sent. Raises `Refused` for the first."""
         holding = self.get(content)
-        holding.geometry.check(span)
-        if span.piece not in holding.have:
-            raise Refused("not_found", "this piece is not here yet")
+        self._check_here(holding, spans[0])
         self._check_hears(who)
         ticket = object()
         turn = self._turns[ticket] = asyncio.get_running_loop().create_future()
@@ -73,10 +71,14 @@ class Serving:
             me = asyncio.current_task()
             if me is not None:
                 self._tasks[ticket] = me
-            self._moved_at = time.monotonic()
+            began = self._moved_at = time.monotonic()
             with ExitStack() as stack:
-                yield await self._open(holding, span, stack)
-            holding.served(who, span)
+                opened = [await self._open(holding, spans[0], stack)]
+                opened += self._open_more(holding, spans[1:], self._uploads.turn(who) - spans[0].length, stack)
+                yield opened
+            self._uploads.took(who, time.monotonic() - began)
+            for span in spans[: len(opened)]:
+                holding.served(who, span)
         finally:
             del self._turns[ticket]
             self._tasks.pop(ticket, None)
@@ -133,6 +135,24 @@ class Serving:
             turn = self._turns.get(ticket)
             if turn is not None and not turn.done():
                 turn.set_result(None)
+
+    @staticmethod
+    def _check_here(holding: Holding, span: BlockSpan) -> None:
+        holding.geometry.check(span)
+        if span.piece not in holding.have:
+            raise Refused("not_found", "this piece is not here yet")
+
+    def _open_more(self, holding: Holding, spans: Sequence[BlockSpan], most: int, stack: ExitStack) -> Iterator[list[FileSpan]]:
+        """Open as many blocks as `most` bytes allow. One that must be refused is so when it comes first in its turn."""
+        for span in spans:
+            most -= span.length
+            if most < 0:
+                return
+            try:
+                self._check_here(holding, span)
+                yield self._enter(holding, span, stack)
+            except Refused:
+                return
 
     async def _open(self, holding: Holding, span: BlockSpan, stack: ExitStack) -> list[FileSpan]:
         """Open a block's files. While a download gets its final name, which may take as long as a slow disk, the asker waits."""

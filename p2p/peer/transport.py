@@ -10,7 +10,7 @@ Duties that `tests/contract/test_transport.py` proves of every transport:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Protocol
 
@@ -30,10 +30,11 @@ class LaneClosed(Unreachable):
 class Source(Protocol):
     """Where a listening transport gets blocks from."""
 
-    def block(self, who: str, content: ContentId, span: BlockSpan) -> AbstractAsyncContextManager[list[FileSpan]]:
-        """Admit a request of `who` (as `model.caller` writes it) and open the block's files while it is sent.
+    def blocks(self, who: str, content: ContentId, spans: Sequence[BlockSpan]) -> AbstractAsyncContextManager[list[list[FileSpan]]]:
+        """Admit what `who` (as `model.caller` writes it) asks for, and open the files of the first block, and of those behind it that may
+        be sent in the same turn; they stay open while they are sent.
 
-        Entering waits for a free upload slot. Raises `Refused`: `not_found`, `bad_range`, `busy`.
+        Entering waits for a free upload slot. Raises `Refused` for the first block: `not_found`, `bad_range`, `busy`.
         """
 
     def pace(self, count: int) -> None:

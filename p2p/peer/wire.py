@@ -1,7 +1,8 @@
 """One TCP connection and its conversation: the four steps that every peer connection goes through, and how it is dialled.
 
 The socket is ours alone (no asyncio stream owns it), so that a block can be received straight into its buffer and sent straight from its
-file. Lines are written by the loop; file spans by a worker thread, since reading a file that is not in memory would stop the loop.
+file. Lines are written by the loop. File spans, and the lines before them, are written by a worker thread, since reading a file that is not
+in memory would stop the loop.
 
 Reads and writes are tried before they are waited for: most of what is read is there already, and to set a timer and watch a socket for
 nothing costs more than the rest of a small block.
@@ -15,14 +16,13 @@ import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from functools import partial
 from typing import Final
 
 from p2p.errors import ProtocolError, Refused, Unreachable
 from p2p.model import Address, FileSpan, PeerId, canonical_host
 from p2p.protocol.messages import Request
 from p2p.protocol.session import Chunk, Event, Session
-from p2p.system import DiskIO
+from p2p.system import DiskIO, send_bytes
 from p2p.workers import in_thread
 
 LINE_TIME: Final = 10.0
@@ -141,21 +141,31 @@ class Wire:
         What fails or is cancelled half way hangs up: the other side could not tell where the next line begins.
         """
         async with self._writing:
-            for chunk in chunks:
-                if self._closed:
-                    raise ConnectionAbortedError("this connection was closed")
-                try:
-                    await (self._send_span(chunk, pace) if isinstance(chunk, FileSpan) else self._send_bytes(chunk))
-                except BaseException:
-                    self.close()
-                    raise
+            if self._closed:
+                raise ConnectionAbortedError("this connection was closed")
+            try:
+                if any(isinstance(chunk, FileSpan) for chunk in chunks):
+                    await self._send_in_thread(chunks, pace)
+                else:
+                    await self._send_bytes(b"".join(chunk for chunk in chunks if not isinstance(chunk, FileSpan)))
+            except BaseException:
+                self.close()
+                raise
 
-    async def _send_span(self, span: FileSpan, pace: Callable[[int], None] | None) -> None:
+    async def _send_in_thread(self, chunks: Sequence[Chunk], pace: Callable[[int], None] | None) -> None:
         if self._senders is None:
             raise ConnectionAbortedError("this connection sends no files")
+
+        def work() -> None:
+            for chunk in chunks:
+                if isinstance(chunk, FileSpan):
+                    self._io.send_span(self._sock, chunk, STALL_TIME, pace)
+                else:
+                    send_bytes(self._sock, chunk, STALL_TIME)
+
         try:
             # A cancel closes the socket, which ends the send at once.
-            await in_thread(self._senders, partial(self._io.send_span, self._sock, span, STALL_TIME, pace), self.close)
+            await in_thread(self._senders, work, self.close)
         except Refused as refused:
             raise ConnectionAbortedError(str(refused)) from refused
 

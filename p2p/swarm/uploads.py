@@ -2,6 +2,8 @@
 
 Many slow streams from one seed would delay everybody's first piece, so only `slots` blocks are sent at once. Who waits, waits in a queue of
 its own, and the queues are served round robin: a peer that asks for a hundred blocks delays another by one block, not by a hundred.
+
+While nobody waits, who takes what it gets at once gets several blocks in one turn: most of the cost of a small block is to begin it.
 """
 
 from __future__ import annotations
@@ -11,11 +13,19 @@ from collections.abc import Hashable
 from typing import Final
 
 from p2p.errors import Refused
+from p2p.model import MAX_BLOCK
 
 SLOTS: Final = 4
 """Blocks sent at once. The sketch of a 16-peer swarm did as well with 3 or 4 as with any other number."""
 WAITING_OF_ONE: Final = 64
 WAITING_IN_ALL: Final = 4096
+
+TURN: Final = MAX_BLOCK
+"""Most bytes of a turn: one long block, or several short ones."""
+QUICK: Final = 0.02
+"""Seconds that a turn may take for the next one to have more than one block: by so much a newcomer may have to wait longer."""
+_REMEMBERED: Final = 256
+"""Peers known to be quick, at most."""
 
 Ticket = Hashable
 """Whatever the caller knows one request by."""
@@ -29,6 +39,7 @@ class Uploads:
         self._serving: set[Ticket] = set()
         self._queues: dict[str, deque[Ticket]] = {}
         self._waiting = 0
+        self._quick: dict[str, None] = {}
 
     @property
     def waiting(self) -> int:
@@ -58,6 +69,18 @@ class Uploads:
         else:
             self._forget(ticket)
         return self._admit()
+
+    def turn(self, who: str) -> int:
+        """How many bytes `who` may get in the turn that begins now; 0 is only the first block that it asked for."""
+        return TURN if who in self._quick and not self._waiting else 0
+
+    def took(self, who: str, seconds: float) -> None:
+        """A turn of `who` has ended after so long."""
+        self._quick.pop(who, None)
+        if seconds <= QUICK:
+            self._quick[who] = None
+            if len(self._quick) > _REMEMBERED:
+                del self._quick[next(iter(self._quick))]
 
     def _forget(self, ticket: Ticket) -> None:
         for who, queue in self._queues.items():

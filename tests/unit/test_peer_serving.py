@@ -56,7 +56,7 @@ class Scene:
 
     async def send(self, who: str, until_set: asyncio.Event, log: list[str], block: BlockSpan = BLOCK) -> None:
         """Take a block and be busy with it until an event."""
-        async with self.serving.block(who, CONTENT, block):
+        async with self.serving.blocks(who, CONTENT, [block]):
             log.append(who)
             await until_set.wait()
 
@@ -66,7 +66,7 @@ def test_a_piece_that_is_not_here_and_a_content_that_is_not_shared_are_not_found
         scene = Scene(have=0b01)
         for content, block in ((CONTENT, BlockSpan(1, 0, 10)), (ContentId("cd" * 32), BLOCK)):
             with pytest.raises(Refused) as refused:
-                async with scene.serving.block("a", content, block):
+                async with scene.serving.blocks("a", content, [block]):
                     pass
             assert refused.value.code == "not_found"
 
@@ -79,7 +79,7 @@ def test_a_disk_that_fails_is_told_as_such_without_our_paths_and_frees_the_slot(
         scene.storage.fault = DiskError("cannot read '/home/alice/secret'")
         for _ in range(SLOTS + 1):
             with pytest.raises(Refused) as refused:
-                async with scene.serving.block("a", CONTENT, BLOCK):
+                async with scene.serving.blocks("a", CONTENT, [BLOCK]):
                     pass
         assert refused.value.code == "disk"
         assert "alice" not in str(refused.value)
@@ -93,7 +93,7 @@ def test_files_that_have_changed_are_reported_and_not_served() -> None:
         scene = Scene()
         scene.storage.fault = Refused("not_found", "changed")
         with pytest.raises(Refused):
-            async with scene.serving.block("a", CONTENT, BLOCK):
+            async with scene.serving.blocks("a", CONTENT, [BLOCK]):
                 pass
         assert scene.changed == [scene.holding]
 
@@ -109,7 +109,7 @@ def test_what_was_taken_back_is_refused_at_once_and_holds_no_slot() -> None:
         scene.storage.fault = Refused("unavailable", "put away")
         async with asyncio.timeout(1):
             with pytest.raises(Refused):
-                async with scene.serving.block("a", CONTENT, BLOCK):
+                async with scene.serving.blocks("a", CONTENT, [BLOCK]):
                     pass
 
     contained(work)
@@ -212,7 +212,7 @@ def test_who_is_given_up_and_takes_long_to_end_is_given_up_once(monkeypatch: pyt
         cancels: list[str] = []
 
         async def lingering(who: str) -> None:
-            async with scene.serving.block(who, CONTENT, BLOCK):
+            async with scene.serving.blocks(who, CONTENT, [BLOCK]):
                 log.append(who)
                 while not never.is_set():
                     try:
@@ -300,3 +300,44 @@ def test_without_a_rate_nobody_waits() -> None:
         scene.serving.pace(10**9)
     assert time.monotonic() - began < 0.5
     scene.serving.close()
+
+
+def test_who_is_quick_gets_several_blocks_in_one_turn_up_to_the_first_that_is_not_here() -> None:
+    async def work() -> None:
+        scene = Scene(have=0b01)
+        here = [BlockSpan(0, at, 1000) for at in (0, 1000, 2000)]
+        async with scene.serving.blocks("a", CONTENT, here) as opened:
+            assert len(opened) == 1, "nobody knows yet whether it is quick"
+        async with scene.serving.blocks("a", CONTENT, [*here, BlockSpan(1, 0, 1000), *here]) as opened:
+            assert [sum(span.length for span in files) for files in opened] == [1000] * 3
+            assert scene.storage.open == 3
+        assert scene.storage.open == 0
+        assert scene.holding.sent == 4000
+
+    contained(work)
+
+
+def test_while_others_wait_a_turn_is_one_block() -> None:
+    async def work() -> None:
+        scene, log = Scene(), list[str]()
+        leave = [asyncio.Event() for _ in range(SLOTS)]
+        async with scene.serving.blocks("a", CONTENT, [BLOCK]):
+            pass
+        tasks = [asyncio.create_task(scene.send(f"other-{number}", leave[number], log)) for number in range(SLOTS)]
+        await until(lambda: len(log) == SLOTS)
+
+        async def turn() -> int:
+            async with scene.serving.blocks("a", CONTENT, [BLOCK] * 3) as opened:
+                return len(opened)
+
+        mine = asyncio.create_task(turn())
+        await until(lambda: scene.serving._uploads.waiting == 1)
+        late = asyncio.create_task(scene.send("late", leave[0], log))
+        await until(lambda: scene.serving._uploads.waiting == 2)
+        leave[0].set()
+        assert await mine == 1
+        for event in leave:
+            event.set()
+        await asyncio.gather(late, *tasks)
+
+    contained(work)

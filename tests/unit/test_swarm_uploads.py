@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from p2p.errors import Refused
-from p2p.swarm.uploads import WAITING_IN_ALL, WAITING_OF_ONE, Uploads
+from p2p.swarm.uploads import QUICK, TURN, WAITING_IN_ALL, WAITING_OF_ONE, Uploads
 
 
 def test_only_as_many_as_there_are_slots_are_served_at_once() -> None:
@@ -77,3 +77,25 @@ def test_all_are_refused_as_busy_when_too_many_wait_in_all() -> None:
     with pytest.raises(Refused):
         uploads.ask("a newcomer", "one more")
     assert uploads.waiting == WAITING_IN_ALL
+
+
+def test_who_took_its_last_turn_quickly_gets_more_in_the_next_one_while_nobody_waits() -> None:
+    uploads = Uploads(slots=1)
+    assert uploads.turn("a") == 0, "nothing is known of it"
+    uploads.took("a", QUICK)
+    assert (uploads.turn("a"), uploads.turn("b")) == (TURN, 0)
+    uploads.ask("a", 1)
+    uploads.ask("b", 2)
+    assert uploads.turn("a") == 0, "b waits"
+    uploads.done(2)
+    assert uploads.turn("a") == TURN
+    uploads.took("a", 2 * QUICK)
+    assert uploads.turn("a") == 0
+
+
+def test_only_so_many_are_remembered_as_quick() -> None:
+    uploads = Uploads()
+    for number in range(2000):
+        uploads.took(f"peer {number}", 0.0)
+    quick = [number for number in range(2000) if uploads.turn(f"peer {number}")]
+    assert quick == list(range(2000 - 256, 2000))

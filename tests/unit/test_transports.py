@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+import os
+import random
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +24,7 @@ from p2p.protocol.messages import Hello
 from p2p.protocol.session import Asked
 from p2p.system import disk_io
 from tests.leaks import contained
+from tests.shelf import SIZE, Shelf
 from tests.waiting import until
 from transports import tcp
 from transports.tcp import TcpTransport
@@ -37,7 +41,7 @@ class NoSource:
         self.who: list[str] = []
 
     @asynccontextmanager
-    async def block(self, who: str, content: ContentId, span: BlockSpan) -> AsyncIterator[list[FileSpan]]:
+    async def blocks(self, who: str, content: ContentId, spans: Sequence[BlockSpan]) -> AsyncIterator[list[list[FileSpan]]]:
         self.who.append(who)
         raise self.fault
         yield []
@@ -184,5 +188,40 @@ def test_an_accept_that_fails_for_want_of_descriptors_waits_and_goes_on(monkeypa
         assert calls <= 5
         writer.transport.abort()
         await listener.close()
+
+    contained(work)
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3, 100])
+def test_requests_that_come_together_are_answered_in_order_however_many_the_source_serves_in_a_turn(tmp_path: Path, at_once: int) -> None:
+    """Blocks, one that is refused, one of another content, and something that is no read, all in one packet."""
+
+    async def work() -> None:
+        shelf = Shelf(tmp_path / "shelf", random.Random(7).randbytes(SIZE))
+        shelf.at_once, shelf.refuse = at_once, {1: "not_found"}
+        listener = await TcpTransport(disk_io()).listen(shelf, LOOPBACK)
+        spans = [BlockSpan(0, at, 70_000) for at in range(0, 700_000, 70_000)]
+        spans[5] = BlockSpan(1, 0, 10)
+        lines = [
+            {"op": "read", "id": CONTENT, "piece": span.piece, "offset": span.offset, "length": span.length, "seq": seq}
+            for seq, span in enumerate(spans)
+        ]
+        lines.insert(3, {"op": "ping", "seq": 100})
+        lines.insert(8, {"op": "read", "id": "cd" * 32, "piece": 0, "offset": 0, "length": 1, "seq": 101})
+        reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+        writer.write("".join(json.dumps(line) + "\n" for line in lines).encode())
+        for asked in lines:
+            answer = json.loads(await reader.readline())
+            assert answer["seq"] == asked["seq"]
+            if asked["seq"] in (5, 100, 101):
+                assert answer["ok"] is False
+                continue
+            assert await reader.readexactly(answer["body"]) == shelf.bytes_of(spans[answer["seq"]])
+        assert shelf.entered == {1: 9, 2: 6, 3: 4, 100: 4}[at_once]
+        writer.close()
+        await writer.wait_closed()
+        await listener.close()
+        assert shelf.entered == shelf.left
+        os.close(shelf.fd)
 
     contained(work)

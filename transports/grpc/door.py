@@ -161,7 +161,7 @@ class GrpcDoor:
         try:
             who, content, blocks = call.asked()
             for block in blocks:
-                async with self._source.block(who, content, block) as files:
+                async with self._source.blocks(who, content, [block]) as (files,):
                     await self._hand_over(call, block, files)
                 if not call.context.is_active():
                     return
