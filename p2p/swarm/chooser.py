@@ -27,6 +27,9 @@ AHEAD_AT_LEAST: Final = 2
 @dataclass(slots=True)
 class _Receiver:
     has: int = 0
+    """Pieces it told of."""
+    sent: int = 0
+    """Pieces sent to it; it may leave before it tells of them."""
     open: dict[int, None] = field(default_factory=dict)
     """Pieces suggested to it and not sent yet."""
 
@@ -58,6 +61,7 @@ class Chooser:
         self._given |= 1 << piece
         receiver = self._receivers.get(peer)
         if receiver is not None:
+            receiver.sent |= 1 << piece
             receiver.open.pop(piece, None)
 
     def left(self, peer: PeerKey) -> None:
@@ -68,7 +72,10 @@ class Chooser:
         self._held.remove(receiver.has)
         for piece in receiver.open:
             self._given &= ~(1 << piece)
-        self._given &= ~self._held.nobody(receiver.has)
+        lost = self._held.nobody(receiver.has | receiver.sent)
+        for other in self._receivers.values():
+            lost &= ~other.sent
+        self._given &= ~lost
 
     def suggest(self, peer: PeerKey) -> tuple[int, ...]:
         """Return what to suggest to `peer` now: nothing while half of what it was told before is still open."""

@@ -82,6 +82,26 @@ def test_a_piece_that_left_the_swarm_with_its_only_holder_is_suggested_again() -
     assert chooser.suggest(B) == (0,)
 
 
+def test_a_piece_sent_to_one_that_left_before_it_told_of_it_is_suggested_again() -> None:
+    chooser = Chooser(4, Random(1))
+    chooser.has(A, 0)
+    for piece in chooser.suggest(A):
+        chooser.served(A, piece)
+    chooser.has(A, 0b0001)
+    chooser.has(B, 0b0010)
+    chooser.left(A)
+    assert sorted(chooser.suggest(B)) == [0, 2, 3]
+
+
+def test_a_piece_sent_to_two_of_which_one_left_counts_as_given() -> None:
+    chooser = Chooser(2, Random(1))
+    for peer in (A, B):
+        chooser.has(peer, 0)
+        chooser.served(peer, 0)
+    chooser.left(A)
+    assert chooser.suggest(B) == (1,)
+
+
 def test_a_stranger_that_leaves_changes_nothing() -> None:
     chooser = Chooser(3, Random(1))
     chooser.has(A, 0)
