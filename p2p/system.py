@@ -219,8 +219,9 @@ def _shorter() -> DiskError:
     return DiskError("a shared file became shorter while it was sent")
 
 
-def open_read(path: str | os.PathLike[str]) -> int:
-    """Open a regular file for reading and return its descriptor. Never follows a link, never waits for a FIFO or a device.
+def open_read(path: str | os.PathLike[str]) -> tuple[int, os.stat_result]:
+    """Open a regular file for reading; return its descriptor and what there is to know of it. Never follows a link, never waits for a FIFO
+    or a device.
 
     Raises `DiskError` for anything that is not a regular file, or that cannot be opened.
     """
@@ -228,8 +229,7 @@ def open_read(path: str | os.PathLike[str]) -> int:
         fd = os.open(path, os.O_RDONLY | _NO_WAIT | _SAFE)
     except OSError as error:
         raise disk_error(error, "read", path) from error
-    _check_regular(fd, path)
-    return fd
+    return fd, _checked_regular(fd, path)
 
 
 def open_write(path: str | os.PathLike[str], *, create: bool) -> int:
@@ -239,7 +239,8 @@ def open_write(path: str | os.PathLike[str], *, create: bool) -> int:
     """
     flags = os.O_RDWR | _NO_WAIT | _SAFE | (os.O_CREAT | os.O_EXCL if create else 0)
     fd = os.open(path, flags, 0o666)
-    _check_regular(fd, path)
+    if not create:  # what is made new is a regular file
+        _checked_regular(fd, path)
     return fd
 
 
@@ -251,10 +252,12 @@ def scratch_file() -> int:
         return os.dup(file.fileno())
 
 
-def _check_regular(fd: int, path: str | os.PathLike[str]) -> None:
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
+def _checked_regular(fd: int, path: str | os.PathLike[str]) -> os.stat_result:
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode):
         os.close(fd)
         raise DiskError(f"cannot use '{printable(os.fspath(path))}': it is not a regular file")
+    return found
 
 
 class FileLock:
@@ -286,7 +289,7 @@ def lock_file(path: str | os.PathLike[str]) -> FileLock:
     """
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | _NO_WAIT | _SAFE, 0o666)
-        _check_regular(fd, path)
+        _checked_regular(fd, path)
         try:
             _lock(fd)
             # The last holder may have deleted the file between our open and our lock; then we hold what has no name any more.

@@ -182,7 +182,7 @@ async def download(job: Work) -> int:
             await node.start(require_tracker=True)
             console.progress(_phase("searching"))
             content = await errands.resolve(node.tracker, target)
-            done = await node.download(content, config.output, overwrite=config.overwrite)
+            done = await node.download(content, config.output, overwrite=config.overwrite, keep=config.seed)
         except asyncio.CancelledError:
             console.note("stopped; the same command goes on from here")
             raise

@@ -263,8 +263,8 @@ class _Reader:
                 raise self._changed(index)
 
     def _open(self, index: int) -> int:
-        fd = open_read(self._scanned.path_of(index))
-        if not self._scanned.files[index].matches(os.fstat(fd)):
+        fd, found = open_read(self._scanned.path_of(index))
+        if not self._scanned.files[index].matches(found):
             os.close(fd)
             raise self._changed(index)
         return fd

@@ -172,7 +172,7 @@ class PartialContent:
             if not entry.size:
                 continue
             path = self._path_of(index)
-            fd, base = open_read(path), layout.start(index)
+            (fd, _), base = open_read(path), layout.start(index)
             try:
                 with _told("read", path):
                     for start, end in data_ranges(fd, entry.size):

@@ -69,11 +69,8 @@ def fingerprint(path: str, name: str) -> Fingerprint:
 
     Raises `DiskError` unless it is a regular file we may read.
     """
-    fd = open_read(path)
-    try:
-        found = os.fstat(fd)
-    finally:
-        os.close(fd)
+    fd, found = open_read(path)
+    os.close(fd)
     return fingerprint_of(found, name)
 
 

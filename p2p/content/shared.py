@@ -79,8 +79,8 @@ class SharedContent:
             raise self._gone()
 
     def _open(self, index: int) -> int:
-        fd = open_read(self._paths[index])
-        if not self._fingerprints[index].matches(os.fstat(fd)):
+        fd, found = open_read(self._paths[index])
+        if not self._fingerprints[index].matches(found):
             os.close(fd)
             raise self._gone()
         return fd

@@ -101,14 +101,19 @@ class Download:
         tools: Tools,
         *,
         overwrite: bool = False,
+        keep: bool = True,
         first: Link | None = None,
         allowed: Allowance | None = None,
     ) -> None:
-        """`first` is a link whose peer has the content, as when it asked us to keep a copy; `allowed` is how much it may be."""
+        """Without `keep` the content is served no more when it is whole.
+
+        `first` is a link whose peer has the content, as when it asked us to keep a copy; `allowed` is how much it may be.
+        """
         self.content = content
         self._folder = Path(os.path.abspath(folder))  # noqa: PTH100 (as a scan names it, so that the watcher knows it again)
         self._tools = tools
         self._overwrite = overwrite
+        self._keep = keep
         self._first = first
         self._allowed = allowed
         self._finder = tools.finder(content, self._wanted)
@@ -172,6 +177,9 @@ class Download:
             self._progress("finishing", manifest.size)
             path = await tools.pool.run(partial.finish)
             finished = True
+            if not self._keep:
+                holding.news = None
+                return path
             marks = await tools.pool.run(lambda: fingerprints(manifest, path))
             holding.complete(SharedContent(manifest, path, marks, tools.pool.io), path)
             tools.register(holding)

@@ -301,9 +301,12 @@ class Node:
 
     # -- fetching ------------------------------------------------------------------------------------------------------------------
 
-    async def download(self, content: ContentId, folder: Path, *, overwrite: bool = False) -> Downloaded:
-        """Fetch a content into a folder. Raises `NotFound`, `Unreachable`, `IntegrityError`, `DiskError`, `Refused`."""
-        result = await Download(content, folder, self._tools, overwrite=overwrite).run()
+    async def download(self, content: ContentId, folder: Path, *, overwrite: bool = False, keep: bool = True) -> Downloaded:
+        """Fetch a content into a folder; without `keep` it is served no more when it is whole, as by a peer that is about to leave.
+
+        Raises `NotFound`, `Unreachable`, `IntegrityError`, `DiskError`, `Refused`.
+        """
+        result = await Download(content, folder, self._tools, overwrite=overwrite, keep=keep).run()
         self._report(result)
         return result
 

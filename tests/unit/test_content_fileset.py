@@ -192,7 +192,7 @@ def test_a_file_that_cannot_be_opened_is_named(three: Files) -> None:
     files = three.fileset()
     with pytest.raises(DiskError, match=r"f2.*does not exist"), files.opened(100, 1):
         pass
-    missing = three.fileset(open_file=lambda index: open_read(three.paths[index]))
+    missing = three.fileset(open_file=lambda index: open_read(three.paths[index])[0])
     with pytest.raises(DiskError, match="f2"):
         missing.read(100, memoryview(bytearray(1)))
 

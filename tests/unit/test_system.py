@@ -269,7 +269,9 @@ def test_case_44_only_regular_files_are_opened_and_a_fifo_never_blocks(tmp_path:
         open_write(tmp_path / "file", create=True)
     if sys.platform == "linux":
         assert len(os.listdir("/proc/self/fd")) == before
-    os.close(open_read(tmp_path / "file"))
+    fd, found = open_read(tmp_path / "file")
+    assert found.st_size == 1
+    os.close(fd)
 
 
 def test_a_scratch_file_has_no_name_and_keeps_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
