@@ -24,13 +24,16 @@ from p2p.content.names import printable
 from p2p.content.partial import PartialContent
 from p2p.content.scan import Scanned
 from p2p.errors import DiskError
-from p2p.model import MIB, BlockSpan
+from p2p.model import KIB, MIB, BlockSpan
 from p2p.system import DiskIO, disk_error, disk_io, open_read
-from p2p.workers import in_thread
+from p2p.workers import Together, in_thread
 
 _JOB: Final = 4 * MIB
 _BUFFER: Final = MIB
 _MOST_WORKERS: Final = 8
+_SHORT: Final = 256 * KIB
+"""Bytes of a block up to which its checking is short work."""
+_TOGETHER: Final = 16
 
 T = TypeVar("T")
 
@@ -43,6 +46,7 @@ class HashPool:
         self.workers = workers or min(os.cpu_count() or 1, _MOST_WORKERS)
         self.io = io or disk_io()
         self._threads = ThreadPoolExecutor(self.workers, thread_name_prefix="hash")
+        self._together = Together(self._threads, self.workers, _TOGETHER)
         self._own = threading.local()
 
     async def run(self, work: Callable[[], T]) -> T:
@@ -52,6 +56,10 @@ class HashPool:
         caller again from then on. Raises `Refused("unavailable")` if no thread can be started.
         """
         return await in_thread(self._threads, work)
+
+    async def run_short(self, work: Callable[[], T]) -> T:
+        """The same for work that takes less than to wake a worker: what waits for one is done together."""
+        return await self._together.run(work)
 
     async def hash_content(self, scanned: Scanned, hash_name: str, piece_length: int, progress: Callable[[int], None]) -> tuple[bytes, ...]:
         """The digest of each piece of what was scanned, in order. `progress` is told, in the loop, how many bytes are done so far.
@@ -188,7 +196,8 @@ class PieceChecker:
                 return Verdict.VERIFIED
             if self._coming.get(block.piece) is not state:
                 return await self.take(block, view)  # the piece was found corrupt meanwhile, and begins anew with this block
-            verdict = await self._pool.run(bind(self._work, block, view, state))
+            run = self._pool.run_short if block.length <= _SHORT else self._pool.run
+            verdict = await run(bind(self._work, block, view, state))
             if verdict is not Verdict.PENDING:
                 del self._coming[block.piece]
             if verdict is Verdict.VERIFIED:
