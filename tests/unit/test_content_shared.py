@@ -10,7 +10,7 @@ import pytest
 from p2p.content.store import SharedContent, fingerprints
 from p2p.errors import DiskError, Refused
 from p2p.model import BlockSpan, FileSpan
-from p2p.system import disk_io
+from p2p.system import disk_io, open_read
 from tests.unit.content_samples import fill, folder_manifest, manifest_of, partial_of, share, some_bytes
 
 DATA = some_bytes(200_000)
@@ -100,8 +100,8 @@ def test_a_look_without_reading_tells_that_something_changed(shared: SharedConte
 
 
 def test_a_file_swapped_between_look_and_open_is_refused(shared: SharedContent, monkeypatch: pytest.MonkeyPatch) -> None:
-    def open_other(path: str) -> int:
-        return os.open(shared.root / "sub" / "c", os.O_RDONLY)
+    def open_other(path: str) -> tuple[int, os.stat_result]:
+        return open_read(shared.root / "sub" / "c")
 
     monkeypatch.setattr("p2p.content.shared.open_read", open_other)
     with pytest.raises(Refused), shared.opened(BlockSpan(0, 0, 10)):
