@@ -39,6 +39,7 @@ class Shelf:
 
     @asynccontextmanager
     async def blocks(self, who: str, content: ContentId, spans: Sequence[BlockSpan]) -> AsyncIterator[list[list[FileSpan]]]:
+        self.who.append(who)
         self._check(content, spans[0])
         self.entered += 1
         try:
