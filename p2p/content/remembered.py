@@ -1,8 +1,8 @@
 """Remembers the piece hashes of what was shared, so that what has not changed since is not read again.
 
-One small file a content in the user's state folder, named after the path. It holds for exactly what a scan saw: path, size, time of the
-last change, inode and device of every file. Like git's index, it keeps nothing of a file that changed less than two seconds before it was
-hashed, since a change in the same tick of the clock would look the same.
+One small file a content in the user's state folder, named after the path, the hash function and the piece length. It holds for exactly what
+a scan saw: path, size, time of the last change, inode and device of every file. Like git's index, it keeps nothing of a file that changed
+less than two seconds before it was hashed, since a change in the same tick of the clock would look the same.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Remembered:
         try:
             if not _private(self._folder):
                 return None
-            data = self._path(scanned).read_bytes()
+            data = self._path(scanned, hash_name, piece_length).read_bytes()
         except OSError:  # to hash once more is always right
             return None
         seen, pieces, check = data[:DIGEST], data[DIGEST:-DIGEST], data[-DIGEST:]
@@ -51,7 +51,7 @@ class Remembered:
         if any(file.mtime_ns > (began - SETTLED) * 1e9 for file in scanned.files):
             return
         data = _digest(scanned, hash_name, piece_length) + b"".join(pieces)
-        path = self._path(scanned)
+        path = self._path(scanned, hash_name, piece_length)
         fresh = path.with_suffix(f".{os.getpid()}.new")
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -68,8 +68,9 @@ class Remembered:
                 fresh.unlink(missing_ok=True)
             raise disk_error(error, "write", path) from error
 
-    def _path(self, scanned: Scanned) -> Path:
-        return self._folder / blake2b(os.fsencode(scanned.root), digest_size=16).hexdigest()
+    def _path(self, scanned: Scanned, hash_name: str, piece_length: int) -> Path:
+        key = os.fsencode(scanned.root) + f"\0{hash_name}\0{piece_length}".encode()
+        return self._folder / blake2b(key, digest_size=16).hexdigest()
 
     def _make_room(self) -> None:
         found = list(self._folder.iterdir())

@@ -58,6 +58,16 @@ def test_any_change_makes_it_unknown(tmp_path: Path, change: str) -> None:
     assert memory.recall(scanned, NAME, LENGTH) == HASHES
 
 
+def test_one_file_shared_by_two_hash_functions_is_remembered_by_both(tmp_path: Path) -> None:
+    _, scanned = shared(tmp_path)
+    memory = Remembered(tmp_path / "hashes")
+    other = tuple(bytes(reversed(piece)) for piece in HASHES)
+    memory.keep(scanned, NAME, LENGTH, HASHES, time.time())
+    memory.keep(scanned, "sha256", LENGTH, other, time.time())
+    assert memory.recall(scanned, NAME, LENGTH) == HASHES
+    assert memory.recall(scanned, "sha256", LENGTH) == other
+
+
 def test_what_changed_just_before_it_was_hashed_is_not_kept(tmp_path: Path) -> None:
     _, scanned = shared(tmp_path)
     memory = Remembered(tmp_path / "hashes")
