@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from typing import Final
 
+from p2p.content.fileset import MAX_SPANS
 from p2p.errors import WIRE_CODES, DiskError, Refused
 from p2p.model import BlockSpan, ContentId, FileSpan, is_loopback
 from p2p.peer.holding import Holding
@@ -74,7 +75,7 @@ class Serving:
             began = self._moved_at = time.monotonic()
             with ExitStack() as stack:
                 opened = [await self._open(holding, spans[0], stack)]
-                opened += self._open_more(holding, spans[1:], self._uploads.turn(who) - spans[0].length, stack)
+                opened += self._open_more(holding, spans[1:], opened, self._uploads.turn(who) - spans[0].length, stack)
                 yield opened
             self._uploads.took(who, time.monotonic() - began)
             for span in spans[: len(opened)]:
@@ -142,17 +143,29 @@ class Serving:
         if span.piece not in holding.have:
             raise Refused("not_found", "this piece is not here yet")
 
-    def _open_more(self, holding: Holding, spans: Sequence[BlockSpan], most: int, stack: ExitStack) -> Iterator[list[FileSpan]]:
-        """Open as many blocks as `most` bytes allow. One that must be refused is so when it comes first in its turn."""
+    def _open_more(
+        self, holding: Holding, spans: Sequence[BlockSpan], opened: list[list[FileSpan]], most: int, stack: ExitStack
+    ) -> Iterator[list[FileSpan]]:
+        """Open as many blocks as `most` bytes allow, of no more files together than one block may have: files that are open are dear.
+
+        One that must be refused is so when it comes first in its turn.
+        """
+        files = len(opened[0])
         for span in spans:
             most -= span.length
             if most < 0:
                 return
-            try:
-                self._check_here(holding, span)
-                yield self._enter(holding, span, stack)
-            except Refused:
-                return
+            with ExitStack() as one:
+                try:
+                    self._check_here(holding, span)
+                    found = self._enter(holding, span, one)
+                except Refused:
+                    return
+                files += len(found)
+                if files > MAX_SPANS:
+                    return
+                stack.push(one.pop_all())
+                yield found
 
     async def _open(self, holding: Holding, span: BlockSpan, stack: ExitStack) -> list[FileSpan]:
         """Open a block's files. While a download gets its final name, which may take as long as a slow disk, the asker waits."""

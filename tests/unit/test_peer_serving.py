@@ -31,6 +31,8 @@ BLOCK = BlockSpan(0, 0, 1000)
 class FakeStorage:
     def __init__(self) -> None:
         self.open = 0
+        self.files = 1
+        """Files of each block."""
         self.fault: Exception | None = None
 
     @contextmanager
@@ -39,7 +41,7 @@ class FakeStorage:
             raise self.fault
         self.open += 1
         try:
-            yield [FileSpan(0, 0, block.length)]
+            yield [FileSpan(0, 0, block.length)] * self.files
         finally:
             self.open -= 1
 
@@ -339,5 +341,19 @@ def test_while_others_wait_a_turn_is_one_block() -> None:
         for event in leave:
             event.set()
         await asyncio.gather(late, *tasks)
+
+    contained(work)
+
+
+def test_a_turn_holds_no_more_files_open_than_one_block_may() -> None:
+    async def work() -> None:
+        scene = Scene()
+        scene.storage.files = 3
+        async with scene.serving.blocks("a", CONTENT, [BLOCK]):
+            pass
+        async with scene.serving.blocks("a", CONTENT, [BLOCK] * 5) as opened:
+            assert [len(files) for files in opened] == [3, 3]
+            assert scene.storage.open == 2, "the third was opened, and closed again"
+        assert scene.storage.open == 0
 
     contained(work)
