@@ -32,6 +32,8 @@ STALL_TIME: Final = 20.0
 DIAL_TIME: Final = 4.0
 """Seconds for one address of a host to answer."""
 _READ: Final = 65_536
+_SLICE: Final = 65_536
+"""Bytes of which some must move within a `STALL_TIME`."""
 
 WireTrace = Callable[[str, str, bytes], None]
 """Told of each control line: `sent` or `received`, the other side's address, the line."""
@@ -144,10 +146,12 @@ class Wire:
             if self._closed:
                 raise ConnectionAbortedError("this connection was closed")
             try:
-                if any(isinstance(chunk, FileSpan) for chunk in chunks):
+                lines = [chunk for chunk in chunks if not isinstance(chunk, FileSpan)]
+                if len(lines) < len(chunks):
                     await self._send_in_thread(chunks, pace)
-                else:
-                    await self._send_bytes(b"".join(chunk for chunk in chunks if not isinstance(chunk, FileSpan)))
+                    return
+                for line in lines:
+                    await self._send_bytes(line)
             except BaseException:
                 self.close()
                 raise
@@ -170,13 +174,16 @@ class Wire:
             raise ConnectionAbortedError(str(refused)) from refused
 
     async def _send_bytes(self, data: bytes) -> None:
-        try:
-            sent = self._sock.send(data)
-        except (BlockingIOError, InterruptedError):
-            sent = 0
-        if sent < len(data):
-            async with asyncio.timeout(STALL_TIME):
-                await asyncio.get_running_loop().sock_sendall(self._sock, memoryview(data)[sent:])
+        rest = memoryview(data)
+        while rest:
+            part = rest[:_SLICE]
+            try:
+                sent = self._sock.send(part)
+            except (BlockingIOError, InterruptedError):
+                async with asyncio.timeout(STALL_TIME):
+                    await asyncio.get_running_loop().sock_sendall(self._sock, part)
+                sent = len(part)
+            rest = rest[sent:]
 
     def close(self) -> None:
         """Hang up; what is being read or written on it fails."""

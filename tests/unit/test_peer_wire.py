@@ -1,0 +1,63 @@
+"""One connection: what is written in pieces, and how long it may take."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import pytest
+
+from p2p.peer import wire as module
+from p2p.peer.wire import Wire, prepare
+from p2p.system import disk_io
+from tests.leaks import contained
+
+BODY = bytes(range(256)) * 4096
+
+
+async def connected() -> tuple[Wire, socket.socket]:
+    """A wire, and the bare other end, with small buffers between them."""
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        near = socket.socket()
+        near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)
+        prepare(near)
+        door.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
+        await loop.sock_connect(near, door.getsockname())
+        far, _ = door.accept()
+        far.setblocking(False)
+    return Wire(near, {}, disk_io()), far
+
+
+def test_a_long_body_may_take_its_time_as_long_as_bytes_move(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "STALL_TIME", 0.5)
+
+    async def work() -> None:
+        loop = asyncio.get_running_loop()
+        wire, far = await connected()
+        began = loop.time()
+        sending = asyncio.create_task(wire.send([b"line\n", BODY]))
+        got = b""
+        while len(got) < 5 + len(BODY):
+            got += await loop.sock_recv(far, 65_536)
+            await asyncio.sleep(0.03)
+        await sending
+        assert got == b"line\n" + BODY
+        assert loop.time() - began > 0.5, "longer than a stall"
+        wire.close()
+        far.close()
+
+    contained(work)
+
+
+def test_a_side_that_takes_nothing_is_given_up_and_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "STALL_TIME", 0.2)
+
+    async def work() -> None:
+        wire, far = await connected()
+        with pytest.raises(TimeoutError):
+            await wire.send([BODY])
+        assert wire.closed
+        far.close()
+
+    contained(work)
