@@ -5,7 +5,7 @@ PYTHON ?= python3
 .PHONY: help check test format bench protos demo
 
 help:
-	@echo "make check   ruff, mypy and the tables of PROTOCOL.md; edits nothing"
+	@echo "make check   ruff, mypy and the tables of two pages; edits nothing"
 	@echo "make test    everything that CI runs"
 	@echo "make format  let ruff edit the code"
 	@echo "make demo    a tracker and peers on this machine"

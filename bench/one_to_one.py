@@ -14,7 +14,7 @@ from bench.lab import ROOT, Lab, cpu_of, event, timed
 from bench.rivals import servers
 from bench.rivals.tools import Missing, program
 
-OURS = "enjambre, verified"
+OURS, SHA256 = "enjambre, verified", "enjambre, --hash sha256"
 FLOOR = "floor: two blocking threads"
 CURL, CAREFUL, TORRENT, ARIA = "nginx -> curl, unverified", "nginx -> curl, then b2sum", "libtorrent", "aria2"
 _SKETCH = str(ROOT / "bench/rivals/sketch.py")
@@ -25,18 +25,17 @@ def measure(lab: Lab, say: Callable[[str], None]) -> Iterator[Figure]:
     path = lab.random_file(lab.folder("www") / "data.bin", lab.size)
     out = lab.work / "out"
     wall: dict[str, Callable[[], float]] = {}
-    cpu: dict[str, list[float]] = {}
     tracker, _ = lab.tracker()
     content, pid = lab.seed(tracker, path)
+    other, _ = lab.seed(tracker, path, "--hash", "sha256", "--name", "sha256")
     floor = lab.start([sys.executable, _SKETCH, "seed", str(path)])
-    port = event(floor, "listening")["port"]
+    ours, least = lab.download(tracker, content, out), [sys.executable, _SKETCH, "leech", str(out / "data.bin")]
+    least.append(str(event(floor, "listening")["port"]))
 
-    def both(name: str, argv: list[str], sender: int) -> float:
+    def both(argv: list[str], sender: int) -> float:
         fresh()
         before = cpu_of(sender)
-        used = timed(argv)
-        cpu.setdefault(name, []).append(used.cpu + cpu_of(sender) - before)
-        return used.seconds
+        return timed(argv).cpu + cpu_of(sender) - before
 
     def fresh() -> None:
         lab.folder("out")
@@ -46,8 +45,9 @@ def measure(lab: Lab, say: Callable[[str], None]) -> Iterator[Figure]:
         fresh()
         return sum(timed(argv).seconds for argv in commands)
 
-    wall[OURS] = lambda: both(OURS, lab.download(tracker, content, out), pid)
-    wall[FLOOR] = lambda: both(FLOOR, [sys.executable, _SKETCH, "leech", str(out / "data.bin"), str(port)], floor.pid)
+    wall[OURS] = lambda: plain(ours)
+    wall[FLOOR] = lambda: plain(least)
+    wall[SHA256] = lambda: plain(lab.download(tracker, other, out))
     with _or_say(say):
         url = servers.nginx(lab, path.parent)
         curl = [program("curl"), "-s", "-o", str(out / path.name), f"{url}/{path.name}"]
@@ -63,8 +63,9 @@ def measure(lab: Lab, say: Callable[[str], None]) -> Iterator[Figure]:
     seconds = alternate(lab.runs, wall)
     title = f"{lab.size} MiB, one sender, one receiver"
     yield Figure(title, "s", seconds, OURS, (Yardstick(CURL, most=2.0, aim=1.3), Yardstick(TORRENT, most=1 / 3, aim=1 / 4)), (lab.place,))
-    both_cpu = {name: values[-lab.runs :] for name, values in cpu.items()}
-    yield Figure(f"{title}: processor time of both", "s", both_cpu, OURS, (Yardstick(FLOOR, most=1.3),))
+    # The two alone and in turn, since what ran just before tells on a run.
+    used = alternate(2 * lab.runs, {OURS: lambda: both(ours, pid), FLOOR: lambda: both(least, floor.pid)})
+    yield Figure(f"{title}: processor time of both", "s", used, OURS, (Yardstick(FLOOR, most=1.3),))
 
 
 @contextlib.contextmanager

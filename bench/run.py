@@ -86,8 +86,8 @@ def run(name: str, args: argparse.Namespace) -> bool:
             for figure in importlib.import_module(BENCHMARKS[name][0]).measure(lab, say):
                 figures.append(figure)
                 print(f"\n{figure.text()}", flush=True)
-    except Missing as missing:
-        say(str(missing))
+    except (Missing, RuntimeError) as error:  # the others are measured all the same
+        say(f"{name} could not be measured: {error}")
         return False
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)

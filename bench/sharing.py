@@ -14,6 +14,7 @@ from bench.lab import Lab, event, peer, running, timed
 from bench.rivals.tools import program
 
 FIRST, AGAIN, B2SUM = "enjambre share --rehash", "enjambre share, unchanged", "b2sum -l 256"
+SHA256, SHA256SUM = "enjambre share --rehash --hash sha256", "sha256sum"
 TREE = 10_000
 
 
@@ -34,7 +35,13 @@ def measure(lab: Lab, _say: Callable[[str], None]) -> Iterator[Figure]:
 
         return once
 
-    contenders = {FIRST: share(path, "--rehash"), AGAIN: share(path), B2SUM: lambda: timed([*b2sum, str(path)]).seconds}
+    contenders = {
+        FIRST: share(path, "--rehash"),
+        AGAIN: share(path),
+        B2SUM: lambda: timed([*b2sum, str(path)]).seconds,
+        SHA256: share(path, "--rehash", "--hash", "sha256"),
+        SHA256SUM: lambda: timed([program("sha256sum"), str(path)]).seconds,
+    }
     sticks = (Yardstick(B2SUM, most=0.65, aim=0.55),)
     yield Figure(f"Sharing {lab.size} MiB", "s", alternate(lab.runs, contenders), FIRST, sticks, (lab.place,))
 

@@ -20,7 +20,7 @@ _RAW = str(ROOT / "bench/rivals/raw_grpc.py")
 
 def measure(lab: Lab, _say: Callable[[str], None]) -> Iterator[Figure]:
     """Wall time and memory of the four, and then of the kinds of server. Raises `Missing` without the extra."""
-    python = python_with("grpc")
+    python = python_with("grpc_reflection")
     path = lab.random_file(lab.folder("src") / "data.bin", lab.size)
     out = lab.work / "out"
     tracker, _ = lab.tracker()

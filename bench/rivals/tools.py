@@ -15,6 +15,7 @@ DEBIAN: Final = {
     "nginx": "nginx-light",
     "curl": "curl",
     "b2sum": "coreutils",
+    "sha256sum": "coreutils",
     "aria2c": "aria2",
     "rsync": "rsync",
     "opentracker": "opentracker",
@@ -23,7 +24,7 @@ DEBIAN: Final = {
     "taskset": "util-linux",
 }
 """The Debian packages that hold each program."""
-PYPI: Final = {"libtorrent": "libtorrent", "grpc": "'.[grpc]'"}
+PYPI: Final = {"libtorrent": "libtorrent", "grpc_reflection": "'.[grpc]'"}
 """What to ask pip for, for each module."""
 _PLACES: Final = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin"])
 

@@ -1,6 +1,6 @@
 """The serving side of gRPC: one server in threads, whose calls of `Read` are admitted in the event loop and sent by threads of ours.
 
-Threads, not `grpc.aio`, because the same stream costs less than half the processor time (`docs/transports.md`). A call that waits for its
+Threads, not `grpc.aio`: files are read in threads anyway, and a stream costs no more so (`docs/transports.md`). A call that waits for its
 turn holds no thread: the handler only passes it to the event loop and returns.
 """
 
