@@ -34,6 +34,7 @@ _MOST_WORKERS: Final = 8
 _SHORT: Final = 256 * KIB
 """Bytes of a block up to which its checking is short work."""
 _TOGETHER: Final = 16
+"""Most short works of one turn of a worker: 1 MiB in blocks of 64 KiB."""
 
 T = TypeVar("T")
 

@@ -62,6 +62,7 @@ class Serving:
         self._check_here(holding, spans[0])
         self._check_hears(who)
         ticket = object()
+        began: float | None = None
         turn = self._turns[ticket] = asyncio.get_running_loop().create_future()
         try:
             self._admit(self._uploads.ask(who, ticket))
@@ -77,10 +78,11 @@ class Serving:
                 opened = [await self._open(holding, spans[0], stack)]
                 opened += self._open_more(holding, spans[1:], opened, self._uploads.turn(who) - spans[0].length, stack)
                 yield opened
-            self._uploads.took(who, time.monotonic() - began)
             for span in spans[: len(opened)]:
                 holding.served(who, span)
         finally:
+            if began is not None:
+                self._uploads.took(who, time.monotonic() - began)
             del self._turns[ticket]
             self._tasks.pop(ticket, None)
             self._deaf.pop(ticket, None)

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from p2p.content.scan import Fingerprint
+from p2p.content.shared import fingerprints
 from p2p.errors import NotFound, Unreachable
-from p2p.model import MIB
+from p2p.model import MIB, Manifest
 from p2p.peer import download
 from p2p.peer import node as node_module
 from p2p.peer.errands import info, resolve
@@ -54,6 +56,33 @@ def test_one_seed_and_four_peers_end_with_the_same_bytes(tmp_path: Path, setting
             assert "downloading" in phases
             await until(lambda: True)
             assert len(await swarm.sources(shared.id)) == 5
+
+    contained(work)
+
+
+def test_a_peer_that_will_not_serve_takes_no_look_at_its_files_and_the_next_one_is_served_by_the_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[Path] = []
+
+    def look(manifest: Manifest, path: Path) -> tuple[Fingerprint, ...]:
+        looked.append(path)
+        return fingerprints(manifest, path)
+
+    monkeypatch.setattr(download, "fingerprints", look)
+
+    async def work() -> None:
+        async with Swarm(tmp_path) as swarm:
+            seed = await swarm.peer("seed")
+            shared = await seed.share(old_file(tmp_path / "image.bin", DATA))
+            done = await (await swarm.peer("leaver")).download(shared.id, tmp_path / "out0", keep=False)
+            assert done.path.read_bytes() == DATA
+            assert not looked
+            await swarm.stop("leaver")
+            done = await (await swarm.peer("keeper")).download(shared.id, tmp_path / "out1")
+            assert done.path.read_bytes() == DATA
+            assert looked == [done.path]
+            assert len(await swarm.sources(shared.id)) == 2
 
     contained(work)
 

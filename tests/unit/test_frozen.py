@@ -84,3 +84,10 @@ def test_a_value_is_a_dataclass_with_slots_that_can_be_replaced_and_matched() ->
 def test_a_value_without_what_it_must_have_is_refused() -> None:
     with pytest.raises(TypeError, match="'x'"):
         Point()  # type: ignore[call-arg]
+
+
+def test_to_assign_to_a_field_is_an_error_for_the_type_checker() -> None:
+    """Which the ignore below proves: mypy tells of one that it does not need. The interpreter lets it pass, as the module says."""
+    point = Point(1)
+    point.x = 2  # type: ignore[misc]
+    assert point == Point(2)

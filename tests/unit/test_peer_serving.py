@@ -357,3 +357,23 @@ def test_a_turn_holds_no_more_files_open_than_one_block_may() -> None:
         assert scene.storage.open == 0
 
     contained(work)
+
+
+def test_who_stalled_in_its_last_turn_is_not_quick_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work() -> None:
+        scene = Scene()
+        async with scene.serving.blocks("a", CONTENT, [BLOCK]):
+            pass
+        monkeypatch.setattr("p2p.swarm.uploads.QUICK", -1.0)
+
+        async def stall() -> None:
+            async with scene.serving.blocks("a", CONTENT, [BLOCK] * 3) as opened:
+                assert len(opened) == 3
+                raise TimeoutError("the other side takes no bytes")
+
+        with pytest.raises(TimeoutError):
+            await stall()
+        async with scene.serving.blocks("a", CONTENT, [BLOCK] * 3) as opened:
+            assert len(opened) == 1
+
+    contained(work)
