@@ -52,11 +52,11 @@ def opentracker(lab: Lab, whitelist: list[bytes], cpu: int | None = None, port: 
     return port
 
 
-def torrent(lab: Lab, path: Path, tracker: str = "") -> tuple[Path, bytes]:
-    """The torrent of a file, in pieces of 1 MiB, and its info hash."""
+def torrent(lab: Lab, path: Path, tracker: str = "", piece_length: int = MIB) -> tuple[Path, bytes]:
+    """The torrent of a file, and its info hash."""
     with path.open("rb") as file:
-        pieces = b"".join(sha1(piece).digest() for piece in iter(lambda: file.read(MIB), b""))
-    info = {"length": path.stat().st_size, "name": path.name, "piece length": MIB, "pieces": pieces}
+        pieces = b"".join(sha1(piece).digest() for piece in iter(lambda: file.read(piece_length), b""))
+    info = {"length": path.stat().st_size, "name": path.name, "piece length": piece_length, "pieces": pieces}
     made = lab.work / f"{path.name}{'-tracked' if tracker else ''}.torrent"
     made.write_bytes(_bencode({**({"announce": tracker} if tracker else {}), "info": info}))
     return made, sha1(_bencode(info)).digest()

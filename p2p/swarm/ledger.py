@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
+
 from p2p.frozen import frozen
 from p2p.model import BlockSpan, PeerKey
 
@@ -17,28 +19,32 @@ class Entry:
 
 
 class Ledger:
-    """Requests under way, by peer and by block. A block may be asked of several peers at the tail of a download."""
+    """Requests under way, by peer and by block. A block may be asked of several peers at the tail of a download.
 
-    __slots__ = ("_by_block", "_by_peer", "_total")
+    All are opened in the order of their `until`, so that the oldest is the first to be overdue.
+    """
+
+    __slots__ = ("_by_block", "_by_peer", "_entries")
 
     def __init__(self) -> None:
         self._by_peer: dict[PeerKey, dict[BlockSpan, Entry]] = {}
         self._by_block: dict[BlockSpan, set[PeerKey]] = {}
-        self._total = 0
+        self._entries: dict[tuple[PeerKey, BlockSpan], Entry] = {}
 
     def open(self, peer: PeerKey, block: BlockSpan, now: float, until: float) -> None:
         """Note that `peer`, which is not asked for it already, is asked for `block`."""
-        self._total += 1
-        self._by_peer.setdefault(peer, {})[block] = Entry(peer, block, now, until)
+        entry = self._entries[peer, block] = Entry(peer, block, now, until)
+        self._by_peer.setdefault(peer, {})[block] = entry
         self._by_block.setdefault(block, set()).add(peer)
 
     def close(self, peer: PeerKey, block: BlockSpan) -> Entry | None:
         """Take out one request; None when there was none, as for an answer that comes after its time."""
-        entry = self._by_peer.get(peer, {}).pop(block, None)
+        entry = self._entries.pop((peer, block), None)
         if entry is None:
             return None
-        self._total -= 1
-        if not self._by_peer[peer]:
+        of_peer = self._by_peer[peer]
+        del of_peer[block]
+        if not of_peer:
             del self._by_peer[peer]
         asked = self._by_block[block]
         asked.discard(peer)
@@ -59,16 +65,16 @@ class Ledger:
         return frozenset(self._by_block.get(block, ()))
 
     def entries(self) -> list[Entry]:
-        """All requests under way."""
-        return [entry for entries in self._by_peer.values() for entry in entries.values()]
+        """All requests under way, oldest first."""
+        return list(self._entries.values())
 
     def overdue(self, now: float) -> list[Entry]:
         """Requests whose time is over."""
-        return [entry for entry in self.entries() if entry.until <= now]
+        return list(takewhile(lambda entry: entry.until <= now, self._entries.values()))
 
     def earliest(self) -> float | None:
-        """When the next request will be overdue; each peer is asked in order of time, so its oldest request tells."""
-        return min((next(iter(entries.values())).until for entries in self._by_peer.values()), default=None)
+        """When the next request will be overdue."""
+        return next(iter(self._entries.values())).until if self._entries else None
 
     def __len__(self) -> int:
-        return self._total
+        return len(self._entries)

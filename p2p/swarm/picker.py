@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from random import Random
 
 from p2p.swarm.availability import Availability
@@ -32,3 +33,11 @@ def numbers(bits: int) -> tuple[int, ...]:
             found.append(index * 8 + low.bit_length() - 1)
             octet ^= low
     return tuple(found)
+
+
+def as_bits(pieces: Iterable[int]) -> int:
+    """The integer bitmap of some piece numbers."""
+    bits = 0
+    for piece in pieces:
+        bits |= 1 << piece
+    return bits

@@ -44,7 +44,7 @@ from p2p.swarm.events import (
 )
 from p2p.swarm.ledger import Ledger
 from p2p.swarm.patience import Patience
-from p2p.swarm.picker import numbers, pick
+from p2p.swarm.picker import as_bits, numbers, pick
 from p2p.swarm.sources import Policy, SourcePeer
 
 
@@ -66,6 +66,8 @@ class Scheduler:
         self._geometry = geometry
         self._rng = rng
         self._policy = policy or Policy()
+        self._most = self._policy.in_flight(geometry.block_length)
+        """Blocks under way from all peers together, at most."""
         self._sources: dict[PeerKey, SourcePeer] = {}
         self._availability = Availability(geometry.pieces)
         self._ledger = Ledger()
@@ -73,6 +75,8 @@ class Scheduler:
         self._unbegun = have.missing().bits
         self._alone: set[int] = set()
         """Pieces that came corrupt from several peers: to be fetched from one only, so that the next fault has a name."""
+        self._resting: dict[PeerKey, SourcePeer] = {}
+        """Sources that are paused or that suggest: those that may be asked again only because time has passed."""
         self._banned: set[PeerKey] = set()
         self._now = now
         self._patience = Patience(self._policy, now)
@@ -104,10 +108,13 @@ class Scheduler:
             times.append(overdue)
         if self._is_tail():
             times += [entry.asked + self._policy.tail_patience for entry in self._ledger.entries()]
-        for source in self._sources.values():
+        for source in list(self._resting.values()):
             times.append(source.paused_until)
-            if source.suggests and not self._ledger.count(source.peer):
-                times.append(source.silent_at(self._policy))
+            if source.suggests:
+                if not self._ledger.count(source.peer):
+                    times.append(source.silent_at(self._policy))
+            elif source.paused_until <= self._now:
+                del self._resting[source.peer]
         return min(time for time in times if time > self._now)
 
     @property
@@ -137,7 +144,7 @@ class Scheduler:
             case PeerGained(peer, pieces):
                 source = self._sources.get(peer)
                 if source is not None:
-                    self._has(peer, source.has | sum(1 << piece for piece in set(pieces)))
+                    self._has(peer, source.has | as_bits(pieces))
             case Suggested(peer, pieces):
                 self._suggested(peer, pieces, now)
             case BlockArrived(peer, block):
@@ -162,9 +169,12 @@ class Scheduler:
         source = self._sources.get(peer)
         if source is None:
             return
-        self._availability.remove(source.has & ~bits)
-        self._availability.add(bits & ~source.has)
+        lost, gained = source.has & ~bits, bits & ~source.has
+        self._availability.add(gained)
         source.has = bits
+        if not lost:
+            return
+        self._availability.remove(lost)
         for piece, active in self._active.items():
             if active.owner == peer and not bits >> piece & 1:
                 self._disown(piece, active)
@@ -175,6 +185,7 @@ class Scheduler:
             return
         source.suggests = True
         source.suggested_at = now
+        self._resting[peer] = source
         for piece in pieces:
             if piece not in self.have and source.has >> piece & 1:
                 source.suggested[piece] = None
@@ -208,6 +219,7 @@ class Scheduler:
             self._has(peer, source.has & ~(1 << block.piece))
         elif failure is Failure.BUSY:
             source.paused_until = now + self._policy.busy_pause
+            self._resting[peer] = source
         else:
             self._strike(source, now, "its answers are broken")
 
@@ -272,6 +284,7 @@ class Scheduler:
             return  # what breaks a connection breaks all that is under way on it: one fault, one strike
         source.failures += 1
         source.paused_until = now + self._policy.busy_pause * source.failures
+        self._resting[source.peer] = source
         if source.failures >= self._policy.strikes:
             self._drop(source.peer, why, corrupt=False)
 
@@ -285,6 +298,7 @@ class Scheduler:
         source = self._sources.pop(peer, None)
         if source is None:
             return
+        self._resting.pop(peer, None)
         self._patience.left(peer, self._now, useful=source.useful, last=not self._sources)
         self._availability.remove(source.has)
         for entry in self._ledger.of(peer):
@@ -316,17 +330,18 @@ class Scheduler:
                 return [self._sources[peer]] if peer in self._sources else []
             case PieceVerified():
                 return self._off_trial
+            case BlockArrived(peer, _) if not self._wishes and len(self._ledger) + 1 < self._most:
+                return [self._sources[peer]] if peer in self._sources else []
             case _:
                 return self._sources.values()
 
     def _ask(self, sources: Collection[SourcePeer], now: float) -> None:
         policy, ledger, length = self._policy, self._ledger, self._geometry.block_length
         few = len(self._sources) <= policy.few
-        most = policy.in_flight(length)
         for source in sorted(sources, key=lambda source: ledger.count(source.peer)):
             if source.paused_until > now:
                 continue
-            room = min(source.window(policy, length, few=few) - ledger.count(source.peer), most - len(ledger))
+            room = min(source.window(policy, length, few=few) - ledger.count(source.peer), self._most - len(ledger))
             while room > 0:
                 block = self._choose(source, now)
                 if block is None:

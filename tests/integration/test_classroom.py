@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.netns import Lab, lab, why_not
+from bench.netns import Lab, lab, why_not
 from tests.integration.processes import clean_environment, command
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.skipif(bool(why_not()), reason=why_not())]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.netns import NETNS_FOLDER, PREFIX, Lab, lab, why_not
+from bench.netns import NETNS_FOLDER, PREFIX, Lab, lab, why_not
 
 __test__ = sys.platform.startswith("linux")
 pytestmark = [pytest.mark.needs_root, pytest.mark.skipif(bool(why_not()), reason=why_not() or "never")]
@@ -43,7 +43,7 @@ print(got, time.monotonic() - start)
 
 DIE = """
 import os
-from tests.integration.netns import lab
+from bench.netns import lab
 with lab(1) as net:
     print(net.switch, flush=True)
     os.kill(os.getpid(), 9)

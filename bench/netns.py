@@ -1,4 +1,6 @@
-"""Several hosts on one machine, for tests: network namespaces joined by a bridge, each behind a link of its own that can be shaped or cut.
+"""Several hosts on one machine, for tests and benchmarks: network namespaces joined by a bridge, each behind a link of its own.
+
+A link can be shaped or cut.
 
     with lab(3, rate="20mbit") as net:
         server = net.popen(net.hosts[0], [sys.executable, "bin/tracker", "--port", "0"], stdout=subprocess.PIPE)

@@ -1,0 +1,156 @@
+"""How each contender of `bench/swarm.py` is started in a lab of several hosts, and how its receivers say how far they are."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from bench.lab import MIB, ROOT, Lab, event
+from bench.netns import Host
+from bench.netns import Lab as Net
+from bench.rivals.servers import torrent
+from bench.rivals.tools import program, python_with
+
+PORT: Final = 6969
+PIECE_LENGTH: Final = 128 * 1024
+"""Of the torrents: what libtorrent chooses by itself for 64 and 128 MiB."""
+_LIBTORRENT: Final = str(ROOT / "bench/rivals/libtorrent_swarm.py")
+_ARIA_PROGRESS: Final = re.compile(r"\[#\w+ (?:SEED|([\d.]+)([KMG]?)i?B/)")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a receiver said: bytes it has, and when all is there, the seconds that took since it began to fetch (None: since its start)."""
+
+    done: int
+    ended: bool = False
+    seconds: float | None = None
+    origin: int | None = None
+    """Bytes that came from the origin, if it knows."""
+
+
+class Contender(ABC):
+    """One way to bring a file from the origin to the receivers. `places`: a host for the tracker, one for the origin, and the receivers."""
+
+    def __init__(self, lab: Lab, net: Net, path: Path) -> None:
+        self.lab, self.net, self.path = lab, net, path
+        self.size = path.stat().st_size
+
+    @abstractmethod
+    def publish(self, tracker: Host, origin: Host) -> None:
+        """Start the tracker and the origin, and return when both are ready."""
+
+    @abstractmethod
+    def receive(self, host: Host, number: int, out: Path) -> subprocess.Popen[bytes]:
+        """Start a receiver, which stays when it is done."""
+
+    @abstractmethod
+    def step(self, line: str) -> Step | None:
+        """What a line of a receiver says."""
+
+
+class Enjambre(Contender):
+    """Ours."""
+
+    def publish(self, tracker: Host, origin: Host) -> None:
+        state = str(self.lab.work / "state")
+        argv = [sys.executable, ROOT / "bin/tracker", "--json", "--port", str(PORT), "--store", "memory", "--state", state]
+        _event(self.net.popen(tracker, argv, stdout=subprocess.PIPE), "listening")
+        self._tracker = f"{tracker.address}:{PORT}"
+        argv = [sys.executable, ROOT / "bin/peer", "share", self.path, "--json", "--name", "origin"]
+        argv += ["--tracker", self._tracker, "--state", state]
+        sharing = self.net.popen(origin, argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        self._content = _event(sharing, "shared")["id"]
+
+    def receive(self, host: Host, number: int, out: Path) -> subprocess.Popen[bytes]:
+        argv = [sys.executable, ROOT / "bin/peer", "download", str(self._content), "--json", "--seed", "-o", out, "--name", f"peer{number}"]
+        argv += ["--tracker", self._tracker, "--state", out / "state"]
+        return self.net.popen(host, argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+
+    def step(self, line: str) -> Step | None:
+        said = json.loads(line)
+        if said["event"] == "progress":
+            return Step(said["bytes"])
+        if said["event"] == "done":
+            return Step(said["size"], True, said["seconds"], said["bytes_from"].get("origin", 0))
+        return None
+
+
+class Libtorrent(Contender):
+    """libtorrent, with its defaults or as a super-seeding origin; nothing is asked beyond the lab."""
+
+    mode = "default"
+
+    def publish(self, tracker: Host, origin: Host) -> None:
+        self._python = python_with("libtorrent")
+        self._torrent = _opentracker(self.lab, self.net, tracker, self.path)
+        argv = [self._python, _LIBTORRENT, "seed", self.path.parent, self._torrent, self.mode, origin.address]
+        _event(self.net.popen(origin, argv, stdout=subprocess.PIPE), "listening")
+
+    def receive(self, host: Host, number: int, out: Path) -> subprocess.Popen[bytes]:
+        argv = [self._python, _LIBTORRENT, "leech", out, self._torrent, self.mode, host.address]
+        return self.net.popen(host, argv, stdout=subprocess.PIPE)
+
+    def step(self, line: str) -> Step | None:
+        said = json.loads(line)
+        return Step(said["bytes"], said["event"] == "done", said.get("seconds"))
+
+
+class SuperSeeding(Libtorrent):
+    """libtorrent whose origin hides what it has, so that it sends each piece once."""
+
+    mode = "super"
+
+
+class Aria2(Contender):
+    """aria2 with opentracker."""
+
+    def publish(self, tracker: Host, origin: Host) -> None:
+        self._torrent = _opentracker(self.lab, self.net, tracker, self.path)
+        argv = [*self._common(self.path.parent), "--bt-seed-unverified=true", self._torrent]
+        self.net.popen(origin, argv, stdout=subprocess.DEVNULL)
+
+    def receive(self, host: Host, number: int, out: Path) -> subprocess.Popen[bytes]:
+        return self.net.popen(host, [*self._common(out), self._torrent], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+
+    def step(self, line: str) -> Step | None:
+        if "Download complete" in line:
+            return Step(self.size, True)
+        found = _ARIA_PROGRESS.search(line)
+        if found is None or found[1] is None:
+            return None
+        return Step(int(float(found[1]) * {"": 1, "K": 1024, "M": MIB, "G": 1024 * MIB}[found[2]]))
+
+    def _common(self, folder: Path) -> list[str | Path]:
+        quiet = ["--enable-dht=false", "--enable-dht6=false", "--bt-enable-lpd=false", "--no-conf=true", "--async-dns=false"]
+        return [program("aria2c"), *quiet, "--file-allocation=none", "--summary-interval=1", "--seed-ratio=0", f"--dir={folder}"]
+
+
+CONTENDERS: Final[dict[str, type[Contender]]] = {
+    "enjambre": Enjambre,
+    "libtorrent, super-seeding": SuperSeeding,
+    "libtorrent, default settings": Libtorrent,
+    "aria2 with opentracker": Aria2,
+}
+
+
+def _event(process: subprocess.Popen[bytes], name: str) -> dict[str, object]:
+    return event(process, name)
+
+
+def _opentracker(lab: Lab, net: Net, host: Host, path: Path) -> Path:
+    """Start an opentracker that knows the file's torrent; returns the torrent. Raises `Missing`."""
+    made, info_hash = torrent(lab, path, f"http://{host.address}:{PORT}/announce", PIECE_LENGTH)
+    work = lab.folder("opentracker")
+    (work / "white").write_text(info_hash.hex() + "\n")
+    (work / "conf").write_text(f"listen.tcp_udp {host.address}:{PORT}\naccess.whitelist {work}/white\n")
+    lab.work.chmod(0o755)  # it refuses to be root, and becomes nobody
+    argv = [program("opentracker"), "-f", work / "conf"]
+    net.popen(host, argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return made
