@@ -11,9 +11,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Self
 
+from p2p.content.geometry import MAX_PIECE_LENGTH, MIN_PIECE_LENGTH
 from p2p.errors import UsageError
 from p2p.frozen import frozen
 from p2p.model import MAX_SIZE, Address
+from p2p.swarm.mesh import ENOUGH
 
 DEFAULT_TRACKER: Final = Address("127.0.0.1", 6969)
 DEFAULT_TRACKER_PORT: Final = 6969
@@ -197,6 +199,13 @@ def _one_of(*known: str) -> Parse:
 
 def _tracker(text: str, what: str) -> Address:
     return _address(text, DEFAULT_TRACKER_PORT, what)
+
+
+def _piece(text: str, what: str) -> int:
+    length = parse_size(text, what)
+    if not MIN_PIECE_LENGTH <= length <= MAX_PIECE_LENGTH or length & (length - 1):
+        raise UsageError(f"{what}: {text!r} is no piece length; it must be a power of two from 64K to 16M")
+    return length
 
 
 def _room(text: str, what: str) -> int:
@@ -395,6 +404,20 @@ class DemoConfig(Config):
     keep: bool = setting(False, "keep the folder with all copies, and say where it is", "--keep", parse=truth)
 
 
+@frozen
+class SimConfig(Config):
+    """What the simulator can be told."""
+
+    peers: int = setting(16, "how many receivers", "--peers", parse=_whole(1, 100_000), metavar="N")
+    pieces: int = setting(1024, "how many pieces", "--pieces", parse=_whole(1, 100_000), metavar="N")
+    piece: int = setting(64 << 10, "size of a piece: a power of two from 64K to 16M", "--piece", parse=_piece, metavar="SIZE", shown="64K")
+    rate: int = setting(20, "Mbit/s of every link, each way", "--rate", parse=_whole(1, 100_000), metavar="N")
+    delay: int = setting(1, "milliseconds from any peer to any other", "--delay", parse=_whole(0, 10_000), metavar="MS")
+    links: int = setting(ENOUGH, "how many others each receiver dials", "--links", parse=_whole(1, 1000), metavar="N")
+    seed: int = setting(1, "where chance begins: the same seed gives the same story", "--seed", parse=_whole(0, 1 << 62), metavar="N")
+    svg: str = setting("", "draw what happened into FILE", "--svg", metavar="FILE", shown="")
+
+
 def env_names() -> set[str]:
     """All environment variables that any command reads."""
-    return {one.variable for cls in (TrackerConfig, PeerConfig, DemoConfig) for one in cls.settings().values()}
+    return {one.variable for cls in (TrackerConfig, PeerConfig, DemoConfig, SimConfig) for one in cls.settings().values()}

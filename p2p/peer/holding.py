@@ -20,14 +20,10 @@ from p2p.peer.links import Link
 from p2p.protocol.messages import PIECES_PER_HAVE, Have
 from p2p.swarm.chooser import Chooser
 from p2p.swarm.events import News, PeerGained, PeerHas, PeerJoined, PeerLeft, Suggested
+from p2p.swarm.mesh import TELL_MOST, tell_time
 
-TELL_TIME: Final = 0.02
-"""Seconds at least from one line that tells what was verified to the next. A piece on its own is told at once; where several hundred a
-second come in, a line for each took a tenth of a seed's processor time (1 GiB over loopback: 0.1 of 0.9 s)."""
-TELL_MOST: Final = 0.25
-"""Seconds at most from one such line to the next, however busy this machine is."""
 LATE_FACTOR: Final = 16
-"""A loop that runs late is a processor with too much to do: there, `TELL_TIME` grows to `LATE_FACTOR` times the delay, `TELL_MOST` at most.
+"""A loop that runs late is a processor with too much to do: there, the time between two lines grows to `LATE_FACTOR` times the delay, `TELL_MOST` at most.
 With one seed and 8 receivers on two cores, each line costs two processes a turn: to tell less often moved 15 % more bytes a second."""
 
 
@@ -67,7 +63,8 @@ class Holding:
         self._chooser = Chooser(self.geometry.pieces, rng) if have.full else None
         self._verified: list[int] = []
         self._told_at = float("-inf")
-        self._tell_time = TELL_TIME
+        self._tell_time = 0.0
+        """Seconds between two lines that the lateness of this loop asks for."""
 
     @property
     def bytes_here(self) -> int:
@@ -115,7 +112,7 @@ class Holding:
             self._tell_news(Suggested(link.key, have.suggest))
         if self._chooser is not None:
             self._chooser.has(link.key, new.bits)
-            self._suggest(link)
+            self._suggest()
 
     def left(self, link: Link) -> None:
         """A link is gone, or wants no more of this content."""
@@ -137,13 +134,13 @@ class Holding:
             return
         if span.offset + span.length == self.geometry.piece_size(span.piece):
             self._chooser.served(key, span.piece)
-            self._suggest(self._members[key][0])
+            self._suggest()
 
     def verified(self, piece: int) -> None:
-        """A piece is here: tell everybody, those of one `TELL_TIME` in one line."""
+        """A piece is here: tell everybody, those of some hundredths of a second in one line."""
         if not self._verified:
             loop = asyncio.get_running_loop()
-            due = max(self._told_at + self._tell_time, loop.time())
+            due = max(self._told_at + max(self._tell_time, tell_time(len(self._members))), loop.time())
             loop.call_at(due, self._tell_verified, due)
         self._verified.append(piece)
 
@@ -163,22 +160,27 @@ class Holding:
         for link, _ in self._members.values():
             link.tell(Have(id=self.id, none=True))
         self._members.clear()
+        self._chooser = None
         self._callers.clear()
         self.whole.set()
 
     def _tell_verified(self, due: float) -> None:
         now = self._told_at = asyncio.get_running_loop().time()
-        self._tell_time = min(max(TELL_TIME, (self._tell_time + LATE_FACTOR * (now - due)) / 2), TELL_MOST)
+        self._tell_time = min((self._tell_time + LATE_FACTOR * (now - due)) / 2, TELL_MOST)
         pieces, self._verified = tuple(self._verified), []
         for start in range(0, len(pieces), PIECES_PER_HAVE):
             have = Have(id=self.id, add=pieces[start : start + PIECES_PER_HAVE])
             for link, _ in list(self._members.values()):
                 link.tell(have)
 
-    def _suggest(self, link: Link) -> None:
-        pieces = self._chooser.suggest(link.key) if self._chooser is not None else ()
-        if pieces:
-            link.tell(Have(id=self.id, suggest=pieces))
+    def admits(self, who: str, piece: int, *, crowded: bool) -> bool:
+        """Whether `who` should have this piece from us, and not from others that we gave it to."""
+        key = self._callers.get(who)
+        return self._chooser is None or key is None or self._chooser.admits(key, piece, crowded=crowded)
+
+    def _suggest(self) -> None:
+        for key, pieces in self._chooser.choose() if self._chooser is not None else ():
+            self._members[key][0].tell(Have(id=self.id, suggest=pieces))
 
     def _all_of_it(self) -> Have:
         if self.have.full:

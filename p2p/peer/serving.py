@@ -61,6 +61,8 @@ class Serving:
         holding = self.get(content)
         self._check_here(holding, spans[0])
         self._check_hears(who)
+        if not holding.admits(who, spans[0].piece, crowded=self._uploads.crowded):
+            raise Refused("busy", "while it has pieces that nobody has, and many ask, this seed sends what it suggests")
         ticket = object()
         began: float | None = None
         turn = self._turns[ticket] = asyncio.get_running_loop().create_future()

@@ -10,6 +10,7 @@ that leaves them idle. A piece that left the swarm with the only receiver that h
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from random import Random
 from typing import Final
@@ -19,9 +20,12 @@ from p2p.swarm.availability import Availability
 from p2p.swarm.picker import pick
 
 AHEAD_IN_ALL: Final = 32
-"""Suggestions open at once, shared between the receivers: enough that one alone on a fast link never waits for one."""
+"""Suggestions open at once, shared between the receivers: enough that one alone on a fast link never waits for one. In a crowd, a few at a
+time get some: with two for each of 200 receivers, each first piece came when all others had come half way."""
 AHEAD_AT_LEAST: Final = 2
-"""Suggestions open for each receiver at least: one being sent, one to follow it."""
+"""Suggestions open for each receiver that gets some: one being sent, one to follow it."""
+STALE: Final = 64
+"""A receiver that was sent nothing while so many pieces were sent to others does not follow: what was suggested to it is for others again."""
 
 
 @dataclass(slots=True)
@@ -32,6 +36,8 @@ class _Receiver:
     """Pieces sent to it; it may leave before it tells of them."""
     open: dict[int, None] = field(default_factory=dict)
     """Pieces suggested to it and not sent yet."""
+    since: int = 0
+    """How many pieces had been sent to anybody when it was last suggested or sent one."""
 
 
 class Chooser:
@@ -46,52 +52,123 @@ class Chooser:
         self._held = Availability(n)
         """How many receivers hold each piece, from wherever they have it."""
         self._receivers: dict[PeerKey, _Receiver] = {}
+        self._turns: OrderedDict[PeerKey, None] = OrderedDict()
+        """Receivers that lack something, in the order in which they are suggested something next."""
+        self._holders: OrderedDict[PeerKey, None] = OrderedDict()
+        """Receivers with open suggestions; who was suggested or sent something most recently is last."""
+        self._open = 0
+        self._served = 0
 
     def has(self, peer: PeerKey, bits: int) -> None:
         """A receiver told all that it has."""
-        receiver = self._receivers.setdefault(peer, _Receiver())
+        receiver = self._receivers.get(peer)
+        if receiver is None:
+            receiver = self._receivers[peer] = _Receiver()
+            self._turns[peer] = None
         self._held.remove(receiver.has & ~bits)
         self._held.add(bits & ~receiver.has)
         receiver.has = bits
+        if bits == self._all:
+            self._turns.pop(peer, None)
         for piece in [piece for piece in receiver.open if bits >> piece & 1]:
-            del receiver.open[piece]
+            self._close(peer, receiver, piece)
 
     def served(self, peer: PeerKey, piece: int) -> None:
         """The last block of a piece was sent to a receiver, suggested or not."""
         self._given |= 1 << piece
+        self._served += 1
         receiver = self._receivers.get(peer)
         if receiver is not None:
             receiver.sent |= 1 << piece
-            receiver.open.pop(piece, None)
+            receiver.since = self._served
+            if receiver.open:
+                self._holders.move_to_end(peer)
+            self._close(peer, receiver, piece)
+
+    def admits(self, peer: PeerKey, piece: int, *, crowded: bool) -> bool:
+        """Whether to send `peer` a piece that it asks for. In a crowd it gets what was suggested to it, until every piece was given.
+
+        What others have already they can give, and whoever chose by itself chose without knowing what the others chose. It is a crowd when
+        many blocks are asked for (`crowded`) and there are more receivers than get suggestions at a time.
+        """
+        receiver = self._receivers.get(peer)
+        if receiver is None or self._given == self._all or piece in receiver.open or receiver.sent >> piece & 1:
+            return True
+        if crowded and len(self._turns) > AHEAD_IN_ALL // AHEAD_AT_LEAST:
+            return False
+        if not self._given >> piece & 1:
+            self._note_open(peer, receiver, piece)
+        return True
 
     def left(self, peer: PeerKey) -> None:
         """A receiver is gone, and with it what was suggested to it and what it alone had."""
         receiver = self._receivers.pop(peer, None)
         if receiver is None:
             return
+        self._turns.pop(peer, None)
         self._held.remove(receiver.has)
-        for piece in receiver.open:
-            self._given &= ~(1 << piece)
+        self._take_back(peer, receiver)
         lost = self._held.nobody(receiver.has | receiver.sent)
         for other in self._receivers.values():
             lost &= ~other.sent
         self._given &= ~lost
 
+    def choose(self) -> list[tuple[PeerKey, tuple[int, ...]]]:
+        """Return what to suggest to whom now: who was suggested something longest ago comes first."""
+        chosen = []
+        self._take_back_stale()
+        if self._open < AHEAD_IN_ALL and self._given != self._all:
+            for peer in list(self._turns):
+                pieces = self.suggest(peer)
+                if pieces:
+                    chosen.append((peer, pieces))
+                if self._open >= AHEAD_IN_ALL or self._given == self._all:
+                    break
+        return chosen
+
     def suggest(self, peer: PeerKey) -> tuple[int, ...]:
-        """Return what to suggest to `peer` now: nothing while half of what it was told before is still open."""
+        """Return what to suggest to `peer` now: nothing while half of what it was told before is still open, or much is open in all."""
         receiver = self._receivers.get(peer)
         if receiver is None:
             return ()
-        waiting = sum(1 for other in self._receivers.values() if other.has != self._all)
-        ahead = max(AHEAD_AT_LEAST, AHEAD_IN_ALL // max(waiting, 1))
+        ahead = max(AHEAD_AT_LEAST, AHEAD_IN_ALL // max(len(self._turns), 1))
         if len(receiver.open) > ahead // 2:
             return ()
         chosen: list[int] = []
-        while len(receiver.open) < ahead:
+        while len(receiver.open) < ahead and self._open < AHEAD_IN_ALL:
             piece = pick(self._all & ~(receiver.has | self._given), self._held, self._n, self._rng)
             if piece is None:
                 break
-            self._given |= 1 << piece
-            receiver.open[piece] = None
+            self._note_open(peer, receiver, piece)
             chosen.append(piece)
+        if chosen:
+            self._turns.move_to_end(peer)
         return tuple(chosen)
+
+    def _note_open(self, peer: PeerKey, receiver: _Receiver, piece: int) -> None:
+        self._given |= 1 << piece
+        receiver.open[piece] = None
+        receiver.since = self._served
+        self._open += 1
+        self._holders[peer] = None
+        self._holders.move_to_end(peer)
+
+    def _close(self, peer: PeerKey, receiver: _Receiver, piece: int) -> None:
+        if piece in receiver.open:
+            del receiver.open[piece]
+            self._open -= 1
+            if not receiver.open:
+                self._holders.pop(peer, None)
+
+    def _take_back(self, peer: PeerKey, receiver: _Receiver) -> None:
+        for piece in list(receiver.open):
+            self._given &= ~(1 << piece)
+            self._close(peer, receiver, piece)
+
+    def _take_back_stale(self) -> None:
+        while self._holders:
+            peer = next(iter(self._holders))
+            receiver = self._receivers[peer]
+            if self._served - receiver.since <= STALE:
+                return
+            self._take_back(peer, receiver)

@@ -82,6 +82,8 @@ class Scheduler:
         self._patience = Patience(self._policy, now)
         self._off_trial: list[SourcePeer] = []
         """Peers that the last piece has proven good."""
+        self._due: float | None = None
+        """The next wake-up, where it is known."""
         self._wishes: list[Wish] = []
         self._over = False
 
@@ -90,6 +92,9 @@ class Scheduler:
     def handle(self, news: News, now: float) -> list[Wish]:
         """Take one piece of news; return what is wished for, in order."""
         self._now = now
+        if self._due is not None and now < self._due and type(news) is PeerGained and self._only_gained(news):
+            return []
+        self._due = None
         self._apply(news, now)
         if not self._over:
             timed_out = self._time_out(now)
@@ -102,6 +107,11 @@ class Scheduler:
         """When to send a `Tick` at the latest; None when there is nothing to wait for."""
         if self._over:
             return None
+        if self._due is None or self._due <= self._now:
+            self._due = self._next_wakeup()
+        return self._due
+
+    def _next_wakeup(self) -> float:
         times = [self._patience.until(alone=not self._sources)]
         overdue = self._ledger.earliest()
         if overdue is not None:
@@ -160,6 +170,22 @@ class Scheduler:
             case Tick():
                 pass
 
+    def _only_gained(self, news: PeerGained) -> bool:
+        """Note what a peer gained if that is all there is to do: it is asked for as much as it may be. Most news by far is of this kind."""
+        source = self._sources.get(news.peer)
+        if source is None:
+            return True
+        if self._ledger.count(news.peer) < source.window(self._policy, self._geometry.block_length, few=self._few):
+            return False
+        gained = as_bits(news.pieces) & ~source.has
+        self._availability.add(gained)
+        source.has |= gained
+        return True
+
+    @property
+    def _few(self) -> bool:
+        return len(self._sources) <= self._policy.few
+
     def _joined(self, peer: PeerKey, now: float) -> None:
         if not self._sources:
             self._patience.joined(peer, now)
@@ -185,6 +211,9 @@ class Scheduler:
             return
         source.suggests = True
         source.suggested_at = now
+        if not source.failures:
+            source.paused_until = now  # it was busy, and has a turn for us now
+        source.refusals = 0
         self._resting[peer] = source
         for piece in pieces:
             if piece not in self.have and source.has >> piece & 1:
@@ -218,7 +247,8 @@ class Scheduler:
         if failure is Failure.LACKS:
             self._has(peer, source.has & ~(1 << block.piece))
         elif failure is Failure.BUSY:
-            source.paused_until = now + self._policy.busy_pause
+            source.paused_until = now + min(self._policy.busy_pause * 2**source.refusals, self._policy.busy_most)
+            source.refusals += 1
             self._resting[peer] = source
         else:
             self._strike(source, now, "its answers are broken")
@@ -337,8 +367,8 @@ class Scheduler:
 
     def _ask(self, sources: Collection[SourcePeer], now: float) -> None:
         policy, ledger, length = self._policy, self._ledger, self._geometry.block_length
-        few = len(self._sources) <= policy.few
-        for source in sorted(sources, key=lambda source: ledger.count(source.peer)):
+        few = self._few
+        for source in sorted(sources, key=lambda source: (ledger.count(source.peer), source.asked_at)):
             if source.paused_until > now:
                 continue
             room = min(source.window(policy, length, few=few) - ledger.count(source.peer), self._most - len(ledger))
@@ -347,6 +377,7 @@ class Scheduler:
                 if block is None:
                     break
                 ledger.open(source.peer, block, now, now + policy.block_timeout)
+                source.asked_at = now
                 self._wishes.append(Fetch(source.peer, block))
                 room -= 1
 

@@ -26,7 +26,8 @@ class Policy:
     suggestion_patience: float = 1.0
     """A peer that suggests is asked for nothing of our own choice until it was silent for this long."""
     busy_pause: float = 0.5
-    """A peer that said "busy" is left alone for this long."""
+    """A peer that said "busy" is left alone for this long, and for twice as long each time that it says so again, with nothing between."""
+    busy_most: float = 4.0
     strikes: int = 3
     """A peer is dropped after so many timeouts or broken answers in a row, or corrupt pieces it took part in."""
     tail_patience: float = 1.0
@@ -61,7 +62,11 @@ class SourcePeer:
     rate: float = 0.0
     """Bytes a second, smoothed over the last blocks."""
     last_arrival: float = 0.0
+    asked_at: float = float("-inf")
+    """When it was last asked for something."""
     failures: int = 0
+    refusals: int = 0
+    """How often it said "busy" since it last brought or suggested something."""
     useful: bool = False
     """Whether it has brought anything."""
     proven: bool = False
@@ -75,7 +80,7 @@ class SourcePeer:
         self.last_arrival = now
         sample = length / took
         self.rate = sample if not self.rate else 0.8 * self.rate + 0.2 * sample
-        self.failures = 0
+        self.failures = self.refusals = 0
         self.useful = True
 
     def silent_at(self, policy: Policy) -> float:

@@ -47,6 +47,11 @@ class Uploads:
         return self._waiting
 
     @property
+    def crowded(self) -> bool:
+        """Whether as many wait as are served."""
+        return self._waiting >= self._slots
+
+    @property
     def serving(self) -> int:
         """How many requests are served now."""
         return len(self._serving)

@@ -184,16 +184,17 @@ class Node:
         self.chooser = Chooser(self.world.geometry.pieces, self.rng)
         for peer, bits in self.told.items():
             self.chooser.has(peer, bits)
-            self._suggest(self.world.nodes[peer])
+        self._suggest()
 
-    def _suggest(self, other: Node) -> None:
-        pieces: tuple[int, ...] = ()
-        if self.spec.babbles:
-            pieces = tuple(self.rng.randrange(self.have.n) for _ in range(3))
+    def _suggest(self, other: Node | None = None) -> None:
+        chosen: list[tuple[PeerKey, tuple[int, ...]]] = []
+        if self.spec.babbles and other is not None:
+            chosen = [(other.id, tuple(self.rng.randrange(self.have.n) for _ in range(3)))]
         elif self.chooser is not None:
-            pieces = self.chooser.suggest(other.id)
-        if pieces:
-            self.world.send(self, other, other.heard_suggestion, self, pieces)
+            chosen = self.chooser.choose()
+        for peer, pieces in chosen:
+            receiver = self.world.nodes[peer]
+            self.world.send(self, receiver, receiver.heard_suggestion, self, pieces)
 
     # -- fetching: carry out wishes --------------------------------------------------------------------------------------------------
 

@@ -12,8 +12,9 @@ from typing import Any
 
 from p2p.content.bitmap import Bitmap
 from p2p.model import KIB, ContentId, FileEntry, Manifest
-from p2p.peer.holding import TELL_MOST, TELL_TIME, Holding
+from p2p.peer.holding import Holding
 from p2p.protocol.messages import PIECES_PER_HAVE, Have
+from p2p.swarm.mesh import TELL_MOST, TELL_TIME
 from tests.virtual_time import in_virtual_time
 
 CONTENT = ContentId("ab" * 32)

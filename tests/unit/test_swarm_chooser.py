@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from p2p.model import PeerKey
-from p2p.swarm.chooser import AHEAD_AT_LEAST, AHEAD_IN_ALL, Chooser
+from p2p.swarm.chooser import AHEAD_AT_LEAST, AHEAD_IN_ALL, STALE, Chooser
 
 A, B = PeerKey("a"), PeerKey("b")
 
@@ -37,7 +37,49 @@ def test_no_two_receivers_are_suggested_the_same_piece_while_others_were_not_giv
         chooser.has(peer, 0)
     chosen = [piece for peer in peers for piece in chooser.suggest(peer)]
     assert len(set(chosen)) == len(chosen)
-    assert len(chosen) >= receivers * AHEAD_AT_LEAST
+    assert len(chosen) >= min(receivers * AHEAD_AT_LEAST, AHEAD_IN_ALL)
+
+
+def test_in_a_crowd_few_are_open_in_all_and_everybody_has_a_turn() -> None:
+    chooser = Chooser(1000, Random(1))
+    peers = [PeerKey(str(number)) for number in range(100)]
+    for peer in peers:
+        chooser.has(peer, 0)
+    waiting = chooser.choose()
+    suggested = set()
+    for _ in range(300):
+        assert sum(len(pieces) for _, pieces in waiting) <= AHEAD_IN_ALL
+        peer, (piece, *rest) = waiting.pop(0)
+        suggested.add(peer)
+        chooser.served(peer, piece)
+        waiting += [(peer, tuple(rest))] * bool(rest) + chooser.choose()
+    assert suggested == set(peers)
+
+
+def test_what_was_suggested_to_one_that_does_not_follow_is_for_others_again() -> None:
+    chooser = Chooser(200, Random(1))
+    chooser.has(A, 0)
+    lazy = set(chooser.suggest(A))
+    chooser.has(B, 0)
+    others = [piece for piece in range(200) if piece not in lazy]
+    for piece in others[: STALE + 1]:
+        chooser.served(B, piece)
+    assert lazy & {piece for _, pieces in chooser.choose() for piece in pieces}
+
+
+def test_in_a_crowd_a_receiver_gets_what_was_suggested_to_it_until_all_is_given() -> None:
+    chooser = Chooser(40, Random(1))
+    peers = [PeerKey(str(number)) for number in range(AHEAD_IN_ALL)]
+    for peer in peers:
+        chooser.has(peer, 0)
+    (peer, pieces), *_ = chooser.choose()
+    stranger = next(one for one in peers if one != peer)
+    assert chooser.admits(peer, pieces[0], crowded=True)
+    assert not chooser.admits(stranger, pieces[0], crowded=True)
+    assert chooser.admits(stranger, pieces[0], crowded=False)
+    for piece in range(40):
+        chooser.served(peer, piece)
+    assert chooser.admits(stranger, pieces[0], crowded=True)
 
 
 def test_nothing_more_is_suggested_while_most_of_it_was_not_sent() -> None:

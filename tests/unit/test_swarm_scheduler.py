@@ -363,14 +363,29 @@ def test_a_block_that_comes_forgives_the_strikes_before_it() -> None:
         blocks += asked(wishes, A)
 
 
-def test_a_busy_peer_is_left_alone_for_a_moment_and_never_dropped_for_it() -> None:
+def test_a_busy_peer_is_left_alone_for_twice_as_long_each_time_and_never_dropped_for_it() -> None:
     talk = Talk(1)
     talk.meet(A)
-    for _ in range(9):
+    for turn in range(9):
         assert talk.tell(BlockFailed(A, talk.block(0), Failure.BUSY)) == []
         wakeup = talk.scheduler.next_wakeup()
-        assert wakeup == pytest.approx(talk.now + Policy().busy_pause)
+        assert wakeup == pytest.approx(talk.now + min(Policy().busy_pause * 2**turn, Policy().busy_most))
         assert asked(talk.tell(Tick(), at=wakeup), A) == [talk.block(0)]
+
+
+def test_a_busy_peer_that_suggests_a_piece_is_asked_for_it_at_once() -> None:
+    talk = Talk(4)
+    for block in asked(talk.meet(A), A):
+        assert talk.tell(BlockFailed(A, block, Failure.BUSY)) == []
+    assert asked(talk.tell(Suggested(A, (3,))), A)
+
+
+def test_of_peers_with_equally_much_under_way_the_one_asked_longest_ago_is_asked_first() -> None:
+    talk = Talk(64, policy=Policy(memory=1))
+    first = asked(talk.meet(A), A)
+    talk.meet(B)
+    wishes = talk.tell(BlockArrived(A, first[0]), at=talk.now + 1.0)
+    assert [wish.peer for wish in wishes if isinstance(wish, Fetch)] == [B]
 
 
 def test_a_peer_that_lied_about_a_piece_is_not_asked_for_it_again() -> None:

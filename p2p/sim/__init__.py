@@ -1,0 +1,1 @@
+"""A swarm in virtual time: the real decisions, and everything else made up."""
