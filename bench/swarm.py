@@ -126,7 +126,7 @@ def run(name: str, args: argparse.Namespace) -> Outcome:
         contender = CONTENDERS[name](work, net, path)
         contender.publish(tracker, origin)
         before, used = _sent(net, origin), _processors()
-        _watch(contender, net, hosts, receivers, args, work)
+        _watch(contender, hosts, receivers, args, work)
         copies = (_sent(net, origin) - before) / contender.size
         busy, idle = (now - then for now, then in zip(_processors(), used, strict=True))
     ideal = args.size * MIB * 8 / (args.rate * 1_000_000)
@@ -137,9 +137,7 @@ def run(name: str, args: argparse.Namespace) -> Outcome:
     return Outcome(name, max(fast), statistics.median(fast), max(slow, default=None), copies, payload, busy / (busy + idle), receivers)
 
 
-def _watch(
-    contender: Contender, net: Net, hosts: Sequence[Host], receivers: Sequence[Receiver], args: argparse.Namespace, work: Lab
-) -> None:
+def _watch(contender: Contender, hosts: Sequence[Host], receivers: Sequence[Receiver], args: argparse.Namespace, work: Lab) -> None:
     """Start the receivers, follow them to their end, and do what the case says."""
     began = time.monotonic()
     processes = []
@@ -160,7 +158,7 @@ def _watch(
         if dead:
             raise RuntimeError(f"{dead[0]} ended with {processes[int(dead[0][4:])].returncode}")
         if args.case == "killed" and not any(one.killed for one in receivers) and _half_way(receivers, contender.size):
-            for receiver, process in list(zip(receivers, processes, strict=True))[:: 4]:
+            for receiver, process in list(zip(receivers, processes, strict=True))[::4]:
                 receiver.killed = True
                 process.kill()
         time.sleep(0.02)
@@ -204,7 +202,10 @@ def _processors() -> tuple[int, int]:
 def _line(outcome: Outcome) -> str:
     slow = "" if outcome.slow_ratio is None else f", slow ones {outcome.slow_ratio:.3f} of their own ideal"
     payload = "" if outcome.payload_copies is None else f", {outcome.payload_copies:.3f} without headers and what was lost"
-    return f"{outcome.contender}: slowest {outcome.ratio:.3f}, median {outcome.median:.3f}{slow}, origin copies {outcome.copies:.3f}{payload}; processors {outcome.busy:.0%} busy"
+    return (
+        f"{outcome.contender}: slowest {outcome.ratio:.3f}, median {outcome.median:.3f}{slow}, "
+        f"origin copies {outcome.copies:.3f}{payload}; processors {outcome.busy:.0%} busy"
+    )
 
 
 def table(outcomes: Sequence[Outcome]) -> str:

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from bench.lab import MIB, ROOT, Lab, event
+from bench.lab import MIB, ROOT, Lab
 from bench.netns import Host
 from bench.netns import Lab as Net
 from bench.rivals.servers import torrent
 from bench.rivals.tools import program, python_with
 
+Argv = list[str | Path]
 PORT: Final = 6969
 PIECE_LENGTH: Final = 128 * 1024
 """Of the torrents: what libtorrent chooses by itself for 64 and 128 MiB."""
@@ -60,7 +61,7 @@ class Enjambre(Contender):
 
     def publish(self, tracker: Host, origin: Host) -> None:
         state = str(self.lab.work / "state")
-        argv = [sys.executable, ROOT / "bin/tracker", "--json", "--port", str(PORT), "--store", "memory", "--state", state]
+        argv: Argv = [sys.executable, ROOT / "bin/tracker", "--json", "--port", str(PORT), "--store", "memory", "--state", state]
         _event(self.net.popen(tracker, argv, stdout=subprocess.PIPE), "listening")
         self._tracker = f"{tracker.address}:{PORT}"
         argv = [sys.executable, ROOT / "bin/peer", "share", self.path, "--json", "--name", "origin"]
@@ -69,7 +70,18 @@ class Enjambre(Contender):
         self._content = _event(sharing, "shared")["id"]
 
     def receive(self, host: Host, number: int, out: Path) -> subprocess.Popen[bytes]:
-        argv = [sys.executable, ROOT / "bin/peer", "download", str(self._content), "--json", "--seed", "-o", out, "--name", f"peer{number}"]
+        argv: Argv = [
+            sys.executable,
+            ROOT / "bin/peer",
+            "download",
+            str(self._content),
+            "--json",
+            "--seed",
+            "-o",
+            out,
+            "--name",
+            f"peer{number}",
+        ]
         argv += ["--tracker", self._tracker, "--state", out / "state"]
         return self.net.popen(host, argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
@@ -90,11 +102,11 @@ class Libtorrent(Contender):
     def publish(self, tracker: Host, origin: Host) -> None:
         self._python = python_with("libtorrent")
         self._torrent = _opentracker(self.lab, self.net, tracker, self.path)
-        argv = [self._python, _LIBTORRENT, "seed", self.path.parent, self._torrent, self.mode, origin.address]
+        argv: Argv = [self._python, _LIBTORRENT, "seed", self.path.parent, self._torrent, self.mode, origin.address]
         _event(self.net.popen(origin, argv, stdout=subprocess.PIPE), "listening")
 
     def receive(self, host: Host, number: int, out: Path) -> subprocess.Popen[bytes]:
-        argv = [self._python, _LIBTORRENT, "leech", out, self._torrent, self.mode, host.address]
+        argv: Argv = [self._python, _LIBTORRENT, "leech", out, self._torrent, self.mode, host.address]
         return self.net.popen(host, argv, stdout=subprocess.PIPE)
 
     def step(self, line: str) -> Step | None:
@@ -113,7 +125,7 @@ class Aria2(Contender):
 
     def publish(self, tracker: Host, origin: Host) -> None:
         self._torrent = _opentracker(self.lab, self.net, tracker, self.path)
-        argv = [*self._common(self.path.parent), "--bt-seed-unverified=true", self._torrent]
+        argv: Argv = [*self._common(self.path.parent), "--bt-seed-unverified=true", self._torrent]
         self.net.popen(origin, argv, stdout=subprocess.DEVNULL)
 
     def receive(self, host: Host, number: int, out: Path) -> subprocess.Popen[bytes]:
@@ -141,7 +153,12 @@ CONTENDERS: Final[dict[str, type[Contender]]] = {
 
 
 def _event(process: subprocess.Popen[bytes], name: str) -> dict[str, object]:
-    return event(process, name)
+    """The next event of that name. Raises `RuntimeError` when the process ends without it."""
+    for line in process.stdout or ():
+        found: dict[str, object] = json.loads(line)
+        if found["event"] == name:
+            return found
+    raise RuntimeError(f"no event {name!r} came")
 
 
 def _opentracker(lab: Lab, net: Net, host: Host, path: Path) -> Path:
@@ -151,6 +168,6 @@ def _opentracker(lab: Lab, net: Net, host: Host, path: Path) -> Path:
     (work / "white").write_text(info_hash.hex() + "\n")
     (work / "conf").write_text(f"listen.tcp_udp {host.address}:{PORT}\naccess.whitelist {work}/white\n")
     lab.work.chmod(0o755)  # it refuses to be root, and becomes nobody
-    argv = [program("opentracker"), "-f", work / "conf"]
+    argv: Argv = [program("opentracker"), "-f", work / "conf"]
     net.popen(host, argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return made

@@ -49,6 +49,7 @@ from p2p.swarm.events import (
     Tick,
     Wish,
 )
+from p2p.swarm.mesh import EAGER_BELOW
 from p2p.swarm.pace import Pace
 from p2p.swarm.scheduler import Scheduler
 from p2p.swarm.sources import Policy
@@ -209,6 +210,7 @@ class Download:
         self._scheduler = Scheduler(geometry, holding.have, self._tools.rng, loop.time(), policy)
         holding.news = self._tell
         self._tools.register(holding)
+        self._finder.members = lambda: holding.members
         reporting = asyncio.create_task(self._report_often(holding))
         finding = asyncio.create_task(self._find())
         try:
@@ -280,7 +282,7 @@ class Download:
 
     def _told(self, listed: int | None) -> None:
         self._tell(Listed(listed))
-        self._finder.eager = self._scheduler is not None and self._scheduler.sources < 4
+        self._finder.eager = self._scheduler is not None and self._scheduler.sources < EAGER_BELOW
 
     def _carry_out(self, wish: Wish) -> None:
         match wish:

@@ -12,13 +12,8 @@ from p2p.model import Address, ContentId, PeerKey, peer_key
 from p2p.peer.links import Links
 from p2p.peer.tracker_client import TrackerClient
 from p2p.protocol.tracker_messages import Lookup, LookupAnswer, Source
+from p2p.swarm.mesh import CALM_TIME, EAGER_TIME, LOOKUP, dials
 
-EAGER_TIME: Final = 2.0
-"""Seconds between looks while too few peers are known."""
-CALM_TIME: Final = 10.0
-"""Seconds between looks while the download goes well."""
-ENOUGH: Final = 40
-"""Links for one content; above that, more would only cost messages."""
 RETRY_TIME: Final = 2.0
 RETRY_MOST: Final = 10.0
 """Seconds before a peer that could not be reached is dialled again; doubled each time; few enough to be back soon after a network is."""
@@ -51,11 +46,13 @@ class Finder:
         """How many other peers the tracker named at the last look; None when it could not be asked."""
         self.eager = True
         """Whether more peers are wanted soon."""
+        self.members: Callable[[], int] | None = None
+        """How many peers are linked for this content; until that is known, those that are linked of the ones that the tracker named."""
 
     async def look(self) -> None:
         """Ask the tracker once and begin to dial who is new. Raises `NotFound` when nobody has the content, `Unreachable`, `Refused`."""
         try:
-            answer = await self._tracker.expect(Lookup(id=self._content, peer=self._links.me.peer), LookupAnswer)
+            answer = await self._tracker.expect(Lookup(id=self._content, limit=LOOKUP, peer=self._links.me.peer), LookupAnswer)
         except Refused as refused:
             self.listed = 0
             if refused.code == "not_found":
@@ -100,15 +97,17 @@ class Finder:
 
     def _dial(self, places: Mapping[PeerKey, Source]) -> None:
         now = asyncio.get_running_loop().time()
-        linked = sum(1 for key in places if self._links.get(key) is not None)
+        linked = self.members() if self.members else sum(1 for key in places if self._links.get(key) is not None)
+        room = dials(linked + len(self._dialling), eager=self.eager)
         for key, source in places.items():
-            if linked + len(self._dialling) >= ENOUGH:
+            if room <= 0:
                 return
             if key in self._dialling or self._links.get(key) is not None or not self._wanted(key):
                 continue
             failure = self._failures.get(key)
             if failure is None or failure.again <= now:
                 self._dialling[key] = asyncio.create_task(self._connect(key, source))
+                room -= 1
 
     async def _connect(self, key: PeerKey, source: Source) -> None:
         try:

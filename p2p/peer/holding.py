@@ -23,8 +23,9 @@ from p2p.swarm.events import News, PeerGained, PeerHas, PeerJoined, PeerLeft, Su
 from p2p.swarm.mesh import TELL_MOST, tell_time
 
 LATE_FACTOR: Final = 16
-"""A loop that runs late is a processor with too much to do: there, the time between two lines grows to `LATE_FACTOR` times the delay, `TELL_MOST` at most.
-With one seed and 8 receivers on two cores, each line costs two processes a turn: to tell less often moved 15 % more bytes a second."""
+"""A loop that runs late is a processor with too much to do: there, the time between two lines grows to `LATE_FACTOR` times the delay,
+`TELL_MOST` at most. With one seed and 8 receivers on two cores, each line costs two processes a turn: to tell less often moved 15 % more
+bytes a second."""
 
 
 class Storage(Protocol):
@@ -74,6 +75,11 @@ class Holding:
         last = self.geometry.pieces - 1
         short = self.manifest.piece_length - self.geometry.piece_size(last) if last in self.have else 0
         return self.have.count * self.manifest.piece_length - short
+
+    @property
+    def members(self) -> int:
+        """How many peers of this swarm are linked."""
+        return len(self._members)
 
     def member(self, peer: PeerKey) -> Link | None:
         """The link to a peer of this swarm."""

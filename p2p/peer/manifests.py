@@ -12,8 +12,9 @@ from p2p.content.manifest import parse
 from p2p.errors import EnjambreError, IntegrityError, ProtocolError, Refused, Unreachable
 from p2p.frozen import frozen
 from p2p.model import ContentId, Manifest, PeerKey
-from p2p.peer.finder import EAGER_TIME, Finder
+from p2p.peer.finder import Finder
 from p2p.peer.links import Link, Links
+from p2p.swarm.mesh import EAGER_TIME
 
 ROUNDS: Final = 3
 """How often all listed peers are tried before a download that never began says that nobody can be reached."""

@@ -71,6 +71,12 @@ class Access:
         """Send no more of a block."""
         transfer.over = True
 
+    def take(self, size: int, soonest: float) -> float:
+        """Take a chunk whose last byte comes to this link at `soonest`; returns when it is through."""
+        self._debt += size * ACK
+        self._free_at = max(soonest, self._free_at + size * HEADERS / self.down)
+        return self._free_at
+
     def close(self) -> None:
         """The peer is gone, and what it had to send with it."""
         self._queue.clear()
@@ -92,10 +98,8 @@ class Access:
         self._clock.after(took, self._gone, transfer, size)
 
     def _gone(self, transfer: Transfer, size: int) -> None:
-        clock, there = self._clock, transfer.client.access
-        there._debt += size * ACK
-        arrives = max(clock.now + self.delay, there._free_at + size * HEADERS / there.down)
-        there._free_at = arrives
+        clock = self._clock
+        arrives = transfer.client.access.take(size, clock.now + self.delay)
         if transfer.left:
             self._queue.append(transfer)
         elif not transfer.over:

@@ -112,7 +112,9 @@ def svg(title: str, samples: Sequence[Sample], ideal: float) -> str:
         lines.append(f'<text x="{_LEFT + 20}" y="{_TOP + 20 + 18 * number}" fill="{colour}">{name}</text>')
     for mark in range(int(most * 2) + 1):
         x = _LEFT + _WIDE * mark / 2 / most
-        lines.append(f'<path d="M{x:.1f} {_TOP}v{_HIGH}" stroke="#e2e8f0"/><text x="{x - 8:.1f}" y="{_TOP + _HIGH + 18}">{mark / 2:g}</text>')
+        lines.append(
+            f'<path d="M{x:.1f} {_TOP}v{_HIGH}" stroke="#e2e8f0"/><text x="{x - 8:.1f}" y="{_TOP + _HIGH + 18}">{mark / 2:g}</text>'
+        )
     for level in (0.0, 0.5, 1.0):
         y = _TOP + _HIGH * (1 - level / top)
         lines.append(f'<path d="M{_LEFT} {y:.1f}h{_WIDE}" stroke="#e2e8f0"/><text x="{_LEFT - 30}" y="{y + 5:.1f}">{level:g}</text>')

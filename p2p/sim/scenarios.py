@@ -43,7 +43,7 @@ Make = Callable[[list[Plan], Setup, Random], list[Plan]]
 """Makes the receivers of a scenario from plain ones."""
 
 
-def _flash(plans: list[Plan], setup: Setup, _rng: Random) -> list[Plan]:
+def _flash(plans: list[Plan], _setup: Setup, _rng: Random) -> list[Plan]:
     return [replace(plan, joins=0.0) for plan in plans]
 
 

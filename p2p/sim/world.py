@@ -19,7 +19,7 @@ from p2p.protocol.tracker_messages import Announce, Login, Lookup, LookupAnswer,
 from p2p.sim.clock import Clock
 from p2p.sim.network import LINE
 from p2p.sim.peer import Plan, SimPeer
-from p2p.swarm.mesh import CALM_TIME, EAGER_BELOW, EAGER_TIME, ENOUGH, LOOKUP
+from p2p.swarm.mesh import CALM_TIME, EAGER_BELOW, EAGER_TIME, ENOUGH, LOOKUP, dials
 from p2p.swarm.sources import Policy
 from p2p.tracker.service import Asker, TrackerService
 from p2p.tracker.store.memory import MemoryStore
@@ -65,7 +65,9 @@ class Conditions:
 class World:
     """Runs one scenario to its end."""
 
-    def __init__(self, conditions: Conditions, plans: Sequence[Plan], seed: int, note: Callable[[dict[str, Any]], None] | None = None) -> None:
+    def __init__(
+        self, conditions: Conditions, plans: Sequence[Plan], seed: int, note: Callable[[dict[str, Any]], None] | None = None
+    ) -> None:
         """`note` is told what happens, as a trace has it."""
         self.conditions, self.seed = conditions, seed
         self.geometry, self.delay = conditions.geometry, conditions.delay
@@ -227,16 +229,17 @@ class World:
         except Refused:
             answer = None
         sources = answer.sources if isinstance(answer, LookupAnswer) else ()
-        linked = len(peer.links)
+        eager = peer.sources < EAGER_BELOW
+        room = dials(len(peer.links), eager=eager, enough=self.conditions.degree)
         for source in sources:
             other = self._at(source.host)
-            if linked >= self.conditions.degree:
+            if room <= 0:
                 break
             if other.key not in peer.links:
-                linked += 1
+                room -= 1
                 self.clock.after(2 * self.delay, self.link, peer, other)
         peer.listed(len(sources))
-        self.clock.after(EAGER_TIME if peer.sources < EAGER_BELOW else CALM_TIME, self._look, peer)
+        self.clock.after(EAGER_TIME if eager else CALM_TIME, self._look, peer)
 
     def _at(self, host: str) -> SimPeer:
         _, high, middle, low = map(int, host.split("."))

@@ -25,7 +25,7 @@ time get some: with two for each of 200 receivers, each first piece came when al
 AHEAD_AT_LEAST: Final = 2
 """Suggestions open for each receiver that gets some: one being sent, one to follow it."""
 STALE: Final = 64
-"""A receiver that was sent nothing while so many pieces were sent to others does not follow: what was suggested to it is for others again."""
+"""A receiver that was sent nothing while so many pieces were sent to others does not follow: what was suggested to it is for others."""
 
 
 @dataclass(slots=True)

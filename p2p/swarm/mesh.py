@@ -18,6 +18,8 @@ CALM_TIME: Final = 10.0
 """Seconds between looks while the download goes well."""
 EAGER_BELOW: Final = 4
 """A download that is fed by fewer peers than this looks for more soon."""
+HUNGRY: Final = 4
+"""Peers that a download with enough links, and too few that feed it, dials at each look all the same: what it lacks may be with others."""
 
 TELL_TIME: Final = 0.02
 """Seconds at least from one line that tells what was verified to the next. A piece on its own is told at once; where several hundred a
@@ -26,6 +28,11 @@ TELL_EACH: Final = 0.01
 """Seconds more for each link: with 16 links and 20 Mbit/s, a line for each piece took 5 % of the link and half of the processor."""
 TELL_MOST: Final = 0.25
 """Seconds at most from one such line to the next."""
+
+
+def dials(linked: int, *, eager: bool, enough: int = ENOUGH) -> int:
+    """How many more peers to dial at a look, for a content with so many links or dials under way."""
+    return max(enough - linked, HUNGRY if eager else 0)
 
 
 def tell_time(links: int) -> float:

@@ -171,16 +171,24 @@ class Scheduler:
                 pass
 
     def _only_gained(self, news: PeerGained) -> bool:
-        """Note what a peer gained if that is all there is to do: it is asked for as much as it may be. Most news by far is of this kind."""
+        """Note what a peer gained, if nothing follows from it: we want none of it, or may ask that peer for no more. Most news is so."""
         source = self._sources.get(news.peer)
         if source is None:
             return True
-        if self._ledger.count(news.peer) < source.window(self._policy, self._geometry.block_length, few=self._few):
-            return False
         gained = as_bits(news.pieces) & ~source.has
-        self._availability.add(gained)
-        source.has |= gained
+        if gained & self._unbegun or any(piece in self._active and self._active[piece].todo for piece in news.pieces):
+            room = source.window(self._policy, self._geometry.block_length, few=self._few) - self._ledger.count(news.peer)
+            if room > 0 and len(self._ledger) < self._most:
+                return False
+        self._note_gain(source, gained)
         return True
+
+    def _note_gain(self, source: SourcePeer, gained: int) -> None:
+        """Count new holders, of what we lack only: how rare a piece is that is here matters no more."""
+        source.has |= gained
+        lacked = gained & ~self.have.bits
+        if lacked:
+            self._availability.add(lacked)
 
     @property
     def _few(self) -> bool:
@@ -195,11 +203,11 @@ class Scheduler:
         source = self._sources.get(peer)
         if source is None:
             return
-        lost, gained = source.has & ~bits, bits & ~source.has
-        self._availability.add(gained)
-        source.has = bits
+        lost = source.has & ~bits
+        self._note_gain(source, bits & ~source.has)
         if not lost:
             return
+        source.has = bits
         self._availability.remove(lost)
         for piece, active in self._active.items():
             if active.owner == peer and not bits >> piece & 1:

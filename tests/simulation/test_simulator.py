@@ -145,7 +145,8 @@ def test_the_command_lists_its_scenarios(capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.mark.parametrize(
-    ("argv", "word"), [(["nothing"], "scenario"), (["--peers", "0"], "--peers"), (["--piece", "65K"], "--piece"), (["--rate", "x"], "--rate")]
+    ("argv", "word"),
+    [(["nothing"], "scenario"), (["--peers", "0"], "--peers"), (["--piece", "65K"], "--piece"), (["--rate", "x"], "--rate")],
 )
 def test_the_command_refuses_nonsense_and_names_it(argv: list[str], word: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert simulate.main(argv) == 2

@@ -11,9 +11,10 @@ import pytest
 
 from p2p.errors import NotFound, Refused, Unreachable
 from p2p.model import Address, ContentId, PeerId, PeerKey, peer_of
-from p2p.peer.finder import CALM_TIME, DIALS, EAGER_TIME, ENOUGH, RETRY_MOST, RETRY_TIME, Finder
+from p2p.peer.finder import DIALS, RETRY_MOST, RETRY_TIME, Finder
 from p2p.protocol.messages import Answer
 from p2p.protocol.tracker_messages import HitRow, Lookup, LookupAnswer, Source
+from p2p.swarm.mesh import CALM_TIME, EAGER_TIME, ENOUGH
 from tests.virtual_time import in_virtual_time
 
 CONTENT = ContentId("ab" * 32)
@@ -194,9 +195,36 @@ def test_of_many_peers_only_enough_are_dialled_and_few_at_once() -> None:
         world = World(takes=0.5)
         for number in range(100):
             world.add(number)
-        await looking(world.finder(), 60)
+        finder = world.finder()
+        await finder.look()
+        await finder.settled()
+        finder.eager = False
+        await looking(finder, 60)
         assert len(world.links) == ENOUGH
         assert world.most_under_way == DIALS
+
+    in_virtual_time(work)
+
+
+def test_a_download_that_too_few_feed_goes_on_dialling_a_few_at_a_time() -> None:
+    async def work() -> None:
+        world = World()
+        for number in range(100):
+            world.add(number)
+        await looking(world.finder(), 2.5 * EAGER_TIME)
+        assert len(world.links) == ENOUGH + 2 * HUNGRY
+
+    in_virtual_time(work)
+
+
+def test_who_has_enough_links_for_a_content_dials_nobody_whom_the_tracker_names_besides() -> None:
+    async def work() -> None:
+        world = World()
+        world.add(1)
+        finder = world.finder()
+        finder.members, finder.eager = (lambda: ENOUGH), False
+        await looking(finder, 30)
+        assert not world.links
 
     in_virtual_time(work)
 
