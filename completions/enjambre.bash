@@ -1,5 +1,5 @@
 # Completion for bash. Source it from ~/.bashrc, or put it into a folder of bash-completion.
-# It completes `tracker`, `peer`, `demo` and their installed names `p2p-tracker`, `p2p-peer`, `p2p-demo`.
+# It completes `tracker`, `peer`, `demo`, `simulate` and their installed names `p2p-tracker`, `p2p-peer`, `p2p-demo`, `p2p-simulate`.
 
 _enjambre_names() {
   # Names of contents, asked of the tracker; no answer within a second means no names.
@@ -25,8 +25,9 @@ _enjambre() {
     --store) COMPREPLY=($(compgen -W "memory sqlite:" -- "$current")); return ;;
     --tracker | --host | --advertise) COMPREPLY=($(compgen -A hostname -- "$current")); return ;;
     --state | -o | --output) COMPREPLY=($(compgen -d -- "$current")); return ;;
-    --trace) COMPREPLY=($(compgen -f -- "$current")); return ;;
-    --port | --ttl | --name | --user | --limit | --limit-up | --patience | --accept-uploads | --copies | --peers | --size) return ;;
+    --trace | --svg) COMPREPLY=($(compgen -f -- "$current")); return ;;
+    --port | --ttl | --name | --user | --limit | --limit-up | --patience | --accept-uploads | --copies | --peers | --size | \
+      --pieces | --piece | --rate | --delay | --links) return ;;
   esac
 
   case ${program#p2p-} in
@@ -34,6 +35,10 @@ _enjambre() {
     demo)
       options="$common --version --peers --transport --size --keep"
       [[ $current == -* ]] || { COMPREPLY=($(compgen -f -- "$current")); return; }
+      ;;
+    simulate)
+      options="$common --version --list --peers --pieces --piece --rate --delay --links --seed --svg"
+      words="equal flash killed slow churn late corrupt stall riders leave origin"
       ;;
     peer)
       for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
@@ -67,4 +72,4 @@ _enjambre() {
   COMPREPLY=($(compgen -W "$words" -- "$current"))
 }
 
-complete -o filenames -F _enjambre tracker peer demo p2p-tracker p2p-peer p2p-demo
+complete -o filenames -F _enjambre tracker peer demo simulate p2p-tracker p2p-peer p2p-demo p2p-simulate

@@ -22,7 +22,7 @@ PORT: Final = 6969
 PIECE_LENGTH: Final = 128 * 1024
 """Of the torrents: what libtorrent chooses by itself for 64 and 128 MiB."""
 _LIBTORRENT: Final = str(ROOT / "bench/rivals/libtorrent_swarm.py")
-_ARIA_PROGRESS: Final = re.compile(r"\[#\w+ (?:SEED|([\d.]+)([KMG]?)i?B/)")
+_ARIA_PROGRESS: Final = re.compile(r"\[#\w+ ([\d.]+)([KMG]?)i?B/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ class SuperSeeding(Libtorrent):
 
 
 class Aria2(Contender):
-    """aria2 with opentracker."""
+    """aria2 with opentracker. It says once a second how far it is, so its times may be up to a second too long."""
 
     def publish(self, tracker: Host, origin: Host) -> None:
         self._torrent = _opentracker(self.lab, self.net, tracker, self.path)
@@ -132,10 +132,10 @@ class Aria2(Contender):
         return self.net.popen(host, [*self._common(out), self._torrent], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
     def step(self, line: str) -> Step | None:
-        if "Download complete" in line:
+        if "Download complete" in line or " SEED(" in line:  # which of the two depends on what it does next
             return Step(self.size, True)
         found = _ARIA_PROGRESS.search(line)
-        if found is None or found[1] is None:
+        if found is None:
             return None
         return Step(int(float(found[1]) * {"": 1, "K": 1024, "M": MIB, "G": 1024 * MIB}[found[2]]))
 

@@ -1,4 +1,4 @@
-"""The parsers of tracker, peer and demo, and the completions that must know the same words."""
+"""The parsers of tracker, peer, demo and simulator, and the completions that must know the same words."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from p2p.cli import demo, peer, tracker
+from p2p.cli import demo, peer, simulate, tracker
 from p2p.config import env_names
 from p2p.errors import UsageError
+from p2p.sim.scenarios import SCENARIOS
 
 COMPLETIONS = Path(__file__).resolve().parents[2] / "completions"
-PARSERS = [tracker.build_parser(), peer.build_parser(), demo.build_parser()]
+PARSERS = [tracker.build_parser(), peer.build_parser(), demo.build_parser(), simulate.build_parser()]
 COMMANDS = ["serve", "share", "list", "search", "peers", "info", "download", "upload", "login", "logout", "status"]
 
 
@@ -106,6 +107,9 @@ class TestBash:
         done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=False, timeout=20, env=environ)
         assert done.stderr == ""
         return done.stdout.split("\n")[:-1]
+
+    def test_the_simulator_is_offered_its_scenarios(self) -> None:
+        assert self.complete("simulate", "") == list(SCENARIOS)
 
     def test_the_script_is_right(self) -> None:
         assert subprocess.run(["bash", "-n", str(self.SCRIPT)], check=False, timeout=20).returncode == 0

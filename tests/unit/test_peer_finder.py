@@ -14,7 +14,7 @@ from p2p.model import Address, ContentId, PeerId, PeerKey, peer_of
 from p2p.peer.finder import DIALS, RETRY_MOST, RETRY_TIME, Finder
 from p2p.protocol.messages import Answer
 from p2p.protocol.tracker_messages import HitRow, Lookup, LookupAnswer, Source
-from p2p.swarm.mesh import CALM_TIME, EAGER_TIME, ENOUGH
+from p2p.swarm.mesh import CALM_TIME, EAGER_TIME, ENOUGH, HUNGRY
 from tests.virtual_time import in_virtual_time
 
 CONTENT = ContentId("ab" * 32)

@@ -115,3 +115,19 @@ def test_a_loop_that_runs_late_tells_less_often_and_goes_back_when_it_is_quick_a
         assert after > quick / 2
 
     play(work)
+
+
+def test_what_is_withdrawn_is_suggested_to_nobody_any_more() -> None:
+    async def work(holding: Holding, link: FakeLink) -> None:
+        for piece in range(PIECES):
+            holding.have.add(piece)
+        holding.complete(holding.storage, holding.path)
+        other: Any = FakeLink("other")
+        holding.heard(other, Have(id=CONTENT, none=False, pieces=holding.have.to_bytes()))
+        holding.withdraw()
+        again: Any = FakeLink("again")
+        holding.heard(again, Have(id=CONTENT, add=(1,)))
+        assert not any(have.suggest for _, have in again.told)
+        assert holding.members == 1
+
+    play(work)
