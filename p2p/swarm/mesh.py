@@ -25,8 +25,8 @@ TELL_TIME: Final = 0.02
 """Seconds at least from one line that tells what was verified to the next. A piece on its own is told at once; where several hundred a
 second come in, a line for each took a tenth of a seed's processor time (1 GiB over loopback: 0.1 of 0.9 s)."""
 TELL_EACH: Final = 0.016
-"""Seconds more for each link. With 16 links, 38 pieces a second and a line for each, lines would be 5 % of a link of 20 Mbit/s; to deal with
-those that came was half of a receiver's processor time in a profile."""
+"""Seconds more for each link. With 16 links, 38 pieces a second and a line for each, lines would be 5 % of a link of 20 Mbit/s; to deal
+with those that came was half of a receiver's processor time in a profile."""
 TELL_MOST: Final = 0.25
 """Seconds at most from one such line to the next."""
 
