@@ -415,6 +415,7 @@ class SimConfig(Config):
     delay: int = setting(1, "milliseconds from any peer to any other", "--delay", parse=_whole(0, 10_000), metavar="MS")
     links: int = setting(ENOUGH, "how many others each receiver dials", "--links", parse=_whole(1, 1000), metavar="N")
     seed: int = setting(1, "where chance begins: the same seed gives the same story", "--seed", parse=_whole(0, 1 << 62), metavar="N")
+    listing: bool = setting(False, "list the scenarios", "--list", parse=truth)
     svg: str = setting("", "draw what happened into FILE", "--svg", metavar="FILE", shown="")
 
 

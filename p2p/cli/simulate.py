@@ -27,7 +27,6 @@ def build_parser() -> ArgumentParser:
     """The command line of the simulator."""
     parser = Parser(prog="simulate", description="Plays a swarm in virtual time, with the decisions of the real one.", epilog=EXAMPLES)
     parser.add_argument("scenario", metavar="SCENARIO", nargs="?", default="equal", help="what happens (default: equal; see --list)")
-    parser.add_argument("--list", action="store_true", help="list the scenarios")
     add_version(parser)
     SimConfig.add_options(parser)
     return parser
@@ -44,7 +43,7 @@ async def work(job: Job[SimConfig]) -> int:
     from p2p.sim.scenarios import SCENARIOS, Setup, make
 
     config, console = job.config, job.console
-    if job.words.list:
+    if config.listing:
         for name, (_, sentence) in SCENARIOS.items():
             console.event({"event": "scenario", "name": name, "about": sentence})
             console.text(f"{name:10}{sentence}")
