@@ -12,18 +12,21 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from itertools import islice
 from random import Random
 from typing import Final
 
 from p2p.model import PeerKey
 from p2p.swarm.availability import Availability
-from p2p.swarm.picker import pick
+from p2p.swarm.picker import as_bits, pick
 
 AHEAD_IN_ALL: Final = 32
 """Suggestions open at once, shared between the receivers: enough that one alone on a fast link never waits for one. In a crowd, a few at a
 time get some: with two for each of 200 receivers, each first piece came when all others had come half way."""
 AHEAD_AT_LEAST: Final = 2
 """Suggestions open for each receiver that gets some: one being sent, one to follow it."""
+LOOKED_AT: Final = 32
+"""Receivers looked at for one piece of news: where a thousand want nothing that is left to give, that must cost little."""
 STALE: Final = 64
 """A receiver that was sent nothing while so many pieces were sent to others does not follow: what was suggested to it is for others."""
 
@@ -94,7 +97,7 @@ class Chooser:
         receiver = self._receivers.get(peer)
         if receiver is None or self._given == self._all or piece in receiver.open or receiver.sent >> piece & 1:
             return True
-        if crowded and len(self._turns) > AHEAD_IN_ALL // AHEAD_AT_LEAST:
+        if crowded and self._crowd:
             return False
         if not self._given >> piece & 1:
             self._note_open(peer, receiver, piece)
@@ -117,11 +120,15 @@ class Chooser:
         """Return what to suggest to whom now: who was suggested something longest ago comes first."""
         chosen = []
         self._take_back_stale()
+        if self._given == self._all and self._crowd:
+            self._given = as_bits(piece for peer in self._holders for piece in self._receivers[peer].open)
         if self._open < AHEAD_IN_ALL and self._given != self._all:
-            for peer in list(self._turns):
+            for peer in list(islice(self._turns, LOOKED_AT)):
                 pieces = self.suggest(peer)
                 if pieces:
                     chosen.append((peer, pieces))
+                else:
+                    self._turns.move_to_end(peer)
                 if self._open >= AHEAD_IN_ALL or self._given == self._all:
                     break
         return chosen
@@ -145,6 +152,11 @@ class Chooser:
             self._turns.move_to_end(peer)
         return tuple(chosen)
 
+    @property
+    def _crowd(self) -> bool:
+        """Whether there are more receivers than get suggestions at a time. A seed gives all pieces to a crowd again, the rarest first."""
+        return len(self._turns) > AHEAD_IN_ALL // AHEAD_AT_LEAST
+
     def _note_open(self, peer: PeerKey, receiver: _Receiver, piece: int) -> None:
         self._given |= 1 << piece
         receiver.open[piece] = None
@@ -161,8 +173,9 @@ class Chooser:
                 self._holders.pop(peer, None)
 
     def _take_back(self, peer: PeerKey, receiver: _Receiver) -> None:
+        """What was suggested in vain is to be given again, unless it is with somebody by now."""
+        self._given &= ~self._held.nobody(as_bits(receiver.open))
         for piece in list(receiver.open):
-            self._given &= ~(1 << piece)
             self._close(peer, receiver, piece)
 
     def _take_back_stale(self) -> None:

@@ -18,7 +18,7 @@ CALM_TIME: Final = 10.0
 """Seconds between looks while the download goes well."""
 EAGER_BELOW: Final = 4
 """A download that is fed by fewer peers than this looks for more soon."""
-HUNGRY: Final = 4
+HUNGRY: Final = 1
 """Peers that a download with enough links, and too few that feed it, dials at each look all the same: what it lacks may be with others."""
 
 TELL_TIME: Final = 0.02

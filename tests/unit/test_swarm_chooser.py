@@ -67,6 +67,18 @@ def test_what_was_suggested_to_one_that_does_not_follow_is_for_others_again() ->
     assert lazy & {piece for _, pieces in chooser.choose() for piece in pieces}
 
 
+def test_what_was_suggested_in_vain_and_came_from_elsewhere_counts_as_given() -> None:
+    chooser = Chooser(200, Random(1))
+    chooser.has(A, 0)
+    lazy = chooser.suggest(A)
+    chooser.has(B, sum(1 << piece for piece in lazy))
+    for piece in range(200):
+        if piece not in lazy:
+            chooser.served(B, piece)
+    chooser.has(PeerKey("c"), 0)
+    assert chooser.choose() == []
+
+
 def test_in_a_crowd_a_receiver_gets_what_was_suggested_to_it_until_all_is_given() -> None:
     chooser = Chooser(40, Random(1))
     peers = [PeerKey(str(number)) for number in range(AHEAD_IN_ALL)]
