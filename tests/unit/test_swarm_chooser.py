@@ -175,3 +175,14 @@ def test_who_has_all_is_suggested_nothing() -> None:
     chooser = Chooser(3, Random(1))
     chooser.has(A, 0b111)
     assert chooser.suggest(A) == ()
+
+
+@pytest.mark.parametrize(("receivers", "again"), [(AHEAD_IN_ALL // AHEAD_AT_LEAST, False), (AHEAD_IN_ALL, True)])
+def test_when_all_is_given_a_seed_of_few_falls_silent_and_a_seed_of_a_crowd_begins_anew(receivers: int, again: bool) -> None:
+    chooser = Chooser(4, Random(1))
+    peers = [PeerKey(str(number)) for number in range(receivers)]
+    for peer in peers:
+        chooser.has(peer, 0)
+    for piece in range(4):
+        chooser.served(peers[0], piece)
+    assert bool(chooser.choose()) == again
