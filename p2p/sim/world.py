@@ -65,10 +65,7 @@ class Conditions:
 class World:
     """Runs one scenario to its end."""
 
-    def __init__(
-        self, conditions: Conditions, plans: Sequence[Plan], seed: int, note: Callable[[dict[str, Any]], None] | None = None
-    ) -> None:
-        """`note` is told what happens, as a trace has it."""
+    def __init__(self, conditions: Conditions, plans: Sequence[Plan], seed: int) -> None:
         self.conditions, self.seed = conditions, seed
         self.geometry, self.delay = conditions.geometry, conditions.delay
         self.policy = conditions.policy or Policy()
@@ -76,7 +73,6 @@ class World:
         self.rng = Random(seed)
         self.clock = Clock()
         self.samples: list[Sample] = []
-        self._note = note
         self._digest = hashlib.blake2b(digest_size=16)
         self._service = TrackerService(MemoryStore(), Random(self.rng.random()), lambda: f"{self.rng.getrandbits(128):032x}", ttl=TTL)
         self._links: set[tuple[PeerKey, PeerKey]] = set()
@@ -167,8 +163,6 @@ class World:
     def note(self, peer: SimPeer, what: str, *about: str) -> None:
         """Keep account of what happened."""
         self._digest.update(f"{self.clock.now:.9f} {peer.number} {what} {' '.join(about)}\n".encode())
-        if self._note is not None:
-            self._note({"event": what.replace(" ", "_"), "time": round(self.clock.now, 6), "peer": peer.plan.name, "about": list(about)})
 
     # -- links ---------------------------------------------------------------------------------------------------------------------
 

@@ -221,7 +221,7 @@ class Scheduler:
         source.suggested_at = now
         if not source.failures:
             source.paused_until = now  # it was busy, and has a turn for us now
-        source.refusals = 0
+        source.busy = 0.0
         self._resting[peer] = source
         for piece in pieces:
             if piece not in self.have and source.has >> piece & 1:
@@ -255,9 +255,10 @@ class Scheduler:
         if failure is Failure.LACKS:
             self._has(peer, source.has & ~(1 << block.piece))
         elif failure is Failure.BUSY:
-            source.paused_until = now + min(self._policy.busy_pause * 2**source.refusals, self._policy.busy_most)
-            source.refusals += 1
-            self._resting[peer] = source
+            if now >= source.paused_until:  # all that it refuses together is one refusal
+                source.busy = min(source.busy * 2 or self._policy.busy_pause, self._policy.busy_most)
+                source.paused_until = now + source.busy
+                self._resting[peer] = source
         else:
             self._strike(source, now, "its answers are broken")
 

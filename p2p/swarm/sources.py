@@ -28,6 +28,7 @@ class Policy:
     busy_pause: float = 0.5
     """A peer that said "busy" is left alone for this long, and for twice as long each time that it says so again, with nothing between."""
     busy_most: float = 4.0
+    """And at most for this long."""
     strikes: int = 3
     """A peer is dropped after so many timeouts or broken answers in a row, or corrupt pieces it took part in."""
     tail_patience: float = 1.0
@@ -65,8 +66,8 @@ class SourcePeer:
     asked_at: float = float("-inf")
     """When it was last asked for something."""
     failures: int = 0
-    refusals: int = 0
-    """How often it said "busy" since it last brought or suggested something."""
+    busy: float = 0.0
+    """For how long it was left alone when it last said "busy"; 0 since it brought or suggested something."""
     useful: bool = False
     """Whether it has brought anything."""
     proven: bool = False
@@ -80,7 +81,8 @@ class SourcePeer:
         self.last_arrival = now
         sample = length / took
         self.rate = sample if not self.rate else 0.8 * self.rate + 0.2 * sample
-        self.failures = self.refusals = 0
+        self.failures = 0
+        self.busy = 0.0
         self.useful = True
 
     def silent_at(self, policy: Policy) -> float:

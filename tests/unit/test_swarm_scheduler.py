@@ -373,6 +373,25 @@ def test_a_busy_peer_is_left_alone_for_twice_as_long_each_time_and_never_dropped
         assert asked(talk.tell(Tick(), at=wakeup), A) == [talk.block(0)]
 
 
+def test_a_peer_that_says_busy_for_hours_breaks_nothing() -> None:
+    talk = Talk(2, policy=Policy(patience=1e9, patience_offline=1e9))
+    talk.meet(A)
+    for _ in range(1100):
+        for entry in talk.scheduler._ledger.entries():
+            talk.tell(BlockFailed(A, entry.block, Failure.BUSY))
+        talk.tell(Tick(), at=talk.scheduler.next_wakeup())
+    assert talk.scheduler._sources[A].paused_until <= talk.now + Policy().busy_most
+
+
+def test_blocks_refused_together_are_one_refusal() -> None:
+    talk = Talk(8)
+    blocks = asked(talk.meet(A), A)
+    assert len(blocks) > 1
+    for block in blocks:
+        talk.tell(BlockFailed(A, block, Failure.BUSY))
+    assert talk.scheduler._sources[A].paused_until == pytest.approx(talk.now + Policy().busy_pause)
+
+
 def test_a_busy_peer_that_suggests_a_piece_is_asked_for_it_at_once() -> None:
     talk = Talk(4)
     for block in asked(talk.meet(A), A):
