@@ -100,7 +100,7 @@ SCENARIOS: Final[dict[str, tuple[Make | None, str]]] = {
     "stall": (_stalling, "an eighth falls silent after some blocks"),
     "riders": (_riders, "a quarter takes and gives nothing"),
     "leave": (_leaving, "who has all leaves at once, as `download` without --seed does"),
-    "origin": (None, "the origin is killed when it has sent everything once, and a tenth more"),
+    "origin": (None, "the origin is killed in the moment in which the others together have all"),
 }
 """By name: what becomes of the receivers, and a sentence."""
 
@@ -115,8 +115,8 @@ def make(name: str, setup: Setup) -> World:
     rate = setup.rate
     plans = [Plan(f"peer{number}", rate, rate, joins=step * (number + 1)) for number in range(setup.peers)]
     plans = change(plans, setup, rng) if change is not None else plans
-    origin = Plan("origin", rate, rate, seed=True, leaves=1.2 * setup.ideal + CROWD if name == "origin" else None)
+    origin = Plan("origin", rate, rate, seed=True)
     geometry = Geometry(setup.pieces * setup.piece_length, setup.piece_length)
     chunk = geometry.block_length // 4 if setup.peers <= FINE else geometry.block_length
-    conditions = Conditions(geometry, setup.ideal, delay=setup.delay, chunk=chunk, degree=setup.degree)
+    conditions = Conditions(geometry, setup.ideal, delay=setup.delay, chunk=chunk, degree=setup.degree, origin_leaves=name == "origin")
     return World(conditions, [origin, *plans], setup.seed)

@@ -57,6 +57,8 @@ class Conditions:
     degree: int = ENOUGH
     accepts: int = 512
     """Links that a peer lets others open."""
+    origin_leaves: bool = False
+    """Whether the first peer is killed in the moment in which the others together have all."""
     policy: Policy | None = None
     patience: float = 60.0
     """A world ends after so many ideal times, whatever happens."""
@@ -79,6 +81,8 @@ class World:
         self._askers: dict[PeerKey, Asker] = {}
         self.peers: list[SimPeer] = []
         self._verified = 0
+        self._spread = 0
+        """Pieces that some receiver has verified, as bits."""
         for number, plan in enumerate(plans):
             peer = SimPeer(self, plan, number)
             self.peers.append(peer)
@@ -148,7 +152,10 @@ class World:
     def verified(self, peer: SimPeer, piece: int) -> None:
         """A peer has a piece more."""
         self._verified += 1
+        self._spread |= 1 << piece
         self.note(peer, "verified", str(piece))
+        if self.conditions.origin_leaves and self._spread == (1 << self.geometry.pieces) - 1:
+            self.clock.after(0.0, self.peers[0].leave)
 
     def ended(self, peer: SimPeer) -> None:
         """A download has ended, well or not."""

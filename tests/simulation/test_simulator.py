@@ -53,6 +53,13 @@ def test_sixteen_receivers_need_little_more_than_one_link_does_and_one_copy_of_t
     assert found.copies <= 1.1
 
 
+def test_an_origin_that_is_killed_when_the_others_have_all_together_is_not_missed() -> None:
+    world = make("origin", replace(SMALL, pieces=512))
+    world.run()
+    assert not world.peers[0].here
+    assert figures(world).completed == SMALL.peers
+
+
 def test_of_unequal_links_the_fast_ones_are_not_held_up() -> None:
     world = make("slow", replace(SMALL, peers=16, pieces=512))
     world.run()
