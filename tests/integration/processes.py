@@ -30,8 +30,15 @@ Event = dict[str, Any]
 
 
 def command(name: str) -> list[str]:
-    """How to start `tracker`, `peer` or `demo` with nothing but the standard library."""
-    return [sys.executable, "-I", "-S", str(ROOT / "bin" / name)]
+    """How to start `tracker`, `peer` or `demo` with nothing but the standard library; in development mode if we are."""
+    strict = ["-X", "dev", "-W", "error::ResourceWarning"] if sys.flags.dev_mode else []
+    return [sys.executable, "-I", "-S", *strict, str(ROOT / "bin" / name)]
+
+
+def check_said(err: str) -> None:
+    """Fail if a program wrote to standard error what only a fault of its own makes Python write."""
+    for word in ("Traceback (most recent call last)", "Exception ignored in", "ResourceWarning", "was never awaited", "never retrieved"):
+        assert word not in err, err
 
 
 def clean_environment(state: Path, more: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -85,7 +92,7 @@ class Running:
     def __enter__(self) -> Running:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._process.poll() is None:
             self._process.terminate()
             try:
@@ -98,6 +105,8 @@ class Running:
         for stream in (self._process.stdout, self._process.stderr):
             if stream is not None:
                 stream.close()
+        if kind is None:
+            check_said(self.err)
 
     @property
     def pid(self) -> int:
@@ -217,7 +226,9 @@ def run_peer(
 def run(words: Sequence[str], environ: Mapping[str, str], *, timeout: float = 60.0) -> Ended:
     """Run anything to its end."""
     done = subprocess.run(list(words), env=dict(environ), stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, check=False)
-    return Ended(done.returncode, done.stdout.decode(), done.stderr.decode(errors="replace"))
+    ended = Ended(done.returncode, done.stdout.decode(), done.stderr.decode(errors="replace"))
+    check_said(ended.err)
+    return ended
 
 
 def old_file(path: Path, data: bytes) -> Path:

@@ -112,6 +112,7 @@ def test_help_and_version_end_well(capsys: pytest.CaptureFixture[str]) -> None:
     assert "enjambre 0" in capsys.readouterr().out
 
 
+@pytest.mark.interrupts_loop
 def test_a_ctrl_c_before_the_signals_are_ours_is_quiet(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_with(failing(KeyboardInterrupt())) == 130
     assert capsys.readouterr().err == ""

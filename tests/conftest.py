@@ -1,0 +1,30 @@
+"""What holds for every test: it leaves descriptors, threads, tasks, child processes and temporary files as it found them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.leaks import Snapshot, check_back_to, tasks_at_the_end_of_loops
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _temporary_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder of our own for temporary files, so that what a test leaves is seen, and is not taken for what others do meanwhile."""
+    folder = tmp_path_factory.mktemp("temporary")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(folder))
+        patch.setattr(tempfile, "tempdir", str(folder))
+        yield folder
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left_behind(request: pytest.FixtureRequest, _temporary_files: Path) -> Iterator[None]:
+    before = Snapshot.take(_temporary_files)
+    with tasks_at_the_end_of_loops() as tasks:
+        yield
+    check_back_to(before, _temporary_files)
+    assert not tasks or request.node.get_closest_marker("interrupts_loop"), f"left to be cancelled at the end: {'; '.join(tasks)}"
