@@ -58,13 +58,10 @@ async def search(job: Work) -> int:
 async def _contents(job: Work, ask: Callable[[int], List | Search], nothing: str) -> int:
     console = job.console
     async with _tracker(job) as client:
-        offset: int | None = 0
-        while offset is not None:
-            page = await client.expect(ask(offset), HitsAnswer)
+        async for offset, page in client.pages(ask, HitsAnswer):
             for hit in page.hits:
                 console.event(content_event(hit))
             _show(console, table(("NAME", "SIZE", "SEEDS", "PEERS", "ID"), [_content_row(hit) for hit in page.hits], " rrr"), offset)
-            offset = _following(offset, page.next)
     if not page.total:
         console.note(f"{nothing} at tracker {job.config.tracker}")
     return 0
@@ -75,13 +72,10 @@ async def peers(job: Work) -> int:
     console = job.console
     headers = ("NAME", "ADDRESS", "TRANSPORTS", "CONTENTS", "HEARTBEAT", "ACCEPTS", "USER")
     async with _tracker(job) as client:
-        offset: int | None = 0
-        while offset is not None:
-            page = await client.expect(Peers(offset=offset, limit=PAGE), PeersAnswer)
+        async for offset, page in client.pages(lambda offset: Peers(offset=offset, limit=PAGE), PeersAnswer):
             for row in page.peers:
                 console.event(peer_event(row))
             _show(console, table(headers, [_peer_row(row) for row in page.peers], "   rrr"), offset)
-            offset = _following(offset, page.next)
     if not page.total:
         console.note(f"no peer is at tracker {job.config.tracker}")
     return 0
@@ -177,11 +171,6 @@ async def _resumes(client: TrackerClient, stored: StoredSession) -> bool:
 
 def _session_event(state: str, user: str, tracker: Address) -> dict[str, Any]:
     return {"event": "session", "state": state, "user": user, "tracker": str(tracker)}
-
-
-def _following(offset: int, following: int | None) -> int | None:
-    """The next page's offset. A tracker that would send us back, and so round for ever, is not followed."""
-    return following if following is not None and following > offset else None
 
 
 def _show(console: Console, lines: list[str], offset: int) -> None:

@@ -25,7 +25,6 @@ from p2p.frozen import frozen
 from p2p.model import KIB, BlockSpan, ContentId, Manifest, PeerKey, peer_of
 from p2p.peer.finder import Finder
 from p2p.peer.holding import Holding
-from p2p.peer.keeper import Allowance, check_cost
 from p2p.peer.lanes import Lanes
 from p2p.peer.links import Link, Links
 from p2p.peer.manifests import ManifestSearch
@@ -104,11 +103,12 @@ class Download:
         overwrite: bool = False,
         keep: bool = True,
         first: Link | None = None,
-        allowed: Allowance | None = None,
+        admit: Callable[[Manifest], None] | None = None,
     ) -> None:
         """Without `keep` the content is served no more when it is whole.
 
-        `first` is a link whose peer has the content, as when it asked us to keep a copy; `allowed` is how much it may be.
+        `first` is a link whose peer has the content, as when it asked us to keep a copy; `admit` sees its
+        manifest before anything is written, and raises what there is against it.
         """
         self.content = content
         self._folder = Path(os.path.abspath(folder))  # noqa: PTH100 (as a scan names it, so that the watcher knows it again)
@@ -116,7 +116,7 @@ class Download:
         self._overwrite = overwrite
         self._keep = keep
         self._first = first
-        self._allowed = allowed
+        self._admit = admit
         self._finder = tools.finder(content, self._wanted)
         self._search = ManifestSearch(content, tools.links, tools.pool, self._finder, self._progress)
         self._scheduler: Scheduler | None = None
@@ -161,8 +161,8 @@ class Download:
     async def _fetch_all(self, data: bytes, manifest: Manifest) -> Path:
         tools = self._tools
         geometry = Geometry(manifest.size, manifest.piece_length)
-        if self._allowed is not None:
-            check_cost(manifest, self._allowed)
+        if self._admit is not None:
+            self._admit(manifest)
         self.manifest = manifest
         tools.report(ManifestKnown(manifest.name, self.content, manifest.size, geometry.pieces))
         partial = PartialContent(manifest, self.content, self._folder, tools.pool.io, self._overwrite)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import aclosing
 from pathlib import Path
 from typing import Final
 
@@ -45,14 +46,12 @@ async def resolve(tracker: TrackerClient, target: str) -> ContentId:
     """Return the id that a name or an id means. Raises `NotFound`, `Ambiguous`, `Unreachable`, `Refused`."""
     if len(target) == 64 and set(target) <= set("0123456789abcdef"):
         return ContentId(target)
-    offset: int | None = 0
     found: list[HitRow] = []
-    while offset is not None:
-        answer = await tracker.expect(Search(text=target[:200], offset=offset, limit=PAGE), HitsAnswer)
-        found += [hit for hit in answer.hits if hit.name == target]
-        offset = answer.next if len(found) < PAGE else None
-        if answer.hits and answer.hits[-1].name != target and found:
-            break
+    async with aclosing(tracker.pages(lambda offset: Search(text=target[:200], offset=offset, limit=PAGE), HitsAnswer)) as pages:
+        async for _, answer in pages:
+            found += [hit for hit in answer.hits if hit.name == target]
+            if len(found) >= PAGE or (found and answer.hits and answer.hits[-1].name != target):
+                break
     if not found:
         raise NotFound(f"nobody shares anything called {target!r}")
     if len(found) > 1:

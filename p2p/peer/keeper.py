@@ -35,14 +35,14 @@ class Allowance:
     entries: int
 
 
-FetchCopy = Callable[[ContentId, Path, Link, Allowance], Awaitable[Downloaded]]
-"""Fetch a content into a folder, beginning at a link, unless it is more than allowed."""
+FetchCopy = Callable[[ContentId, Path, Link, Callable[[Manifest], None]], Awaitable[Downloaded]]
+"""Fetch a content into a folder, beginning at a link; what is given last is asked before anything is written, and may raise `Refused`."""
 
 
 class Keeper:
     """The copies that this peer keeps for others. All that was begun since it started counts against `quota`, in bytes; 0 accepts nothing.
 
-    A copy that failed counts too: what came of it is still on the disk, for a later try of the same id.
+    A copy that failed counts too once its manifest has come: what came of it is still on the disk, for a later try of the same id.
     """
 
     def __init__(
@@ -82,15 +82,17 @@ class Keeper:
         if running is None:
             if held is not None:
                 raise Refused("busy", "this peer is fetching it already, for itself")
-            charged = self._charged.get(request.id, 0)
+            before = self._charged.get(request.id)
+            charged = before or 0
             allowed = Allowance(request.size, max(FREE_ENTRIES, self.room // ENTRY_COST))
             if request.size > self.room + charged or len(self._charged) >= COPIES:
                 raise Refused("quota", f"this peer has room for {self.room} bytes")
             if len(self._running) >= AT_ONCE:
                 raise Refused("busy", f"{AT_ONCE} copies are being fetched; ask again later")
             self._charged[request.id] = max(request.size, charged)
-            running = self._running[request.id] = asyncio.create_task(self._keep(self._folder, link, request, allowed))
-            running.add_done_callback(lambda task: self._ended(request, task))
+            begun = asyncio.Event()
+            running = self._running[request.id] = asyncio.create_task(self._keep(self._folder, link, request, allowed, begun))
+            running.add_done_callback(lambda task: self._ended(request.id, task, before, begun=begun.is_set()))
         return asyncio.shield(running)
 
     async def close(self) -> None:
@@ -100,21 +102,28 @@ class Keeper:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _ended(self, request: Replicate, task: asyncio.Task[int]) -> None:
-        """Count what was kept in the place of what was announced."""
-        del self._running[request.id]
+    def _ended(self, content: ContentId, task: asyncio.Task[int], before: int | None, *, begun: bool) -> None:
+        """Count what was kept in the place of what was announced; what never began costs what it did `before`."""
+        del self._running[content]
         if task.cancelled():
             return
         fault = task.exception()  # reported where it was raised; the asker may be gone
         if fault is None:
-            self._charged[request.id] = task.result()
-        elif isinstance(fault, Refused):
-            del self._charged[request.id]  # turned away before a byte of it was written
+            self._charged[content] = task.result()
+        elif not begun and before is None:
+            del self._charged[content]
+        elif not begun and before is not None:
+            self._charged[content] = before
 
-    async def _keep(self, folder: Path, link: Link, request: Replicate, allowed: Allowance) -> int:
-        """Fetch a copy; returns its size in bytes."""
+    async def _keep(self, folder: Path, link: Link, request: Replicate, allowed: Allowance, begun: asyncio.Event) -> int:
+        """Fetch a copy; returns its size in bytes. `begun` is set before the first byte is written."""
+
+        def admit(manifest: Manifest) -> None:
+            check_cost(manifest, allowed)
+            begun.set()
+
         try:
-            copy = await self._fetch(request.id, folder, link, allowed)
+            copy = await self._fetch(request.id, folder, link, admit)
         except EnjambreError as error:
             self._report(Warned(f"copy of {request.name} from {link.name}: {error}"))
             raise

@@ -22,12 +22,12 @@ from p2p.content.scan import Scanned, scan
 from p2p.content.shared import SharedContent
 from p2p.errors import DiskError, EnjambreError, UsageError
 from p2p.frozen import frozen
-from p2p.model import Address, ContentId, PeerId, PeerKey, peer_key
+from p2p.model import Address, ContentId, Manifest, PeerId, PeerKey, peer_key
 from p2p.peer.announcer import Announcer, Identity
 from p2p.peer.download import Download, Tools
 from p2p.peer.finder import Finder
 from p2p.peer.holding import Holding
-from p2p.peer.keeper import Allowance, Keeper
+from p2p.peer.keeper import Keeper
 from p2p.peer.lanes import Lanes
 from p2p.peer.links import Link, Links, Me
 from p2p.peer.reports import Downloaded, Listening, Progress, Report, Shared, Warned, Withdrawn
@@ -310,8 +310,8 @@ class Node:
         self._report(result)
         return result
 
-    async def _fetch_copy(self, content: ContentId, folder: Path, link: Link, allowed: Allowance) -> Downloaded:
-        return await Download(content, folder, self._tools, first=link, allowed=allowed).run()
+    async def _fetch_copy(self, content: ContentId, folder: Path, link: Link, admit: Callable[[Manifest], None]) -> Downloaded:
+        return await Download(content, folder, self._tools, first=link, admit=admit).run()
 
     async def manifest_of(self, content: ContentId) -> bytes:
         """Bring a manifest's bytes, checked against the id, without fetching the content. Raises as `download`."""

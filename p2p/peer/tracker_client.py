@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TypeVar
+from collections.abc import AsyncGenerator, Callable
+from typing import Final, TypeVar
 
 from p2p.errors import ProtocolError, Refused, Unreachable
 from p2p.model import Address
 from p2p.peer.wire import Wire, WireTrace, broken, dial
 from p2p.protocol.messages import VERSION, Answer, Hello, Request
 from p2p.protocol.session import Answered, BadRequest, Ended
+from p2p.protocol.tracker_messages import HitsAnswer, PeersAnswer
 from p2p.system import disk_io
 
 A = TypeVar("A", bound=Answer)
+P = TypeVar("P", HitsAnswer, PeersAnswer)
+
+MOST_PAGES: Final = 20_000
+"""Pages of a list that are asked for; with a hundred rows each more than any tracker keeps."""
 
 
 class TrackerClient:
@@ -50,6 +56,20 @@ class TrackerClient:
         if not isinstance(answer, kind):
             raise Unreachable(f"tracker {self.address} answers {request.OP} with something else")
         return answer
+
+    async def pages(self, ask: Callable[[int], Request], kind: type[P]) -> AsyncGenerator[tuple[int, P], None]:
+        """Yield each page of a list with its offset. Raises as `ask` does.
+
+        A page that sends us back, or past its own total, is the last; and pages that never end are an error.
+        """
+        offset = 0
+        for _ in range(MOST_PAGES):
+            page = await self.expect(ask(offset), kind)
+            yield offset, page
+            if page.next is None or not offset < page.next <= page.total:
+                return
+            offset = page.next
+        raise Unreachable(f"the list of tracker {self.address} does not end after {MOST_PAGES} pages")
 
     async def close(self) -> None:
         """Hang up; what is under way raises `Unreachable`."""

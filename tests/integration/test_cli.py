@@ -798,11 +798,17 @@ def test_case_42_hostile_names_on_the_disk_are_escaped(tmp_path: Path, tracker: 
     assert not CONTROLS.search(peer.out + peer.err)
 
 
-def test_case_40_a_tracker_that_sends_pages_round_in_a_circle_is_not_followed(tmp_path: Path) -> None:
-    page = '{"ok":true,"seq":SEQ,"total":9,"next":0,"hits":[]}'
+@pytest.mark.parametrize("words", [["list"], ["search", "x"], ["peers"], ["info", "x"]], ids=lambda words: words[0])
+@pytest.mark.parametrize("following", [0, 5, 10], ids=["round in a circle", "past the end", "beyond all"])
+def test_case_40_a_tracker_that_sends_pages_that_lead_nowhere_is_not_followed(tmp_path: Path, words: list[str], following: int) -> None:
+    rows = "peers" if words == ["peers"] else "hits"
+    page = f'{{"ok":true,"seq":SEQ,"total":4,"next":{following},"{rows}":[]}}'
     with HostileTracker([page] * 50) as hostile:
-        done = run_peer(tmp_path, "list", tracker=hostile.address)
-    assert (done.code, done.events) == (0, [])
+        done = run_peer(tmp_path, *words, tracker=hostile.address)
+    if words[0] == "info":
+        assert (done.code, done.event("error")["code"]) == (3, "not_found")
+    else:
+        assert (done.code, done.events) == (0, [])
 
 
 # -- the scripts -----------------------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ import pytest
 from p2p.errors import Refused, Unreachable
 from p2p.model import MIB, Address, ContentId
 from p2p.peer import tracker_client, wire
+from p2p.peer.errands import resolve
 from p2p.peer.node import Node, NodeSettings
 from p2p.peer.tracker_client import TrackerClient
 from p2p.protocol.messages import Ping
@@ -208,6 +209,22 @@ def test_many_questions_at_once_each_get_their_own_answer() -> None:
             found = await asyncio.gather(*(client.ask(Lookup(id=content)) for content in ids), client.ask(Ping()), return_exceptions=True)
             assert [str(refused)[:2] for refused in found[:-1] if isinstance(refused, Refused)] == [content[:2] for content in ids]
             await client.close()
+            await client.close()
+
+    contained(work)
+
+
+def test_a_tracker_whose_pages_never_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracker_client, "MOST_PAGES", 20)
+
+    async def answer(writer: asyncio.StreamWriter, message: dict[str, Any]) -> None:
+        writer.write(line({"ok": True, "seq": message["seq"], "total": 2**53 - 1, "next": message.get("offset", 0) + 1, "hits": []}))
+
+    async def work() -> None:
+        async with tracker(answer) as address:
+            client = TrackerClient(address)
+            with pytest.raises(Unreachable, match=f"list of tracker {address} does not end"):
+                await resolve(client, "image.bin")
             await client.close()
 
     contained(work)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from p2p.errors import DiskError, Refused
+from p2p.errors import DiskError, EnjambreError, IntegrityError, NotFound, Refused, Unreachable
 from p2p.model import MIB, ContentId, FileEntry, Manifest
 from p2p.peer import keeper as module
 from p2p.peer.keeper import AT_ONCE, Allowance, Keeper, check_cost
@@ -40,12 +41,15 @@ class Scene:
         self.fetched: list[tuple[ContentId, int]] = []
         self.let_go = asyncio.Event()
         self.fault: Exception | None = None
+        self.manifest: Manifest | None = Manifest("x.bin", "file", "blake2b-256", 65536, (FileEntry("x.bin", 0),), (), ())
         self.link: Any = FakeLink()
         self.keeper = Keeper(folder, quota, self.holdings, self.fetch, self.reports.append)
 
-    async def fetch(self, content: ContentId, folder: Path, link: Any, allowed: Allowance) -> Downloaded:
-        most = allowed.size
+    async def fetch(self, content: ContentId, folder: Path, link: Any, admit: Callable[[Manifest], None]) -> Downloaded:
+        most = self.keeper._charged[content]
         self.fetched.append((content, most))
+        if self.manifest is not None:
+            admit(self.manifest)
         await self.let_go.wait()
         if self.fault is not None:
             raise self.fault
@@ -125,15 +129,38 @@ def test_a_copy_that_fails_keeps_its_room_for_a_later_try_and_is_told_to_the_ask
         with pytest.raises(Refused, match="room for 40"):
             scene.keeper.accept(scene.link, ask(2, 60))
 
+    in_virtual_time(work)
 
-def test_a_copy_that_is_turned_away_before_a_byte_came_costs_nothing(tmp_path: Path) -> None:
+
+FAULTS = [Refused("quota", "it has more bytes"), NotFound("nobody"), Unreachable("gone"), IntegrityError("another manifest")]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.code)
+def test_a_copy_that_ends_before_its_manifest_came_costs_nothing(tmp_path: Path, fault: EnjambreError) -> None:
+    """Or whoever asks for what there is not would use up the room of all."""
+
     async def work() -> None:
         scene = Scene(tmp_path, 100)
-        scene.fault = Refused("quota", "it has more bytes than were announced")
+        scene.fault, scene.manifest = fault, None
         scene.let_go.set()
-        with pytest.raises(Refused):
-            await scene.keeper.accept(scene.link, ask(1, 60))
-        assert scene.keeper.room == 100
+        for number in range(3):
+            with pytest.raises(type(fault)):
+                await scene.keeper.accept(scene.link, ask(number, 60))
+            assert scene.keeper.room == 100
+
+    in_virtual_time(work)
+
+
+def test_a_later_try_that_does_not_even_begin_leaves_what_is_on_the_disk_counted(tmp_path: Path) -> None:
+    async def work() -> None:
+        scene = Scene(tmp_path, 100)
+        scene.fault = Unreachable("gone")
+        scene.let_go.set()
+        for manifest in (scene.manifest, None):
+            scene.manifest = manifest
+            with pytest.raises(Unreachable):
+                await scene.keeper.accept(scene.link, ask(1, 60))
+            assert scene.keeper.room == 40
 
     in_virtual_time(work)
 
