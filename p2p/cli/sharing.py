@@ -257,16 +257,23 @@ def _phase(name: str) -> Progress:
     return Progress(name, 0, 0, 0.0, 0)
 
 
+def _named(text: str, what: str) -> str:
+    """A path; none at all would mean the current folder, and whoever has a variable that is not set does not mean to publish that."""
+    if not text:
+        raise UsageError(f"{what}: must not be empty")
+    return text
+
+
 def _existing(text: str) -> Path:
     """The path that was named, or what it is a link to: whoever names a link means what it leads to."""
-    path = Path(os.path.realpath(text))
+    path = Path(os.path.realpath(_named(text, "PATH")))
     if not os.path.lexists(path):
         raise UsageError(f"{text}: no such file or folder")
     return path
 
 
 def _folder(job: Work) -> Path:
-    folder = Path(job.words.dir)
+    folder = Path(_named(job.words.dir, "DIR"))
     if folder.is_dir():
         return folder
     if folder.exists():

@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum, auto
@@ -106,6 +107,8 @@ class PartialContent:
         Raises `DiskError`, having changed nothing that was there, if the target exists and may not be overwritten, the part is not ours or
         of another content, another download of it is running, or there is too little room.
         """
+        for name in (self.target.name, *self._local):
+            _check_writable(name)
         with _told("make folder", self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         if not os.path.lexists(self.sidecar):
@@ -403,6 +406,15 @@ def _told(doing: str, path: str | os.PathLike[str]) -> Iterator[None]:
         yield
     except OSError as error:
         raise disk_error(error, doing, path) from error
+
+
+def _check_writable(name: str) -> None:
+    """Raise `DiskError` for a name that the encoding of file names here does not have: Python would, much later, with another exception."""
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError as error:
+        why = f"names of files here are {sys.getfilesystemencoding()}; set PYTHONUTF8=1"
+        raise DiskError(f"the name '{printable(name)}' cannot be written: {why}") from error
 
 
 def _shown(path: Path) -> str:

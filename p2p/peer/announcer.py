@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Final
@@ -57,13 +58,18 @@ class Announcer:
         report: Callable[[Report], None],
         rng: Random,
         state: Path,
+        renew: Callable[[], PeerId],
     ) -> None:
+        """`renew` makes this peer known by a new id, and returns it: ids are no secret, and somebody else may have taken ours."""
         self._client = client
         self._identity = identity
         self._room = room
         self._report = report
         self._rng = rng
         self._state = state
+        self._renew = renew
+        self._renewed = False
+        """Whether the id is a new one that the tracker has not accepted yet."""
         self._stored = False
         self._shares: dict[ContentId, Share] = {}
         self._news: dict[ContentId, Share] = {}
@@ -82,9 +88,7 @@ class Announcer:
         if stored is not None:
             self._stored = True
             self._client.session = stored.token
-            self._identity = Identity(
-                self._identity.peer, self._identity.name, stored.user, self._identity.listen, self._identity.advertise
-            )
+            self._identity = replace(self._identity, user=stored.user)
         try:
             await self._enter()
         except (Unreachable, Refused) as error:
@@ -164,6 +168,11 @@ class Announcer:
         self._report(Warned(f"tracker {self._client.address} refuses: {refused}"))
         if refused.code == "quota":
             self._news.clear()
+            return True
+        if refused.code == "not_allowed" and not self._renewed:
+            self._renewed = True
+            self._identity = replace(self._identity, peer=self._renew())
+            self._losing(Unreachable("another has our id at the tracker; this peer has a new one"))
             return True
         self.ended.set_result(refused)
         return False
@@ -247,6 +256,7 @@ class Announcer:
                 ),
                 AnnounceAnswer,
             )
+            self._renewed = False
             self._beat = max(answer.ttl / 3, 0.2)
             for content, share in batch.items():
                 if self._news.get(content) is share:

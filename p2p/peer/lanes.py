@@ -19,11 +19,11 @@ _Opening = asyncio.Task[tuple[str, Lane]]
 
 
 class Lanes:
-    """The lanes of this peer. `transports` are in the order they are preferred in."""
+    """The lanes of this peer, which says it is `me`. `transports` are in the order they are preferred in."""
 
     def __init__(self, transports: Sequence[Transport], me: PeerId) -> None:
         self._transports = transports
-        self._me = me
+        self.me = me
         self._lanes: dict[PeerKey, _Opening] = {}
         self._failed: dict[PeerKey, set[str]] = {}
         """Transports that a peer offered and that did not work; not tried again while the peer is linked."""
@@ -113,7 +113,7 @@ class Lanes:
             if transport.name not in link.listen or transport.name in self._failed.get(link.key, ()):
                 continue
             try:
-                return transport.name, await transport.connect(link.address(transport.name), self._me)
+                return transport.name, await transport.connect(link.address(transport.name), self.me)
             except Unreachable as error:
                 fault = error
                 self._failed.setdefault(link.key, set()).add(transport.name)

@@ -9,6 +9,7 @@ import asyncio
 import errno
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from random import Random, SystemRandom
 from typing import Final
@@ -90,7 +91,7 @@ class Node:
         Raises `TransportUnavailable`.
         """
         self.settings = settings
-        self.peer = PeerId(f"{SystemRandom().getrandbits(128):032x}")
+        self.peer = _new_id()
         self.tracker = TrackerClient(settings.tracker, trace)
         self._report = report
         self._rng = rng or Random(SystemRandom().getrandbits(64))
@@ -134,19 +135,30 @@ class Node:
             ports[transport.name] = listener.port
         self._links.me = Me(self.peer, self.settings.name, self._dialled_at(ports))
         if announce:
-            advertise = self.settings.advertise
+            settings, advertise = self.settings, self.settings.advertise
             identity = Identity(
                 self.peer,
-                self.settings.name,
-                self.settings.user or self.settings.name,
+                settings.name,
+                settings.user or settings.name,
                 self._links.me.listen,
                 advertise.host if advertise else None,
             )
-            self._announcer = Announcer(self.tracker, identity, lambda: self._keeper.room, self._report, self._rng, self.settings.state)
+            self._announcer = Announcer(
+                self.tracker, identity, lambda: self._keeper.room, self._report, self._rng, settings.state, self._renew
+            )
             await self._announcer.start(require=require_tracker)
         listening = Listening(Address(self.settings.host, ports["tcp"]), ports)
         self._report(listening)
         return listening
+
+    def _renew(self) -> PeerId:
+        """Go on under a new id. Links are opened anew, so that both sides of each know the same one."""
+        self.peer = _new_id()
+        self._links.me = replace(self._links.me, peer=self.peer)
+        self._lanes.me = self.peer
+        for link in self._links.all():
+            link.close()
+        return self.peer
 
     def _dialled_at(self, ports: dict[str, int]) -> dict[str, int]:
         advertise = self.settings.advertise
@@ -361,3 +373,7 @@ class Node:
     def replicate(self, link: Link, request: Replicate) -> Awaitable[object]:
         """Accept to keep a copy, or raise `Refused`."""
         return self._keeper.accept(link, request)
+
+
+def _new_id() -> PeerId:
+    return PeerId(f"{SystemRandom().getrandbits(128):032x}")

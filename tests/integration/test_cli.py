@@ -326,7 +326,8 @@ def test_a_target_folder_that_is_a_file_is_a_disk_error(tmp_path: Path, tracker:
 @pytest.mark.parametrize(
     "words",
     [["serve", "/no/such/folder"], ["share", "/no/such/file"], ["upload", "/no/such/file"], ["download", "p2p:nonsense"], ["login", "a\nb"],
-     ["download", "x", "--port", "22"], ["download", "x", "--limit", "fast"], ["list", "--transport", "pigeon"], ["download", ""]],
+     ["download", "x", "--port", "22"], ["download", "x", "--limit", "fast"], ["list", "--transport", "pigeon"], ["download", ""],
+     ["share", ""], ["serve", ""], ["upload", ""]],
 )  # fmt: skip
 def test_wrong_words_end_with_2_and_one_line(tmp_path: Path, words: list[str]) -> None:
     error_of(run_peer(tmp_path, *words), 2)
@@ -809,6 +810,20 @@ def test_case_40_a_tracker_that_sends_pages_that_lead_nowhere_is_not_followed(tm
         assert (done.code, done.event("error")["code"]) == (3, "not_found")
     else:
         assert (done.code, done.events) == (0, [])
+
+
+def test_a_name_that_the_locale_cannot_write_is_an_error_of_the_disk(tmp_path: Path) -> None:
+    """PYTHONUTF8=0 and no coercion: as some boot scripts run it."""
+    latin = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    path = old_file(tmp_path / "\u00f1am.bin", b"x")
+    with start_tracker(tmp_path) as tracker, start_peer(tmp_path, "share", str(path), tracker=tracker.address) as peer:
+        content = peer.event("shared")["id"]
+        environ = clean_environment(tmp_path / "state-run", latin)
+        line = [sys.executable, "-S", command("peer")[-1], "download", content, "--json", "--tracker", tracker.address]
+        done = run([*line, "-o", str(tmp_path / "out")], environ)
+    assert done.code == 7
+    assert "PYTHONUTF8" in done.event("error")["message"]
+    assert not (tmp_path / "out").exists()
 
 
 # -- the scripts -----------------------------------------------------------------------------------------------------------------------

@@ -19,7 +19,8 @@ from p2p.peer import node as node_module
 from p2p.peer.errands import info, resolve
 from p2p.peer.node import Node
 from p2p.peer.reports import Downloaded, Progress, SessionChanged, Withdrawn
-from p2p.protocol.tracker_messages import Login, Logout
+from p2p.peer.tracker_client import TrackerClient
+from p2p.protocol.tracker_messages import Announce, Login, LoginAnswer, Logout
 from p2p.swarm.sources import Policy
 from tests.integration.swarm_kit import Swarm, old_file
 from tests.leaks import contained
@@ -289,6 +290,25 @@ def test_a_peer_that_started_before_its_tracker_registers_when_that_is_there(tmp
             await swarm.start_tracker()
             await until(lambda: "resumed" in [report.state for report in swarm.told("seed", SessionChanged)], 10)
             assert [source.name for source in await swarm.sources(shared.id)] == ["seed"]
+
+    contained(work, 40)
+
+
+def test_case_40_who_takes_the_ids_of_all_peers_while_a_tracker_restarts_ends_none_of_them(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with Swarm(tmp_path, ttl=6) as swarm:
+            seed = await swarm.peer("seed")
+            shared = await seed.share(old_file(tmp_path / "image.bin", DATA))
+            stolen = seed.peer
+            await swarm.stop_tracker()
+            await swarm.start_tracker()
+            thief = TrackerClient(swarm.address)
+            thief.session = (await thief.expect(Login(user="thief"), LoginAnswer)).session
+            await thief.ask(Announce(peer=stolen, name="thief", listen={"tcp": 6970}))
+            await until(lambda: [r.state for r in swarm.told("seed", SessionChanged)][-1:] == ["resumed"] and seed.peer != stolen, 20)
+            leech = await swarm.peer("leech")
+            assert (await leech.download(shared.id, tmp_path / "out")).path.read_bytes() == DATA
+            await thief.close()
 
     contained(work, 40)
 

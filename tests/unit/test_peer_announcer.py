@@ -32,6 +32,7 @@ from p2p.protocol.tracker_messages import (
 from tests.virtual_time import in_virtual_time
 
 TRACKER = Address("10.0.0.1", 6969)
+PEER = PeerId("5f" * 16)
 A = TypeVar("A", bound=Answer)
 
 
@@ -97,8 +98,8 @@ class Scene:
         self.tracker = FakeTracker(ttl)
         self.reports: list[Report] = []
         client: Any = self.tracker
-        identity = Identity(PeerId("5f" * 16), "lab-07", "lab-07", {"tcp": 6970})
-        self.announcer = Announcer(client, identity, lambda: 7, self.reports.append, Random(seed), state)
+        identity = Identity(PEER, "lab-07", "lab-07", {"tcp": 6970})
+        self.announcer = Announcer(client, identity, lambda: 7, self.reports.append, Random(seed), state, lambda: PeerId("6e" * 16))
 
     @property
     def states(self) -> list[str]:
@@ -325,12 +326,35 @@ def test_a_tracker_that_cannot_answer_now_is_tried_again(tmp_path: Path, code: s
     in_virtual_time(work)
 
 
+def test_a_peer_whose_id_another_has_taken_goes_on_under_a_new_one(tmp_path: Path) -> None:
+    """Whoever listened knows all ids, and may be first after a restart of the tracker (hostile case 40)."""
+
+    def taken(request: Request) -> EnjambreError | None:
+        mine = isinstance(request, Announce) and request.peer == PEER
+        return Refused("not_allowed", "peer: belongs to another session") if mine else None
+
+    async def work() -> None:
+        scene = Scene(tmp_path)
+        await scene.announcer.start(require=True)
+        scene.announcer.set(share(1))
+        await asyncio.sleep(1)
+        scene.tracker.forget()
+        scene.tracker.fault = taken
+        await asyncio.sleep(20)
+        assert not scene.announcer.ended.done()
+        assert share(1).id in scene.tracker.shares
+        assert scene.states == ["lost", "resumed"]
+        await scene.announcer.stop()
+
+    in_virtual_time(work)
+
+
 def test_a_tracker_that_forbids_it_ends_the_session_with_its_reason(tmp_path: Path) -> None:
     async def work() -> None:
         scene = Scene(tmp_path)
         await scene.announcer.start(require=True)
         scene.tracker.fault = lambda request: Refused("not_allowed", "peer: belongs to another session")
-        await asyncio.sleep(11)
+        await asyncio.sleep(16)
         assert "another session" in str(scene.announcer.ended.result())
         await scene.announcer.stop()
 
