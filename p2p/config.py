@@ -333,7 +333,7 @@ class PeerConfig(ServiceConfig):
     transport: str = setting(
         "tcp", "what moves the bytes: tcp, or grpc where the other side has it", "--transport", parse=_one_of(*TRANSPORTS), metavar="NAME"
     )
-    host: str = setting("0.0.0.0", "address to listen on", "--host", parse=_host, metavar="HOST", only=_DATA)
+    host: str = setting("0.0.0.0", "address to listen on; 0.0.0.0 is all, IPv6 too", "--host", parse=_host, metavar="HOST", only=_DATA)
     port: int | None = setting(
         None,
         "port to listen on; 0 takes a free one",

@@ -8,16 +8,18 @@ import logging
 import os
 import socket
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from p2p.accept import Acceptor
 from p2p.errors import ProtocolError, Refused, Unreachable
 from p2p.model import Address, BlockSpan, ContentId, PeerId, is_loopback
 from p2p.peer.conversation import converse
+from p2p.peer.dial import dial, prepare
 from p2p.peer.transport import Control, LaneClosed, Source
-from p2p.peer.wire import Wire, WireTrace, broken, dial, prepare
+from p2p.peer.wire import Wire, WireTrace, broken
 from p2p.protocol.codec import by_op, encode_error
 from p2p.protocol.messages import PEER_OPS, VERSION, Hello, HelloAnswer, Read, ReadAnswer
 from p2p.protocol.session import Answered, BadRequest
@@ -43,20 +45,18 @@ class TcpTransport:
         self._trace = trace
 
     async def listen(self, source: Source, address: Address, control: Control | None = None) -> TcpListener:
-        """Serve blocks, and control if given, at `address`. Raises `OSError` when it cannot be had."""
+        """Serve blocks, and control if given, at `address`. Raises `OSError` when it cannot be had.
+
+        0.0.0.0 is every address of this machine, those of IPv6 too where there is any: a tracker may hand out whichever it saw.
+        """
         loop = asyncio.get_running_loop()
         infos = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, proto, _, target = infos[0]
-        sock = socket.socket(family, kind, proto)
-        try:
-            if os.name == "posix":
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind(target)
-            sock.listen(512)
-        except OSError:
-            sock.close()
-            raise
-        return TcpListener(sock, source, control, self._io, self._trace)
+        family, _, _, _, target = infos[0]
+        socks = [_listening(family, target)]
+        if address.host == "0.0.0.0":
+            with contextlib.suppress(OSError):
+                socks.append(_listening(socket.AF_INET6, ("::", socks[0].getsockname()[1])))
+        return TcpListener(socks, source, control, self._io, self._trace)
 
     async def connect(self, address: Address, me: PeerId | None = None) -> TcpLane:
         """Dial a peer and say who we are, without waiting for its answer."""
@@ -73,8 +73,10 @@ class TcpTransport:
 class TcpListener:
     """An open door: accepts, and holds one task a connection."""
 
-    def __init__(self, sock: socket.socket, source: Source, control: Control | None, io: DiskIO, trace: WireTrace | None) -> None:
-        self.port: int = sock.getsockname()[1]
+    def __init__(
+        self, socks: Sequence[socket.socket], source: Source, control: Control | None, io: DiskIO, trace: WireTrace | None
+    ) -> None:
+        self.port: int = socks[0].getsockname()[1]
         """The port that is listened on."""
         self._source = source
         self._control = control
@@ -82,7 +84,7 @@ class TcpListener:
         self._trace = trace
         self._senders = ThreadPoolExecutor(SENDERS, thread_name_prefix="send")
         self._open: dict[asyncio.Task[None], str] = {}
-        self._acceptor = Acceptor(sock, self._welcome, self._refused)
+        self._acceptors = [Acceptor(sock, self._welcome, self._refused) for sock in socks]
 
     def _refused(self, error: OSError) -> None:
         # Out of descriptors or memory: what is open goes on, and a newcomer waits in the queue until some are free again.
@@ -115,11 +117,27 @@ class TcpListener:
 
     async def close(self) -> None:
         """Close the door and all connections that came through it."""
-        self._acceptor.close()
+        for acceptor in self._acceptors:
+            acceptor.close()
         for task in self._open:
             task.cancel()
         await asyncio.gather(*self._open, return_exceptions=True)
         self._senders.shutdown(wait=False)
+
+
+def _listening(family: int, target: tuple[Any, ...]) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if os.name == "posix":  # elsewhere it would let two programs share a port
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(target)
+        sock.listen(512)
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
 @dataclass(slots=True)

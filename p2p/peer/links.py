@@ -16,8 +16,9 @@ from p2p.errors import WIRE_CODES, EnjambreError, ProtocolError, Refused, Unreac
 from p2p.frozen import frozen
 from p2p.model import Address, ContentId, PeerId, PeerKey, caller, peer_key
 from p2p.peer.conversation import converse
+from p2p.peer.dial import dial
 from p2p.peer.transport import Source
-from p2p.peer.wire import Wire, WireTrace, broken, dial
+from p2p.peer.wire import Wire, WireTrace, broken
 from p2p.protocol.codec import by_op
 from p2p.protocol.messages import (
     PEER_OPS,

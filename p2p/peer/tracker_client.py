@@ -8,7 +8,8 @@ from typing import Final, TypeVar
 
 from p2p.errors import ProtocolError, Refused, Unreachable
 from p2p.model import Address
-from p2p.peer.wire import Wire, WireTrace, broken, dial
+from p2p.peer.dial import dial
+from p2p.peer.wire import Wire, WireTrace, broken
 from p2p.protocol.messages import VERSION, Answer, Hello, Request
 from p2p.protocol.session import Answered, BadRequest, Ended
 from p2p.protocol.tracker_messages import HitsAnswer, PeersAnswer

@@ -1,4 +1,4 @@
-"""One TCP connection and its conversation: the four steps that every peer connection goes through, and how it is dialled.
+"""One TCP connection and its conversation: the four steps that every peer connection goes through.
 
 The socket is ours alone (no asyncio stream owns it), so that a block can be received straight into its buffer and sent straight from its
 file. Lines are written by the loop. File spans, and the lines before them, are written by a worker thread, since reading a file that is not
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
@@ -20,6 +19,7 @@ from typing import Final
 
 from p2p.errors import ProtocolError, Refused, Unreachable
 from p2p.model import Address, FileSpan, PeerId, canonical_host
+from p2p.peer.dial import reason_of
 from p2p.protocol.messages import Request
 from p2p.protocol.session import Chunk, Event, Session
 from p2p.system import DiskIO, send_bytes
@@ -29,8 +29,6 @@ LINE_TIME: Final = 10.0
 """Seconds from the first byte of a line to its last, and from the connection to its first line (libtorrent and websockets: 10 s)."""
 STALL_TIME: Final = 20.0
 """Seconds without a byte, while bytes are due, after which a connection is given up."""
-DIAL_TIME: Final = 4.0
-"""Seconds for one address of a host to answer."""
 _READ: Final = 65_536
 _SLICE: Final = 65_536
 """Bytes of which some must move within a `STALL_TIME`."""
@@ -198,57 +196,9 @@ class Wire:
         loop.call_soon(loop.call_soon, loop.call_soon, self._sock.close)
 
 
-def prepare(sock: socket.socket) -> None:
-    """Set what every peer connection wants: no delay of small lines, and keep-alive so that a host that vanished is noticed."""
-    sock.setblocking(False)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (("TCP_KEEPIDLE", 20), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
-        if hasattr(socket, name):
-            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-
-
-async def dial(address: Address, what: str = "peer") -> socket.socket:
-    """Connect to the first address of a host that answers. Raises `Unreachable`, which names the address and the reason."""
-    loop = asyncio.get_running_loop()
-    try:
-        async with asyncio.timeout(DIAL_TIME):
-            infos = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        raise Unreachable(f"{what} {address} cannot be reached: {_reason(error)}") from error
-    reason = "no address"
-    for family, kind, proto, _, target in infos[:4]:
-        sock = None
-        try:
-            sock = socket.socket(family, kind, proto)
-            prepare(sock)
-            async with asyncio.timeout(DIAL_TIME):
-                await loop.sock_connect(sock, target)
-            return sock
-        except OSError as error:
-            reason = _reason(error)
-            if sock is not None:
-                sock.close()
-        except BaseException:
-            if sock is not None:
-                sock.close()
-            raise
-    raise Unreachable(f"{what} {address} cannot be reached: {reason}")
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    if isinstance(error, socket.gaierror):
-        return "no such host name"
-    if isinstance(error, OSError) and error.errno:
-        return os.strerror(error.errno).lower()
-    return (str(error) or type(error).__name__).lower()
-
-
 def broken(error: BaseException, whom: object) -> Unreachable:
     """The error for a connection that failed while it was used."""
     if isinstance(error, Unreachable):
         return error
-    why = str(error) if isinstance(error, ProtocolError) else _reason(error)
+    why = str(error) if isinstance(error, ProtocolError) else reason_of(error)
     return Unreachable(f"connection to {whom} broke: {why}")

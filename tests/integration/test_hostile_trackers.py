@@ -18,7 +18,8 @@ import pytest
 
 from p2p.errors import Refused, Unreachable
 from p2p.model import MIB, Address, ContentId
-from p2p.peer import tracker_client, wire
+from p2p.peer import dial as dialling
+from p2p.peer import tracker_client
 from p2p.peer.errands import resolve
 from p2p.peer.node import Node, NodeSettings
 from p2p.peer.tracker_client import TrackerClient
@@ -252,7 +253,7 @@ def test_nobody_at_an_address_is_said_at_once_with_the_address() -> None:
 
 def test_an_address_that_swallows_everything_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Case 58: a full backlog drops what comes, as a black hole does."""
-    monkeypatch.setattr(wire, "DIAL_TIME", 0.4)
+    monkeypatch.setattr(dialling, "DIAL_TIME", 0.4)
 
     async def work() -> None:
         with socket.socket() as full, contextlib.ExitStack() as stack:
@@ -266,7 +267,7 @@ def test_an_address_that_swallows_everything_is_given_up(monkeypatch: pytest.Mon
             address = Address("127.0.0.1", full.getsockname()[1])
             began = time.monotonic()
             with pytest.raises(Unreachable, match=str(address)):
-                await wire.dial(address)
+                await dialling.dial(address)
             assert time.monotonic() - began < 2
 
     contained(work)
@@ -282,11 +283,11 @@ def test_a_host_with_a_broken_address_is_reached_at_its_other_one(monkeypatch: p
             nobody.bind(("127.0.0.1", 0))
             targets = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", one.getsockname()) for one in (nobody, door)]
 
-            async def resolve(*args: object, **named: object) -> list[Any]:
+            async def lookup(host: str, port: int) -> list[Any]:
                 return targets
 
-            monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolve)
-            sock = await wire.dial(Address("two.addresses", 7000))
+            monkeypatch.setattr(dialling, "lookup", lookup)
+            sock = await dialling.dial(Address("two.addresses", 7000))
             assert sock.getpeername() == door.getsockname()
             sock.close()
 
@@ -297,10 +298,10 @@ def test_a_name_that_nobody_knows_is_said_with_the_name(monkeypatch: pytest.Monk
     """Case 58."""
 
     async def work() -> None:
-        async def resolve(*args: object, **named: object) -> list[Any]:
+        def resolve(host: str, port: int, flags: int) -> list[Any]:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolve)
+        monkeypatch.setattr(dialling, "_getaddrinfo", resolve)
         with pytest.raises(Unreachable, match=r"tracker nowhere\.example:6969 cannot be reached: no such host"):
             await TrackerClient(Address("nowhere.example", 6969)).ask(Ping())
 

@@ -8,7 +8,8 @@ import socket
 import pytest
 
 from p2p.peer import wire as module
-from p2p.peer.wire import Wire, prepare
+from p2p.peer.dial import prepare
+from p2p.peer.wire import Wire
 from p2p.system import disk_io
 from tests.leaks import contained
 

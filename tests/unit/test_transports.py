@@ -155,7 +155,8 @@ def test_over_the_limit_of_connections_a_newcomer_is_told_busy_until_one_leaves(
         writers = [(await _told(listener, PING))[1] for _ in range(5)]
         heard, newcomer = await _told(listener)
         assert heard["error"] == "busy"
-        writers.pop(0).transport.abort()
+        leaving = writers.pop(0)
+        leaving.transport.abort()
         await until(lambda: len(listener._open) == 4)
         heard, again = await _told(listener, PING)
         assert heard["error"] == "unsupported"

@@ -12,8 +12,9 @@ from grpc import aio
 
 from p2p.errors import ProtocolError, Refused, Unreachable
 from p2p.model import Address, BlockSpan, ContentId, PeerId
+from p2p.peer.dial import DIAL_TIME
 from p2p.peer.transport import LaneClosed
-from p2p.peer.wire import DIAL_TIME, STALL_TIME
+from p2p.peer.wire import STALL_TIME
 from protos.transfer_pb2 import Block, ReadRequest
 from transports.grpc.words import CODE_KEY, MAX_MESSAGE, MAX_REQUEST, MIN_CHUNK, NO_COMPRESSION, READ, code_of, data_of
 
