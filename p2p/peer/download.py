@@ -118,7 +118,7 @@ class Download:
         self._first = first
         self._admit = admit
         self._finder = tools.finder(content, self._wanted)
-        self._search = ManifestSearch(content, tools.links, tools.pool, self._finder, self._progress)
+        self._search = ManifestSearch(content, tools.links, tools.pool, self._finder, self._progress, tools.policy.patience)
         self._scheduler: Scheduler | None = None
         self._holding: Holding | None = None
         self._checker: PieceChecker | None = None

@@ -17,8 +17,6 @@ from p2p.swarm.mesh import CALM_TIME, EAGER_TIME, LOOKUP, dials
 RETRY_TIME: Final = 2.0
 RETRY_MOST: Final = 10.0
 """Seconds before a peer that could not be reached is dialled again; doubled each time; few enough to be back soon after a network is."""
-DIALS: Final = 16
-"""Peers dialled at once."""
 
 
 @dataclass(slots=True)
@@ -41,9 +39,10 @@ class Finder:
         self._wanted = wanted
         self._failures: dict[PeerKey, _Failure] = {}
         self._dialling: dict[PeerKey, asyncio.Task[None]] = {}
-        self._slots = asyncio.Semaphore(DIALS)
         self.listed: int | None = None
         """How many other peers the tracker named at the last look; None when it could not be asked."""
+        self._tried: set[PeerKey] = set()
+        self._holders = 0
         self.eager = True
         """Whether more peers are wanted soon."""
         self.members: Callable[[], int] | None = None
@@ -63,8 +62,14 @@ class Finder:
             raise
         places = {_key(source): source for source in answer.sources if "tcp" in source.listen}
         self.listed = sum(1 for key in places if self._wanted(key))
+        self._holders = answer.content.peers
         self._failures = {key: failure for key, failure in self._failures.items() if key in places}
         self._dial(places)
+
+    @property
+    def more(self) -> bool:
+        """Whether the tracker knows of more peers than were ever dialled: each look names some of them, by chance."""
+        return self._holders > len(self._tried)
 
     async def run(self, told: Callable[[int | None], None]) -> None:
         """Look again and again until cancelled; `told` hears each time how many peers the tracker names.
@@ -106,13 +111,13 @@ class Finder:
                 continue
             failure = self._failures.get(key)
             if failure is None or failure.again <= now:
+                self._tried.add(key)
                 self._dialling[key] = asyncio.create_task(self._connect(key, source))
                 room -= 1
 
     async def _connect(self, key: PeerKey, source: Source) -> None:
         try:
-            async with self._slots:
-                await self._links.connect(_place(source), source.peer)
+            await self._links.connect(_place(source), source.peer)
         except Unreachable as error:
             failure = self._failures.get(key)
             times = failure.times + 1 if failure is not None else 0

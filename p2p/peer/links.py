@@ -47,6 +47,8 @@ OUTBOX: Final = 1024 * 1024
 """Bytes that may wait to be told to one peer; one that does not read them is hung up on."""
 LINKS: Final = 512
 """Links open at once."""
+SPEAK_TIME: Final = 1.0
+"""Seconds after which a link on which the other side has told and asked nothing may have to make room for another."""
 SENDERS: Final = 8
 """Threads that send blocks to those whom we dialled and who ask on the link itself; our own peers ask on lanes."""
 
@@ -93,6 +95,10 @@ class Link:
         self.caller = caller(peer, wire.remote.host)
         """By what its requests for blocks are known, which come by connections of their own."""
         self.wire = wire
+        self.spoke = self.dialled
+        """Whether the other side has told or asked anything, or we wanted the link ourselves."""
+        self.since = asyncio.get_running_loop().time()
+        """When it was opened, in seconds of the loop's clock."""
         self._waiting: dict[int, asyncio.Future[tuple[Answer | Refused, bytes]]] = {}
         self._second: dict[int, asyncio.Future[tuple[Answer | Refused, bytes]]] = {}
         """Who will wait for the second answer of a `replicate` when the first has come."""
@@ -316,9 +322,20 @@ class Links:
         await wire.send(wire.session.answer(answer, seq))
         if hello.peer is None or hello.listen is None:
             return
-        if hello.peer == me.peer or len(self._by_wire) >= LINKS:
+        if hello.peer == me.peer or (len(self._by_wire) >= LINKS and not self._make_room()):
             raise ProtocolError("busy", "no link is wanted", fatal=True)
         self._keep(Link(wire, hello.peer, hello.name or hello.peer[:8], hello.listen))
+
+    def _make_room(self) -> bool:
+        """Hang up on the oldest link of which nothing ever came; who opens hundreds and says nothing shuts nobody out."""
+        latest = asyncio.get_running_loop().time() - SPEAK_TIME
+        for link in self._by_wire.values():
+            if link.since > latest:
+                return False
+            if not link.spoke and not link.wire.closed:
+                link.close()
+                return True
+        return False
 
     def _keep(self, link: Link) -> Link:
         """Keep one link a pair: of two that were dialled at once from both sides, both sides keep the one dialled by the smaller id."""
@@ -343,6 +360,7 @@ class Links:
         link = self._by_wire.get(wire)
         if link is None:
             raise Refused("not_allowed", f"{request.OP}: only on a link; say hello with peer and listen first")
+        link.spoke = True
         match request:
             case Have():
                 self._handler.have(link, request)

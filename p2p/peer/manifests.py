@@ -17,7 +17,8 @@ from p2p.peer.links import Link, Links
 from p2p.swarm.mesh import EAGER_TIME
 
 ROUNDS: Final = 3
-"""How often all listed peers are tried before a download that never began says that nobody can be reached."""
+"""How often all listed peers are tried before a download that never began says that nobody can be reached. Where the tracker knows of more
+that were not tried yet, it goes on for as long as its patience lasts: the one honest seed may be hidden among many that are made up."""
 HEDGE_TIME: Final = 0.5
 """Seconds to wait for a manifest before another peer is asked for it too."""
 AT_ONCE: Final = 4
@@ -43,14 +44,17 @@ class _Asking:
 class ManifestSearch:
     """The search for the manifest of one content. `bad` are the peers that sent another or nothing, and why that is."""
 
-    def __init__(self, content: ContentId, links: Links, pool: HashPool, finder: Finder, progress: Callable[[str], None]) -> None:
-        """`progress` is told of each phase: searching, connecting."""
+    def __init__(
+        self, content: ContentId, links: Links, pool: HashPool, finder: Finder, progress: Callable[[str], None], patience: float
+    ) -> None:
+        """`progress` is told of each phase: searching, connecting. `patience` is in seconds."""
         self.bad: dict[PeerKey, str] = {}
         self._content = content
         self._links = links
         self._pool = pool
         self._finder = finder
         self._progress = progress
+        self._patience = patience
         self._corrupt = False
         self._refused: dict[PeerKey, str] = {}
 
@@ -60,9 +64,13 @@ class ManifestSearch:
         if first is not None:
             with contextlib.suppress(EnjambreError):
                 return await self._from(first)
-        for round_number in range(ROUNDS):
-            if round_number:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._patience
+        rounds = 0
+        while rounds < ROUNDS or (self._finder.more and loop.time() < until):
+            if rounds:
                 await asyncio.sleep(EAGER_TIME)
+            rounds += 1
             await self._finder.look()
             self._progress("connecting")
             found = await self._ask_all()

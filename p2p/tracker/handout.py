@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import lru_cache
 from random import Random
@@ -21,6 +22,9 @@ NAME: Final = "name"
 
 CLASSES: Final = 8
 """Peers that have a part are told apart by eighths of the content; within an eighth, chance decides."""
+
+DRAWS: Final = 1000
+"""Peers looked at, where enough were found already, for the sake of one that is not of the same host or session as most."""
 
 _METADATA: Final = frozenset({"169.254.169.254", "fd00:ec2::254"})
 """Where clouds keep credentials: no peer ever lives there."""
@@ -101,21 +105,32 @@ def choose(
     """Choose at most `limit` of the peers that hold a content of `size` bytes, and that have a host for the asker.
 
     Seeds first, then those with more; within a class chance decides, so that the load spreads. Takes time in proportion to the holders.
+    No host and no session gets more than half of the places while there are others: who invents a thousand peers hides nobody.
     """
+    most, taken, draws = max(limit // 2, 1), Counter[str](), 0
+    over: tuple[list[Choice], list[Choice]] = ([], [])
+    """Whose host or session has its share already, and whose both have."""
     classes: list[list[tuple[PeerRecord, int]]] = [[] for _ in range(CLASSES + 1)]
     for peer, have in holders.items():
         classes[CLASSES if have >= size else have * CLASSES // size].append((peer, have))
     chosen: list[Choice] = []
     for group in reversed(classes):
         # Draws one by one and stops when enough are found: 10,000 seeds are not shuffled for the sake of 50.
-        while group and len(chosen) < limit:
+        while group and len(chosen) < limit and (draws < DRAWS or len(chosen) + sum(map(len, over)) < limit):
+            draws += 1
             at = rng.randrange(len(group))
             group[at], group[-1] = group[-1], group[at]
             peer, have = group.pop()
             host = host_for(peer)
-            if host is not None:
-                chosen.append(Choice(peer, have, host))
-    return chosen
+            if host is None:
+                continue
+            full = (taken[peer.host] >= most) + (taken[peer.session] >= most)
+            if full:
+                over[full - 1].append(Choice(peer, have, host))
+                continue
+            taken.update((peer.host, peer.session))
+            chosen.append(Choice(peer, have, host))
+    return [*chosen, *over[0], *over[1]][:limit]
 
 
 def place(

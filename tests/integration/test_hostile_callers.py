@@ -270,6 +270,27 @@ def test_a_link_that_reads_nothing_of_what_it_is_told_is_hung_up_on(tmp_path: Pa
     contained(work, 40)
 
 
+def test_case_25_hundreds_of_links_that_say_nothing_shut_out_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(links, "LINKS", 60)
+    monkeypatch.setattr(links, "SPEAK_TIME", 0.1)
+
+    async def work() -> None:
+        async with sharer(tmp_path) as (swarm, node, content, port):
+            callers = [await Caller.dial(port) for _ in range(60)]
+            for number, caller in enumerate(callers):
+                await caller.hello(f"{number + 1:032x}")
+            assert len(node._links) == 60
+            honest = await swarm.peer("honest")
+            async with asyncio.timeout(10):
+                done = await honest.download(content, tmp_path / "out")
+            assert done.path.read_bytes() == DATA
+            assert len(node._links) <= 60
+            for caller in callers:
+                caller.hang_up()
+
+    contained(work, 40)
+
+
 # -- who says nothing, or goes away --------------------------------------------------------------------------------------------------
 
 

@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from p2p.errors import EnjambreError, IntegrityError, NotFound, Unreachable
-from p2p.model import MIB
+from p2p.model import MIB, PeerId
 from p2p.peer import download, finder, links, manifests, wire
 from p2p.peer.node import Node
 from p2p.peer.reports import Downloaded
+from p2p.peer.tracker_client import TrackerClient
+from p2p.protocol.tracker_messages import Announce, Login, LoginAnswer, Share
 from p2p.swarm.sources import Policy
 from tests.integration import bad_peers as kit
 from tests.integration.swarm_kit import Swarm
@@ -157,6 +159,32 @@ def test_a_peer_that_is_slow_and_honest_is_not_dropped(tmp_path: Path) -> None:
     slow = kit.Slow(SAMPLE)
     done, _ = meet(tmp_path, slow, *honest(1))
     assert "slow" in done.bytes_from
+
+
+@pytest.mark.parametrize("answers", [False, True], ids=["nobody there", "accept and say nothing"])
+def test_an_honest_seed_among_many_that_are_made_up_is_found(tmp_path: Path, answers: bool) -> None:
+    """One session announces hundreds of peers that do not exist: a neighbour of hostile case 15."""
+
+    async def work() -> None:
+        mute, seed = kit.Mute(SAMPLE), kit.PlainPeer(SAMPLE, "honest")
+        async with Swarm(tmp_path) as swarm, kit.announced(swarm.address, seed):
+            await mute.start()
+            port = mute.port
+            if not answers:
+                await mute.stop()
+            liar = TrackerClient(swarm.address)
+            liar.session = (await liar.expect(Login(user="liar"), LoginAnswer)).session
+            share = Share(id=SAMPLE.id, name=SAMPLE.name, size=len(SAMPLE.data), have=len(SAMPLE.data))
+            for number in range(300):
+                await liar.ask(Announce(peer=PeerId(f"{number:032x}"), name="x", listen={"tcp": port}, contents=(share,)))
+            node = await victim(swarm)
+            async with asyncio.timeout(20):
+                done = await node.download(SAMPLE.id, tmp_path / "out")
+            assert done.path.read_bytes() == SAMPLE.data
+            await liar.close()
+            await mute.stop()
+
+    contained(work, 60)
 
 
 # -- only bad peers ------------------------------------------------------------------------------------------------------------------

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
 from p2p.errors import ProtocolError
 from p2p.model import PeerId, canonical_host
-from p2p.tracker.handout import check_advertised, choose, kind_of, place, reachable_host
+from p2p.tracker.handout import DRAWS, check_advertised, choose, kind_of, place, reachable_host
 from p2p.tracker.store.base import PeerRecord
 
 LAN, WAN, LAPTOP = "192.168.1.20", "198.51.100.7", "192.168.1.2"
@@ -167,6 +168,26 @@ def test_those_whom_the_asker_cannot_reach_take_no_place() -> None:
     holders = {peer(number): 100 for number in range(20)}
     chosen = choose(holders, 100, 50, random.Random(3), lambda record: None if int(record.id, 16) % 2 else "h")
     assert sorted(int(choice.peer.id, 16) for choice in chosen) == list(range(0, 20, 2))
+
+
+def test_who_invents_a_thousand_seeds_in_one_session_or_on_one_host_hides_nobody() -> None:
+    for session, host in (("evil", "10.0.0.7"), (None, "10.6.6.6")):
+        invented = [replace(peer(number), session=session or f"s{number}", host=host) for number in range(900)]
+        honest = [replace(peer(number), session=f"s{number}") for number in (1001, 1002)]
+        chosen = choose(dict.fromkeys([*invented, *honest], 100), 100, 50, random.Random(4), lambda record: record.host)
+        assert len(chosen) == 50
+        assert {choice.peer for choice in chosen} >= set(honest)
+
+
+def test_of_very_many_peers_on_one_host_few_are_looked_at() -> None:
+    asked: list[PeerRecord] = []
+
+    def host(record: PeerRecord) -> str:
+        asked.append(record)
+        return record.host
+
+    assert len(choose(dict.fromkeys(map(peer, range(20_000)), 100), 100, 50, random.Random(5), host)) == 50
+    assert len(asked) <= DRAWS
 
 
 def test_copies_go_in_the_order_given_to_peers_with_room_that_lack_the_content() -> None:
