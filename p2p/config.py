@@ -84,7 +84,9 @@ def parse_rate(text: str, what: str = "rate") -> int:
 
 def parse_advertise(text: str, what: str = "advertise") -> Address:
     """Read `HOST[:PORT]`; port 0 stands for the one this peer listens on. Raises `UsageError`."""
-    if text.endswith(":0") and not text.endswith("::0"):
+    text = text.strip()
+    # An IPv6 address without brackets may end like this, too.
+    if text.endswith(":0") and (text.count(":") == 1 or text.endswith("]:0")):
         text = text[:-2]
     with_one = _address(text, 1, what)
     with_two = Address.parse(text, default_port=2, what=what)
@@ -183,9 +185,10 @@ def _peer_port(text: str, what: str) -> int:
 
 
 def _seconds(text: str, what: str) -> float:
-    if not re.fullmatch(r"\d{1,7}(\.\d{1,3})?", text.strip(), re.ASCII) or float(text) <= 0:
+    word = text.strip()
+    if not re.fullmatch(r"\d{1,7}(\.\d{1,3})?", word, re.ASCII) or float(word) <= 0:
         raise UsageError(f"{what}: {text!r} is not a number of seconds above 0")
-    return float(text)
+    return float(word)
 
 
 def _one_of(*known: str) -> Parse:

@@ -87,6 +87,11 @@ def test_nonsense_is_refused_at_once_naming_the_option_or_variable(options: dict
         PeerConfig.read(options, environ, LINUX, "download")
 
 
+def test_a_number_of_seconds_may_stand_between_any_blanks() -> None:
+    """What `str.strip` takes for a blank, `float` does not always."""
+    assert PeerConfig.read({"patience": " 6\x1e\n"}, {}, LINUX, "download").patience == 6.0
+
+
 def test_a_variable_of_another_command_is_not_looked_at() -> None:
     assert peer("list", P2P_COPIES="many", P2P_PORT="x").copies == 1
     with pytest.raises(UsageError, match="P2P_COPIES"):
@@ -113,7 +118,8 @@ def test_a_variable_can_switch_on_and_off(text: str, value: bool) -> None:
 @pytest.mark.parametrize(
     ("text", "address"),
     [("lab", Address("lab", 0)), ("lab:7000", Address("lab", 7000)), ("lab:0", Address("lab", 0)), ("[::1]:7", Address("::1", 7)),
-     ("::1", Address("::1", 0)), ("fe80::0", Address("fe80::0", 0)), ("10.0.0.1:1", Address("10.0.0.1", 1)), ("lab:2", Address("lab", 2))],
+     ("::1", Address("::1", 0)), ("fe80::0", Address("fe80::0", 0)), ("10.0.0.1:1", Address("10.0.0.1", 1)), ("lab:2", Address("lab", 2)),
+     ("2001:db8::1:0", Address("2001:db8::1:0", 0)), ("[2001:db8::1:0]:0", Address("2001:db8::1:0", 0)), (" lab:0 ", Address("lab", 0))],
 )  # fmt: skip
 def test_what_is_advertised_may_leave_out_the_port(text: str, address: Address) -> None:
     assert parse_advertise(text) == address
