@@ -42,6 +42,8 @@ def test_an_address_is_read_as_people_write_it(text: str, host: str, port: int) 
         "[]:1",
         "lab:٣",
         "lab:999999999",
+        "lab:036854775808",
+        "lab:" + "0" * 5000 + "1",
         "[ lab]:1",
         "[lab ]:1",
         "la b:1",
