@@ -161,8 +161,10 @@ def _path(text: str, what: str) -> Path:
 
 
 def _host(text: str, what: str) -> str:
-    host = text.strip().removeprefix("[").removesuffix("]")
-    if not host or not host.isprintable() or " " in host:
+    host = text.strip()
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    if not host or any(c in " []" or not c.isprintable() for c in host):
         raise UsageError(f"{what}: {text!r} is not a host name or an address")
     return host
 
