@@ -71,7 +71,10 @@ def parse_size(text: str, what: str = "size") -> int:
     number, unit = match.groups()
     factor: int = 1024 ** " kmgt".index(unit.lower() or " ")
     whole, _, part = number.partition(".")
-    return int(whole) * factor + (int(part) * factor // 10 ** len(part) if part else 0)
+    size = int(whole) * factor + (int(part) * factor // 10 ** len(part) if part else 0)
+    if size >= 1 << 63:
+        raise UsageError(f"{what}: {text!r} is more than any disk can count")
+    return size
 
 
 def parse_rate(text: str, what: str = "rate") -> int:
