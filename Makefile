@@ -2,7 +2,10 @@
 VENV ?= $(or $(P2P_TEST_VENV),.venv-test)
 PYTHON ?= python3
 
-.PHONY: help check test format bench swarm protos demo
+FUZZ_VENV ?= .venv-fuzz
+SECONDS ?= 60
+
+.PHONY: help check test format bench swarm protos demo fuzz
 
 help:
 	@echo "make check   ruff, mypy and the tables of two pages; edits nothing"
@@ -11,6 +14,7 @@ help:
 	@echo "make demo    a tracker and peers on this machine"
 	@echo "make bench   all benchmarks, beside the comparators that are here; bench/run.py --list tells more"
 	@echo "make swarm   one to 16 behind shaped links, beside the engines that are here (root, iproute2)"
+	@echo "make fuzz    fuzz every parser for SECONDS=60 in all, guided by coverage where atheris can be installed"
 	@echo "make protos  bring the code of protos/transfer.proto and the tables of PROTOCOL.md up to date"
 
 check:
@@ -32,6 +36,15 @@ bench:
 
 swarm:
 	$(PYTHON) bench/swarm.py
+
+fuzz:
+	@test -x $(FUZZ_VENV)/bin/python || $(PYTHON) -m venv $(FUZZ_VENV)
+	@$(FUZZ_VENV)/bin/python -c "import grpc_reflection, grpc_health" 2>/dev/null \
+		|| $(FUZZ_VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'grpcio>=1.60.2,<2' 'grpcio-health-checking>=1.60.2,<2' 'grpcio-reflection>=1.60.2,<2'
+	@$(FUZZ_VENV)/bin/python -c "import atheris" 2>/dev/null \
+		|| $(FUZZ_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: atheris==3.0.0 \
+		|| echo "atheris 3.0.0 cannot be installed here (it has wheels for CPython 3.11 to 3.13 on Linux): plain mutation instead" >&2
+	$(FUZZ_VENV)/bin/python tests/fuzz/run.py --seconds $(SECONDS) $(FUZZ)
 
 protos:
 	$(PYTHON) bin/test --protos

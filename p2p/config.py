@@ -71,7 +71,10 @@ def parse_size(text: str, what: str = "size") -> int:
     number, unit = match.groups()
     factor: int = 1024 ** " kmgt".index(unit.lower() or " ")
     whole, _, part = number.partition(".")
-    return int(whole) * factor + (int(part) * factor // 10 ** len(part) if part else 0)
+    size = int(whole) * factor + (int(part) * factor // 10 ** len(part) if part else 0)
+    if size >= 1 << 63:
+        raise UsageError(f"{what}: {text!r} is more than any disk can count")
+    return size
 
 
 def parse_rate(text: str, what: str = "rate") -> int:
@@ -84,7 +87,9 @@ def parse_rate(text: str, what: str = "rate") -> int:
 
 def parse_advertise(text: str, what: str = "advertise") -> Address:
     """Read `HOST[:PORT]`; port 0 stands for the one this peer listens on. Raises `UsageError`."""
-    if text.endswith(":0") and not text.endswith("::0"):
+    text = text.strip()
+    # An IPv6 address without brackets may end like this, too.
+    if text.endswith(":0") and (text.count(":") == 1 or text.endswith("]:0")):
         text = text[:-2]
     with_one = _address(text, 1, what)
     with_two = Address.parse(text, default_port=2, what=what)
@@ -159,8 +164,10 @@ def _path(text: str, what: str) -> Path:
 
 
 def _host(text: str, what: str) -> str:
-    host = text.strip().removeprefix("[").removesuffix("]")
-    if not host or not host.isprintable() or " " in host:
+    host = text.strip()
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    if not host or any(c in " []" or not c.isprintable() for c in host):
         raise UsageError(f"{what}: {text!r} is not a host name or an address")
     return host
 
@@ -183,9 +190,10 @@ def _peer_port(text: str, what: str) -> int:
 
 
 def _seconds(text: str, what: str) -> float:
-    if not re.fullmatch(r"\d{1,7}(\.\d{1,3})?", text.strip(), re.ASCII) or float(text) <= 0:
+    word = text.strip()
+    if not re.fullmatch(r"\d{1,7}(\.\d{1,3})?", word, re.ASCII) or float(word) <= 0:
         raise UsageError(f"{what}: {text!r} is not a number of seconds above 0")
-    return float(text)
+    return float(word)
 
 
 def _one_of(*known: str) -> Parse:

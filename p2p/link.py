@@ -50,6 +50,8 @@ def parse_link(text: str, default_port: int = 6969) -> Link:
     text = text.strip()
     if not is_link(text) or len(text) > MAX_LINK:
         raise UsageError(f"{text[:80]!r} is not a link; a link begins with {SCHEME} and has at most {MAX_LINK} characters")
+    if not _is_utf8(text):
+        raise UsageError(f"link {text[:80]!r}: it is not UTF-8")
     head, _, query = text[len(SCHEME) :].partition("?")
     found = content_id(head)
     if found is None:
@@ -67,3 +69,12 @@ def parse_link(text: str, default_port: int = 6969) -> Link:
             raise UsageError(f"link: {key} is not UTF-8") from error
     tracker = Address.parse(values["tracker"], default_port=default_port, what="link: tracker") if "tracker" in values else None
     return Link(found, tracker, values.get("name"))
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether a text has a UTF-8 form: what comes from a command line or a variable may hold single bytes of another encoding."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -56,7 +56,9 @@ class Address:
             raise UsageError(f"{what}: {text!r} is not HOST:PORT")
         if not port_text and default_port is not None and not text.endswith(":"):
             port_text = str(default_port)
-        if not host or not (port_text.isascii() and port_text.isdigit()) or not 0 < int(port_text[:6]) < 65536:
+        if any(c in " []" or not c.isprintable() for c in host):
+            raise UsageError(f"{what}: {text!r} is not HOST:PORT; no host has such characters")
+        if not host or not (port_text.isascii() and port_text.isdigit()) or len(port_text) > 9 or not 0 < int(port_text) < 65536:
             raise UsageError(f"{what}: {text!r} is not HOST:PORT with a port from 1 to 65535")
         return cls(host, int(port_text))
 

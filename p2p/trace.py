@@ -18,6 +18,8 @@ from p2p.model import ContentId
 
 SECRET: Final = "<secret>"
 SECRET_KEYS: Final = frozenset({"session", "token", "password"})
+MAX_DEPTH: Final = 32
+"""Arrays and objects inside one another, as many as the wire allows: a line is traced before anybody has looked at it."""
 MAX_TRACE: Final = 1 << 30
 """Bytes after which a trace ends, so that a forgotten one cannot fill the disk."""
 
@@ -105,14 +107,14 @@ def plain(event: SwarmEvent, time: float) -> dict[str, Any]:
 
 
 def message(direction: str, other: str, line: bytes, time: float) -> dict[str, Any]:
-    """What `json` can write for a control line that was `sent` or `received`. A line that is no JSON object is only measured, not shown."""
+    """What `json` can write for a control line that was `sent` or `received`. A line that is no message is only measured, not shown."""
     data: dict[str, Any] = {"event": direction, "time": round(time, 6), "with": other}
     try:
-        content = json.loads(line, parse_constant=str, parse_float=_finite)
+        content = without_secrets(json.loads(line, parse_constant=str, parse_float=_finite))
     except (ValueError, RecursionError):
         content = None
     if isinstance(content, dict):
-        data["message"] = without_secrets(content)
+        data["message"] = content
     else:
         data["unreadable"] = len(line)
     return data
@@ -123,13 +125,20 @@ def _finite(text: str) -> float | str:
     return value if math.isfinite(value) else text
 
 
-def without_secrets(value: Any) -> Any:
-    """`value`, which came from JSON, with each string under a key of `SECRET_KEYS` replaced, however deep."""
-    if isinstance(value, dict):
-        return {key: SECRET if key in SECRET_KEYS and isinstance(item, str) else without_secrets(item) for key, item in value.items()}
+def without_secrets(value: Any, depth: int = MAX_DEPTH) -> Any:
+    """`value`, which came from JSON, with each string under a key of `SECRET_KEYS` replaced.
+
+    Raises `ValueError` when it is nested more than `depth` deep.
+    """
+    if not isinstance(value, (dict, list)):
+        return value
+    if not depth:
+        raise ValueError("nested too deep")
     if isinstance(value, list):
-        return [without_secrets(item) for item in value]
-    return value
+        return [without_secrets(item, depth - 1) for item in value]
+    return {
+        key: SECRET if key in SECRET_KEYS and isinstance(item, str) else without_secrets(item, depth - 1) for key, item in value.items()
+    }
 
 
 def json_line(data: dict[str, Any]) -> str:

@@ -286,6 +286,9 @@ class Links:
                     await self._asked(wire, request, seq)
                 except Refused as refused:
                     await wire.send([wire.session.refuse(refused, seq)])
+                except ProtocolError as fault:
+                    await wire.send([wire.session.refuse(fault, seq)])
+                    raise
             case Answered():
                 body = await wire.read_body() if event.body else b""
                 link = self._by_wire.get(wire)

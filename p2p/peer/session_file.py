@@ -8,12 +8,18 @@ import json
 import os
 import stat
 from pathlib import Path
+from typing import Final
 
 from p2p.content.names import printable
-from p2p.errors import DiskError
+from p2p.errors import DiskError, ProtocolError
 from p2p.frozen import frozen
 from p2p.model import Address
+from p2p.protocol.messages import SESSION, SHORT_NAME
+from p2p.strictjson import loads
 from p2p.system import disk_error
+
+MAX_FILE: Final = 65_536
+"""Bytes that are read of a session file, at most."""
 
 
 @frozen
@@ -33,14 +39,24 @@ def load_session(state: Path, tracker: Address) -> StoredSession | None:
     """Return the session kept for a tracker, or None. Raises `DiskError` when the file cannot be read or is not ours."""
     path = _path(state, tracker)
     try:
-        data = json.loads(path.read_bytes())
-        return StoredSession(tracker, str(data["user"]), str(data["token"]))
+        with open(path, "rb") as file:
+            data = loads(file.read(MAX_FILE))
     except FileNotFoundError:
         return None
     except OSError as error:
         raise disk_error(error, "read", path) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise DiskError(f"{path}: not a session file; remove it and log in again") from error
+    except ProtocolError as error:
+        raise _no_session(path) from error
+    if not isinstance(data, dict):
+        raise _no_session(path)
+    try:
+        return StoredSession(tracker, SHORT_NAME.check(data.get("user"), "user"), SESSION.check(data.get("token"), "token"))
+    except ProtocolError as error:
+        raise _no_session(path) from error
+
+
+def _no_session(path: Path) -> DiskError:
+    return DiskError(f"{path}: not a session file; remove it and log in again")
 
 
 def save_session(state: Path, session: StoredSession) -> None:

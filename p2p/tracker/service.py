@@ -16,7 +16,7 @@ from p2p import __version__
 from p2p.content.names import check_part
 from p2p.errors import ProtocolError, Refused
 from p2p.protocol.codec import encoded_size
-from p2p.protocol.messages import VERSION, Answer, Hello, HelloAnswer, Message, Ping, PingAnswer, Request
+from p2p.protocol.messages import COUNT, VERSION, Answer, Hello, HelloAnswer, Message, Ping, PingAnswer, Request
 from p2p.protocol.tracker_messages import (
     Announce,
     AnnounceAnswer,
@@ -269,7 +269,7 @@ class TrackerService:
             peers=totals.peers,
             contents=totals.contents,
             shares=totals.pairs,
-            bytes=totals.bytes,
+            bytes=min(totals.bytes, COUNT.high),  # a peer may announce 100,000 contents of any size, and have nothing of them
             sessions=totals.sessions,
             connections=self.connections,
             requests=self._requests,

@@ -165,6 +165,20 @@ def test_links_are_for_those_who_say_who_they_are(tmp_path: Path) -> None:
     contained(work)
 
 
+@pytest.mark.parametrize("told", [{"add": [96]}, {"pieces": ""}, {"pieces": "AAAA"}, {"all": True, "suggest": [200_000]}])
+def test_case_24_a_have_that_does_not_fit_its_content_is_told_why_before_the_end(tmp_path: Path, told: dict[str, object]) -> None:
+    async def work() -> None:
+        async with sharer(tmp_path) as (_, node, content, port), await Caller.dial(port) as caller:
+            await caller.hello("ab" * 16)
+            heard = await caller.ask({"op": "have", "id": content, **told, "seq": 9})
+            assert heard is not None
+            assert (heard[0]["error"], heard[0]["seq"]) == ("bad_field", 9)
+            assert await caller.ended()
+            await until(lambda: not len(node._links))
+
+    contained(work)
+
+
 # -- what is asked too often ---------------------------------------------------------------------------------------------------------
 
 

@@ -53,7 +53,8 @@ def test_keys_that_are_not_known_are_ignored() -> None:
 @pytest.mark.parametrize(
     "text",
     ["", "p2p:", "p2p:abc", f"p2p:{ID}0", f"p2q:{ID}", f"p2p:{ID[:-1]}g", f"p2p:{ID}?tracker=a:0", f"p2p:{ID}?tracker=",
-     f"p2p:{ID}?tracker=a:99999", f"p2p:{ID}?name=a&name=b", f"p2p:{ID}?name=%ff", f"p2p:{ID}?name={'a' * 5000}", f"p2p:../{ID}"],
+     f"p2p:{ID}?tracker=a:99999", f"p2p:{ID}?name=a&name=b", f"p2p:{ID}?name=%ff", f"p2p:{ID}?name={'a' * 5000}", f"p2p:../{ID}",
+     f"p2p:{ID}?name=\udcff", f"p2p:{ID}?tracker=127.0.0.1%00.lab", f"p2p:{ID}?tracker=[%20lab]:1", f"p2p:{ID}?tracker=::1%25]"],
 )  # fmt: skip
 def test_a_wrong_link_is_refused(text: str) -> None:
     with pytest.raises(UsageError):

@@ -42,7 +42,7 @@ def test_a_size_is_bytes_or_a_number_with_a_unit(text: str, size: int) -> None:
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "M", "-1", "1e3", "64X", "1.M", "NaN", "0x10", "64MM", "١٢", "9" * 30, "1 000"])
+@pytest.mark.parametrize("text", ["", "M", "-1", "1e3", "64X", "1.M", "NaN", "0x10", "64MM", "١٢", "9" * 30, "1 000", "9" * 20 + "T"])
 def test_what_is_no_size_is_refused_and_named(text: str) -> None:
     with pytest.raises(UsageError, match=r"^--size: "):
         parse_size(text, "--size")
@@ -77,7 +77,9 @@ def test_a_tracker_without_port_has_the_usual_one() -> None:
     ("options", "environ", "named"),
     [({"port": "x"}, {}, "--port"), ({}, {"P2P_PORT": "70000"}, "P2P_PORT"), ({"port": "80"}, {}, "--port"),
      ({"tracker": "a:b:c"}, {}, "--tracker"), ({}, {"P2P_TRANSPORT": "udp"}, "P2P_TRANSPORT"), ({"name": "a\nb"}, {}, "--name"),
-     ({"name": "x" * 65}, {}, "--name"), ({}, {"P2P_NAME": "\x9b"}, "P2P_NAME"), ({"limit": "fast"}, {}, "--limit"),
+     ({"name": "x" * 65}, {}, "--name"), ({}, {"P2P_NAME": "\x9b"}, "P2P_NAME"),
+     ({"host": "lab]]"}, {}, "--host"), ({"host": "[::1"}, {}, "--host"),
+     ({"limit": "fast"}, {}, "--limit"),
      ({"output": ""}, {}, "--output"), ({}, {"P2P_SEED": "maybe"}, "P2P_SEED"), ({"advertise": "a b:x"}, {}, "--advertise"),
      ({"patience": "-1"}, {}, "--patience"), ({"patience": "0"}, {}, "--patience"), ({"host": " "}, {}, "--host"),
      ({"state": "a\0b"}, {}, "--state")],
@@ -85,6 +87,11 @@ def test_a_tracker_without_port_has_the_usual_one() -> None:
 def test_nonsense_is_refused_at_once_naming_the_option_or_variable(options: dict[str, str], environ: dict[str, str], named: str) -> None:
     with pytest.raises(UsageError, match=f"^{named}: "):
         PeerConfig.read(options, environ, LINUX, "download")
+
+
+def test_a_number_of_seconds_may_stand_between_any_blanks() -> None:
+    """What `str.strip` takes for a blank, `float` does not always."""
+    assert PeerConfig.read({"patience": " 6\x1e\n"}, {}, LINUX, "download").patience == 6.0
 
 
 def test_a_variable_of_another_command_is_not_looked_at() -> None:
@@ -113,7 +120,8 @@ def test_a_variable_can_switch_on_and_off(text: str, value: bool) -> None:
 @pytest.mark.parametrize(
     ("text", "address"),
     [("lab", Address("lab", 0)), ("lab:7000", Address("lab", 7000)), ("lab:0", Address("lab", 0)), ("[::1]:7", Address("::1", 7)),
-     ("::1", Address("::1", 0)), ("fe80::0", Address("fe80::0", 0)), ("10.0.0.1:1", Address("10.0.0.1", 1)), ("lab:2", Address("lab", 2))],
+     ("::1", Address("::1", 0)), ("fe80::0", Address("fe80::0", 0)), ("10.0.0.1:1", Address("10.0.0.1", 1)), ("lab:2", Address("lab", 2)),
+     ("2001:db8::1:0", Address("2001:db8::1:0", 0)), ("[2001:db8::1:0]:0", Address("2001:db8::1:0", 0)), (" lab:0 ", Address("lab", 0))],
 )  # fmt: skip
 def test_what_is_advertised_may_leave_out_the_port(text: str, address: Address) -> None:
     assert parse_advertise(text) == address

@@ -42,6 +42,17 @@ def test_an_address_is_read_as_people_write_it(text: str, host: str, port: int) 
         "[]:1",
         "lab:٣",
         "lab:999999999",
+        "lab:036854775808",
+        "lab:" + "0" * 5000 + "1",
+        "[ lab]:1",
+        "[lab ]:1",
+        "la b:1",
+        "la\0b:1",
+        "la\nb:1",
+        "la\udcffb:1",
+        "la]b:1",
+        "::1%]",
+        "::1%eth0]:0",
     ],
 )
 def test_what_is_no_address_is_refused_with_its_name(text: str) -> None:

@@ -73,7 +73,17 @@ def test_a_file_that_lies_in_the_way_is_replaced_and_not_written_into(tmp_path: 
     assert [entry.name for entry in tmp_path.iterdir()] == [kept.name]
 
 
-@pytest.mark.parametrize("data", [b"", b"{}", b"[]", b"null", b'{"user":"alice"}', b"\xff", b'{"user":'])
+NO_SESSIONS = [
+    *(b"", b"{}", b"[]", b"null", b'{"user":"alice"}', b"\xff", b'{"user":', b"[" * 100_000, b"x" * 100_000),
+    b'{"user":7,"token":"%b"}' % (b"ab" * 16),
+    b'{"user":"\\ud800","token":"%b"}' % (b"ab" * 16),
+    b'{"user":"%b","token":"%b"}' % (b"x" * 65, b"ab" * 16),
+    b'{"user":"alice","token":null}',
+    b'{"user":"alice","token":"%b"}' % (b"AB" * 16),
+]
+
+
+@pytest.mark.parametrize("data", NO_SESSIONS, ids=range(len(NO_SESSIONS)))
 def test_a_file_that_is_no_session_is_an_error_that_names_it(tmp_path: Path, data: bytes) -> None:
     save_session(tmp_path, ALICE)
     (kept,) = tmp_path.iterdir()

@@ -52,6 +52,17 @@ def test_a_line_that_is_no_object_is_only_measured(line: bytes) -> None:
     assert message("received", "h:1", line, 0.0) == {"event": "received", "time": 0.0, "with": "h:1", "unreadable": len(line)}
 
 
+@pytest.mark.parametrize("depth", [32, 450, 700, 950])
+def test_case_4_an_object_that_is_deeper_than_any_message_is_only_measured(depth: int) -> None:
+    """A line is traced before it is checked, and Python's parser alone goes deeper than what works on its result."""
+    line = b'{"a":' + b"[" * depth + b"]" * depth + b"}"
+    lines = Written()
+    Trace(lines.append, lambda: 1.0).message("received", "h:1", line)
+    assert lines.events()[0]["unreadable"] == len(line)
+    just = b'{"a":' + b"[" * 31 + b"]" * 31 + b"}"
+    assert message("received", "h:1", just, 0.0)["message"] == json.loads(just)
+
+
 @pytest.mark.parametrize("line", [b'{"a":NaN}', b'{"a":-Infinity}', b'{"a":1e999}', b'{"a":"\\ud800"}', '{"a":"\x7f\u202e\x9b"}'.encode()])
 def test_every_line_is_plain_ascii_json(line: bytes) -> None:
     text = json_line(message("received", "h:1", line, 0.0))

@@ -9,8 +9,8 @@ from typing import TypeVar, cast
 import pytest
 
 from p2p.errors import ProtocolError, Refused
-from p2p.model import ContentId, PeerId
-from p2p.protocol.codec import encode_answer, encode_request
+from p2p.model import MAX_SIZE, ContentId, PeerId
+from p2p.protocol.codec import decode_answer, decode_line, encode_answer, encode_request
 from p2p.protocol.lines import MAX_LINE
 from p2p.protocol.messages import Answer, Hello, HelloAnswer, Ping, PingAnswer, Request
 from p2p.protocol.tracker_messages import (
@@ -404,3 +404,15 @@ def test_a_hostile_number_of_holders_costs_a_lookup_no_more_than_a_look_at_each(
     answer = world.ask(asker, Lookup(id=cid(1), limit=100), LookupAnswer)
     assert len({source.peer for source in answer.sources}) == 100
     assert answer.content.peers == 2000
+
+
+def test_case_15_figures_that_a_hostile_peer_drives_beyond_the_wire_stay_readable() -> None:
+    """Contents that nobody has cost a peer nothing, and are as large as it says."""
+    world = World()
+    asker = world.asker(user="eve")
+    for start in range(0, 2**11 + 64, 64):
+        world.announce(asker, 1, *(share(number, size=MAX_SIZE, have=0) for number in range(start, start + 64)))
+    assert world.store.totals().bytes > 2**53
+    stats = world.ask(asker, Stats(), StatsAnswer)
+    assert stats.bytes == 2**53 - 1
+    assert decode_answer(decode_line(encode_answer(stats)[:-1]), Stats) == stats
