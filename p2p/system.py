@@ -342,6 +342,20 @@ def sync_data(fd: int) -> None:
         os.fsync(fd)
 
 
+def make_private(folder: Path) -> None:
+    """Make a folder for this user alone, and those above it that are missing, whatever the umask. Raises `OSError`.
+
+    `Path.mkdir` gives its mode to the last folder only, and who may write into one above can put another in its place.
+    """
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except FileNotFoundError:
+        if folder == folder.parent:
+            raise
+        make_private(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
+
+
 def fsync_folder(path: str | os.PathLike[str]) -> None:
     """Make the names in a folder last through a power cut, where the system lets a folder be synced. Raises `OSError`."""
     if not hasattr(os, "O_DIRECTORY"):
