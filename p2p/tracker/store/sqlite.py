@@ -269,12 +269,12 @@ class SqliteStore(MemoryStore):
             reason.__cause__ = error
             raise Refused("unavailable", "the tracker cannot write its store now; ask again later") from reason
 
-    def _look(self) -> dict[str, os.stat_result]:
+    def _look(self) -> dict[Path, os.stat_result]:
         """The files that hold the store, as they are found by their names."""
-        found: dict[str, os.stat_result] = {}
-        for path in (str(self._path), f"{self._path}-wal"):
+        found: dict[Path, os.stat_result] = {}
+        for path in (self._path, self._path.with_name(self._path.name + "-wal")):
             with suppress(FileNotFoundError, NotADirectoryError):
-                found[path] = os.stat(path)
+                found[path] = path.stat()
         return found
 
     def _check_here(self) -> None:
