@@ -342,6 +342,17 @@ def sync_data(fd: int) -> None:
         os.fsync(fd)
 
 
+def whole_path(path: str | os.PathLike[str]) -> Path:
+    """`path` from the root on, without `..`, links not followed (`Path.absolute` keeps "..", and `resolve` follows links).
+
+    Raises `DiskError` for a relative one when the current folder has been deleted.
+    """
+    try:
+        return Path(os.path.abspath(path))  # noqa: PTH100
+    except OSError as error:
+        raise DiskError(f"cannot find '{printable(os.fspath(path))}': the current folder does not exist any more") from error
+
+
 def make_private(folder: Path) -> None:
     """Make a folder for this user alone, and those above it that are missing, whatever the umask. Raises `OSError`.
 
