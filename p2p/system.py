@@ -267,7 +267,11 @@ def scratch_file() -> int:
 
 
 def _checked_regular(fd: int, path: str | os.PathLike[str]) -> os.stat_result:
-    found = os.fstat(fd)
+    try:
+        found = os.fstat(fd)
+    except OSError:
+        os.close(fd)
+        raise
     if not stat.S_ISREG(found.st_mode):
         os.close(fd)
         raise DiskError(f"cannot use '{printable(os.fspath(path))}': it is not a regular file")

@@ -116,7 +116,8 @@ class PartialContent:
         with _told("make folder", self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         if not os.path.lexists(self.sidecar):
-            self._check_target()
+            with _told("look at", self.target):
+                self._check_target()
         try:
             lock = lock_file(self.sidecar)
         except BlockingIOError:
