@@ -48,11 +48,13 @@ _REASONS: Final = {
     errno.EEXIST: "it exists already",
     errno.ELOOP: "it is a symbolic link",
     errno.ENAMETOOLONG: "the name is too long for this disk",
-    errno.EFBIG: "the file is too large for this disk",
+    errno.EFBIG: "the file is too large for this disk, or for the limit of this process",
+    errno.ENOTDIR: "a part of the path is not a directory",
     errno.EMFILE: "this process has too many open files",
     errno.ENFILE: "this system has too many open files",
 }
-_FULL: Final = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
+_QUOTA: Final = getattr(errno, "EDQUOT", errno.ENOSPC)
+_FULL: Final = frozenset({errno.ENOSPC, _QUOTA})
 
 
 def disk_error(error: OSError, doing: str, path: str | os.PathLike[str], *, need: int | None = None) -> DiskError:
@@ -67,9 +69,21 @@ def disk_error(error: OSError, doing: str, path: str | os.PathLike[str], *, need
             have = f"have {free_space(path):,}"
         except DiskError:
             have = "and its free space is not known"
-        return DiskError(f"disk full: {asked}{have}; cannot {doing} '{shown}'")
+        return DiskError(f"disk full: {asked}{have}; cannot {doing} '{shown}'{_why_full(error, path)}")
     reason = _REASONS.get(error.errno or 0) or (error.strerror or type(error).__name__).lower()
     return DiskError(f"cannot {doing} '{shown}': {reason}")
+
+
+def _why_full(error: OSError, path: str | os.PathLike[str]) -> str:
+    """What makes a disk full that has bytes to give: the user's quota is used up, or there are as many files as there can be."""
+    if error.errno == _QUOTA != errno.ENOSPC:
+        return ": the quota of this user is used up"
+    if hasattr(os, "statvfs"):
+        with contextlib.suppress(OSError):
+            found = os.statvfs(_nearest(path))
+            if found.f_files and not found.f_favail and found.f_bavail:
+                return ": there is no room for another file"
+    return ""
 
 
 class DiskIO(Protocol):
@@ -232,13 +246,13 @@ def open_read(path: str | os.PathLike[str]) -> tuple[int, os.stat_result]:
     return fd, _checked_regular(fd, path)
 
 
-def open_write(path: str | os.PathLike[str], *, create: bool) -> int:
-    """Open a regular file for reading and writing; with `create` it must not exist yet. Never follows a link.
+def open_write(path: str | os.PathLike[str], *, create: bool, dir_fd: int | None = None) -> int:
+    """Open a regular file for reading and writing; with `create` it must not exist yet. Never follows a link at the end of `path`.
 
     Raises `OSError`, and `DiskError` for anything that is not a regular file.
     """
     flags = os.O_RDWR | _NO_WAIT | _SAFE | (os.O_CREAT | os.O_EXCL if create else 0)
-    fd = os.open(path, flags, 0o666)
+    fd = os.open(path, flags, 0o666, dir_fd=dir_fd)
     if not create:  # what is made new is a regular file
         _checked_regular(fd, path)
     return fd
@@ -253,7 +267,11 @@ def scratch_file() -> int:
 
 
 def _checked_regular(fd: int, path: str | os.PathLike[str]) -> os.stat_result:
-    found = os.fstat(fd)
+    try:
+        found = os.fstat(fd)
+    except OSError:
+        os.close(fd)
+        raise
     if not stat.S_ISREG(found.st_mode):
         os.close(fd)
         raise DiskError(f"cannot use '{printable(os.fspath(path))}': it is not a regular file")
@@ -328,6 +346,31 @@ def sync_data(fd: int) -> None:
         os.fsync(fd)
 
 
+def whole_path(path: str | os.PathLike[str]) -> Path:
+    """`path` from the root on, without `..`, links not followed (`Path.absolute` keeps "..", and `resolve` follows links).
+
+    Raises `DiskError` for a relative one when the current folder has been deleted.
+    """
+    try:
+        return Path(os.path.abspath(path))  # noqa: PTH100
+    except OSError as error:
+        raise DiskError(f"cannot find '{printable(os.fspath(path))}': the current folder does not exist any more") from error
+
+
+def make_private(folder: Path) -> None:
+    """Make a folder for this user alone, and those above it that are missing, whatever the umask. Raises `OSError`.
+
+    `Path.mkdir` gives its mode to the last folder only, and who may write into one above can put another in its place.
+    """
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except FileNotFoundError:
+        if folder == folder.parent:
+            raise
+        make_private(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
+
+
 def fsync_folder(path: str | os.PathLike[str]) -> None:
     """Make the names in a folder last through a power cut, where the system lets a folder be synced. Raises `OSError`."""
     if not hasattr(os, "O_DIRECTORY"):
@@ -370,16 +413,41 @@ def data_ranges(fd: int, size: int, *, portable: bool = False) -> Iterator[tuple
 
 def free_space(path: str | os.PathLike[str]) -> int:
     """Bytes this user may still write on the disk that holds `path`, or would hold it once made. Raises `DiskError`."""
+    try:
+        return shutil.disk_usage(_nearest(path)).free
+    except OSError as error:
+        raise disk_error(error, "measure", path) from error
+
+
+def _nearest(path: str | os.PathLike[str]) -> Path:
+    """`path`, or the nearest folder above it that is there. Raises `OSError`."""
     place = Path(path).absolute()
-    while True:
+    while place != place.parent:
         try:
-            return shutil.disk_usage(place).free
-        except (FileNotFoundError, NotADirectoryError) as error:
-            if place == place.parent:
-                raise disk_error(error, "measure", path) from error
+            place.stat()
+        except (FileNotFoundError, NotADirectoryError):
             place = place.parent
-        except OSError as error:
-            raise disk_error(error, "measure", path) from error
+        else:
+            break
+    return place
+
+
+def sync_disk(fd: int) -> bool:
+    """Bring to disk all that was written to the disk on which the open folder `fd` lies; returns False where that cannot be asked for.
+
+    Raises `OSError` if anything that was written there since `fd` was opened has been lost. `os.sync` would tell nobody of that.
+    """
+    if sys.platform != "linux":
+        return False
+    import ctypes  # needed for folders of many files only
+
+    syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+    if syncfs is None:
+        return False
+    if syncfs(fd):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return True
 
 
 def move_new(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:

@@ -14,6 +14,7 @@ from p2p.frozen import frozen
 
 # What only a running command needs is imported when one runs: `--help` shall come at once.
 if TYPE_CHECKING:
+    from pathlib import Path
     from signal import Signals
     from threading import Timer
 
@@ -195,6 +196,29 @@ async def finished(work: Coroutine[Any, Any, None]) -> None:
     except asyncio.CancelledError:
         await task
         raise
+
+
+def named_path(text: str, what: str = "PATH") -> Path:
+    """The path that was named as `what`, or what it is a link to: whoever names a link means what it leads to.
+
+    None at all would mean the current folder, and whoever has a variable that is not set does not mean to publish that.
+    Raises `UsageError` if there is nothing, and `DiskError` if that cannot be seen.
+    """
+    import os
+    from pathlib import Path
+
+    from p2p.system import disk_error
+
+    if not text:
+        raise UsageError(f"{what}: must not be empty")
+    try:
+        path = Path(os.path.realpath(text))
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UsageError(f"{text}: no such file or folder") from error
+    except OSError as error:
+        raise disk_error(error, "share", text) from error
+    return path
 
 
 def _watchdog(code: int) -> Timer:

@@ -14,12 +14,12 @@ from typing import Any, Final
 
 import transports
 from p2p.cli.children import Child, command, stop_all
-from p2p.cli.common import Job, finished
+from p2p.cli.common import Job, finished, named_path
 from p2p.cli.demo_report import Fetched, Outcome, receiver_event, report, result_event
 from p2p.cli.render import bar, count_text, fitting, percent, rate_text, size_text
 from p2p.config import DemoConfig
 from p2p.content.names import local_path
-from p2p.errors import DiskError, IntegrityError, UsageError
+from p2p.errors import DiskError, IntegrityError
 from p2p.model import MIB
 from p2p.system import disk_error, disk_io, free_space
 
@@ -121,11 +121,11 @@ async def demo(job: Job[DemoConfig]) -> int:
     config, console = job.config, job.console
     began = time.monotonic()
     transports.load(config.transport, disk_io())  # says at once what is missing, before anything is started
-    # Whoever names a link means what it leads to.
-    source = Path(os.path.realpath(job.words.file)) if job.words.file is not None else None
-    if source is not None and not source.exists():
-        raise UsageError(f"{job.words.file}: no such file or folder")
-    folder = Path(tempfile.mkdtemp(prefix="enjambre-demo-"))
+    source = named_path(job.words.file, "FILE") if job.words.file is not None else None
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="enjambre-demo-"))
+    except OSError as error:
+        raise disk_error(error, "make", error.filename or "a temporary folder") from error
     swarm = Demo(job, folder)
     try:
         doing = "making a file" if source is None else "looking at the file"

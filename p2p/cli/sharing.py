@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import transports
-from p2p.cli.common import Job, finished
+from p2p.cli.common import Job, finished, named_path
 from p2p.cli.console import Console
 from p2p.cli.events import event_of, manifest_events
 from p2p.cli.render import amount_from, count_text, percent, rate_text, size_text, table, time_text
@@ -164,7 +164,7 @@ async def serve(job: Work) -> int:
 async def share(job: Work) -> int:
     """`share PATH…`. Raises `UsageError` for a path that is not there, and what ended the session when somebody else did."""
     job.console.endless()
-    paths = [_existing(text) for text in job.words.paths]
+    paths = [named_path(text) for text in job.words.paths]
     # To hand out links is what this command is for, so it is said when they are of no use to others.
     async with _peer(job, link_tracker=await _tracker_for_others(job, warn=True)) as node:
         await node.start()
@@ -237,7 +237,7 @@ async def info(job: Work) -> int:
 
 async def upload(job: Work) -> int:
     """`upload PATH`. Raises `UsageError` for a path that is not there, `Refused` when too few peers accept, `Unreachable`."""
-    path = _existing(job.words.path)
+    path = named_path(job.words.path)
     console = job.console
     async with _peer(job) as node:
         console.progress(_phase("connecting"))
@@ -257,26 +257,17 @@ def _phase(name: str) -> Progress:
     return Progress(name, 0, 0, 0.0, 0)
 
 
-def _named(text: str, what: str) -> str:
-    """A path; none at all would mean the current folder, and whoever has a variable that is not set does not mean to publish that."""
-    if not text:
-        raise UsageError(f"{what}: must not be empty")
-    return text
-
-
-def _existing(text: str) -> Path:
-    """The path that was named, or what it is a link to: whoever names a link means what it leads to."""
-    path = Path(os.path.realpath(_named(text, "PATH")))
-    if not os.path.lexists(path):
-        raise UsageError(f"{text}: no such file or folder")
-    return path
-
-
 def _folder(job: Work) -> Path:
-    folder = Path(_named(job.words.dir, "DIR"))
-    if folder.is_dir():
+    if not job.words.dir:
+        raise UsageError("DIR: must not be empty")
+    folder = Path(job.words.dir)
+    try:
+        there = folder.is_dir() or folder.exists()
+    except OSError as error:
+        raise disk_error(error, "share", folder) from error
+    if there and folder.is_dir():
         return folder
-    if folder.exists():
+    if there:
         raise UsageError(f"{folder} is a file; share it with: peer share {shlex.quote(str(folder))}")
     if not job.config.accept_uploads:
         raise UsageError(f"{folder}: no such folder")

@@ -58,6 +58,8 @@ class FileSet:
         self._limit = limit
         self._open: OrderedDict[int, _Open] = OrderedDict()
         self._closed = False
+        self._fault: tuple[int, OSError] | None = None
+        """The first file whose close failed. Some disks tell only then that they lost what was written, and tell it once."""
         self._changed = threading.Condition()
 
     def read(self, offset: int, into: memoryview) -> None:
@@ -78,7 +80,8 @@ class FileSet:
                     start += moved
 
     def write(self, offset: int, view: memoryview) -> None:
-        """Write `view` at `offset` of the content. Raises `DiskError`."""
+        """Write `view` at `offset` of the content. Raises `DiskError`, also if a file written before could not be closed."""
+        self._raise_fault()
         done = 0
         for index, start, length in self._layout.slices(offset, len(view)):
             part = view[done : done + length]
@@ -106,6 +109,7 @@ class FileSet:
 
     def sync(self) -> None:
         """Bring to disk what was written to the files that are open now. Raises `OSError`."""
+        self.check()
         with self._changed:
             entries = list(self._open.values())
             for entry in entries:
@@ -115,6 +119,12 @@ class FileSet:
                 sync_data(entry.fd)
         finally:
             self._release(*entries)
+
+    def check(self) -> None:
+        """Raise the `OSError` of a file that could not be closed: what was written to it may be lost."""
+        if self._fault is not None:
+            error = self._fault[1]
+            raise OSError(error.errno, error.strerror) from error
 
     def close(self, wait: float = 0.0) -> None:
         """Open nothing more and close all files: idle ones at once, those in use when they come back; wait at most `wait` seconds for them.
@@ -131,27 +141,28 @@ class FileSet:
     # For ten thousand small files that was a third of the time.
 
     def _read_whole(self, index: int, into: memoryview) -> None:
-        fd = self._open_for_once(index)
-        try:
+        with self._told("read", index), self._open_once(index) as fd:
             done = 0
             while done < len(into):
                 moved = self._io.pread_into(fd, into[done:], done)
                 if not moved:
                     raise DiskError(f"'{self._path_of(index)}' is shorter than it should be")
                 done += moved
-        except OSError as error:
-            raise disk_error(error, "read", self._path_of(index)) from error
-        finally:
-            os.close(fd)
 
     def _write_whole(self, index: int, view: memoryview) -> None:
+        with self._told("write", index), self._open_once(index) as fd:
+            self._io.pwrite_all(fd, view, 0)
+
+    @contextlib.contextmanager
+    def _open_once(self, index: int) -> Iterator[int]:
         fd = self._open_for_once(index)
         try:
-            self._io.pwrite_all(fd, view, 0)
-        except OSError as error:
-            raise disk_error(error, "write", self._path_of(index)) from error
-        finally:
-            os.close(fd)
+            yield fd
+        except BaseException:
+            with contextlib.suppress(OSError):  # the first fault is told
+                os.close(fd)
+            raise
+        os.close(fd)
 
     def _open_for_once(self, index: int) -> int:
         if self._closed:
@@ -206,6 +217,11 @@ class FileSet:
         finally:
             self._release(entry)
 
+    def _raise_fault(self) -> None:
+        if self._fault is not None:
+            index, error = self._fault
+            raise disk_error(error, "close", self._path_of(index)) from error
+
     def _release(self, *entries: _Open) -> None:
         with self._changed:
             for entry in entries:
@@ -230,7 +246,10 @@ class FileSet:
             return 0
         idle = list(islice((index for index, entry in self._open.items() if not entry.users), surplus))
         for index in idle:
-            os.close(self._open.pop(index).fd)
+            try:
+                os.close(self._open.pop(index).fd)
+            except OSError as error:
+                self._fault = self._fault or (index, error)
         if idle:
             self._changed.notify_all()
         return len(idle)

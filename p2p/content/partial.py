@@ -12,6 +12,7 @@ resume begin without asking anybody, and its lock keeps a second download out. W
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -22,6 +23,7 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import Final
 
+from p2p.content.below import make_below, make_folder, open_below
 from p2p.content.bitmap import Bitmap
 from p2p.content.fileset import FileSet
 from p2p.content.flusher import Flusher
@@ -43,6 +45,7 @@ from p2p.system import (
     move_new,
     open_read,
     open_write,
+    sync_disk,
 )
 
 SIDECAR: Final = ".part.manifest"
@@ -95,6 +98,7 @@ class PartialContent:
         self._overwrite = overwrite
         self._fault = fault
         self._lock: FileLock | None = None
+        self._disk = -1
         self._state = _State.WRITING
         self._local = local_paths(manifest)
         self._made: set[int] = set()
@@ -112,7 +116,8 @@ class PartialContent:
         with _told("make folder", self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         if not os.path.lexists(self.sidecar):
-            self._check_target()
+            with _told("look at", self.target):
+                self._check_target()
         try:
             lock = lock_file(self.sidecar)
         except BlockingIOError:
@@ -123,6 +128,8 @@ class PartialContent:
         try:
             with _told("prepare", self.part):
                 self._prepare(lock)
+                if self._many and hasattr(os, "O_DIRECTORY"):
+                    self._disk = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except BaseException:
             if lock.fd >= 0 and not os.fstat(lock.fd).st_size:
                 lock.remove()
@@ -199,6 +206,7 @@ class PartialContent:
             with _told("sync", self.part):
                 self._flusher.finish()
                 self._fault("fsync")
+                self._check_here()
                 self._sync()
             self._state = _State.SYNCED
         if self._state is _State.SYNCED:
@@ -216,12 +224,14 @@ class PartialContent:
         with _told("delete", self.sidecar):
             lock.remove()
         self._lock = None
+        self._leave_disk()
         return self.target
 
     def abandon(self) -> None:
         """Close everything and keep the part, so that a later download resumes it. Harmless after `finish`, and when called again."""
         self._flusher.leave()
         self._files.close()
+        self._leave_disk()
         lock, self._lock = self._lock, None
         if lock:
             lock.close()
@@ -288,19 +298,18 @@ class PartialContent:
         Of a new folder only the empty files are made here; ten thousand others are made when something is written to them.
         """
         if self.manifest.kind == "folder":
-            _make_folder(self.part)
+            make_folder(self.part)
             for folder in sorted(self._folders()):
-                _make_folder(self.part / folder)
+                make_below(self.part, folder)
         for index, entry in enumerate(self.manifest.files):
             if entry.size and self._lazy:
                 continue
-            path = self._path_of(index)
             try:
-                fd = open_write(path, create=True)
+                fd = self._open_at(index, create=True)
             except FileExistsError:
                 if not self.resumed:
                     raise
-                fd = open_write(path, create=False)
+                fd = self._open_at(index, create=False)
             try:
                 if os.fstat(fd).st_size != entry.size:
                     os.ftruncate(fd, entry.size)
@@ -319,16 +328,29 @@ class PartialContent:
 
     def _flush(self) -> None:
         self._fault("flush")
-        if len(self._local) <= _MANY_FILES:
+        self._check_here()
+        if not self._many:
             self._files.sync()
 
+    def _check_here(self) -> None:
+        """Raise `FileNotFoundError` if the folder was taken away below us: its open files take bytes that nobody would ever see."""
+        lock = self._lock
+        if lock is None:  # this download is being left, and nobody waits for this sync
+            return
+        try:
+            here = os.path.samestat(os.fstat(lock.fd), os.lstat(self.sidecar))
+        except NotADirectoryError:
+            here = False
+        if not here:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
     def _sync(self) -> None:
-        if len(self._local) > _MANY_FILES and hasattr(os, "sync"):
-            # One call for all: syncing ten thousand small files one by one takes longer than fetching them.
-            os.sync()
+        self._files.check()
+        # One call for all: syncing ten thousand small files one by one takes longer than fetching them.
+        if self._disk >= 0 and sync_disk(self._disk):
             return
         for index in range(len(self._local)):
-            fd = open_write(self._path_of(index), create=False)
+            fd = self._open_at(index, create=False)
             try:
                 os.fsync(fd)
             finally:
@@ -336,6 +358,11 @@ class PartialContent:
         if self.manifest.kind == "folder":
             for folder in ("", *self._folders()):
                 fsync_folder(self.part / folder)
+
+    def _leave_disk(self) -> None:
+        fd, self._disk = self._disk, -1
+        if fd >= 0:
+            os.close(fd)
 
     def _move_in(self) -> None:
         if not self._overwrite:
@@ -372,10 +399,19 @@ class PartialContent:
 
     def _open_file(self, index: int) -> int:
         create = self._lazy and index not in self._made
-        fd = open_write(self._path_of(index), create=create)
+        fd = self._open_at(index, create=create)
         if create:
             self._made.add(index)
         return fd
+
+    def _open_at(self, index: int, *, create: bool) -> int:
+        if self.manifest.kind == "file":
+            return open_write(self.part, create=create)
+        return open_below(self.part, self._local[index], create=create)
+
+    @property
+    def _many(self) -> bool:
+        return len(self._local) > _MANY_FILES
 
     @property
     def _lazy(self) -> bool:
@@ -423,14 +459,6 @@ def _shown(path: Path) -> str:
 
 def _is_folder(path: Path) -> bool:
     return stat.S_ISDIR(os.lstat(path).st_mode)
-
-
-def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir()
-    except FileExistsError:
-        if not _is_folder(path):
-            raise
 
 
 def _delete(path: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from p2p.content.scan import Scanned
-from p2p.system import disk_error
+from p2p.system import disk_error, make_private
 
 DIGEST: Final = 32
 """Bytes of a piece hash, and of the digests in a file."""
@@ -54,7 +54,7 @@ class Remembered:
         path = self._path(scanned, hash_name, piece_length)
         fresh = path.with_suffix(f".{os.getpid()}.new")
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private(self._folder)
             if not _private(self._folder):
                 return
             self._make_room()

@@ -13,7 +13,7 @@ from p2p.content.names import MAX_DEPTH, check_part, check_path, fold, printable
 from p2p.errors import DiskError, ProtocolError
 from p2p.frozen import frozen
 from p2p.model import MAX_SIZE, FileEntry
-from p2p.system import disk_error, open_read
+from p2p.system import disk_error, open_read, whole_path
 
 _JUNCTION: Final = 0xA0000003
 """Reparse tag of a Windows junction: a link between folders that does not call itself a link."""
@@ -85,7 +85,7 @@ def scan(path: str | os.PathLike[str], warn: Callable[[str], None]) -> Scanned:
 
     Raises `DiskError` if `path` itself cannot be shared, or is more than a manifest may list. Blocks; call it in a worker thread.
     """
-    root = Path(os.path.abspath(path))  # noqa: PTH100 (takes ".." away without following links)
+    root = whole_path(path)
     try:
         check_part(root.name)
         found = os.lstat(root)

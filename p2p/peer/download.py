@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
@@ -52,6 +51,7 @@ from p2p.swarm.mesh import EAGER_BELOW
 from p2p.swarm.pace import Pace
 from p2p.swarm.scheduler import Scheduler
 from p2p.swarm.sources import Policy
+from p2p.system import whole_path
 from p2p.trace import SwarmEvent
 
 REPORT_TIME: Final = 0.5
@@ -111,7 +111,7 @@ class Download:
         manifest before anything is written, and raises what there is against it.
         """
         self.content = content
-        self._folder = Path(os.path.abspath(folder))  # noqa: PTH100 (as a scan names it, so that the watcher knows it again)
+        self._folder = folder
         self._tools = tools
         self._overwrite = overwrite
         self._keep = keep
@@ -164,14 +164,15 @@ class Download:
         if self._admit is not None:
             self._admit(manifest)
         self.manifest = manifest
+        folder = whole_path(self._folder)  # as a scan names it, so that the watcher knows it again
         tools.report(ManifestKnown(manifest.name, self.content, manifest.size, geometry.pieces))
-        partial = PartialContent(manifest, self.content, self._folder, tools.pool.io, self._overwrite)
+        partial = PartialContent(manifest, self.content, folder, tools.pool.io, self._overwrite)
         finished = False
         try:
             await tools.pool.run(partial.open)
             self._warn_of_names(partial.renamed)
             have = await tools.pool.verify(partial, lambda done: self._progress("verifying", done))
-            holding = self._holding = Holding(self.content, manifest, data, have, partial, self._folder / manifest.name, tools.rng)
+            holding = self._holding = Holding(self.content, manifest, data, have, partial, folder / manifest.name, tools.rng)
             self._checker = PieceChecker(tools.pool, partial, have)
             if not have.full:
                 await self._swarm(holding, geometry)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from typing import Final
 
 from p2p.content.hashing import HashPool
-from p2p.content.manifest import parse
+from p2p.content.manifest import content_id, parse
 from p2p.errors import EnjambreError, IntegrityError, ProtocolError, Refused, Unreachable
 from p2p.frozen import frozen
 from p2p.model import ContentId, Manifest, PeerKey
@@ -33,6 +32,10 @@ class Found:
 
     data: bytes
     manifest: Manifest
+
+
+class _Unusable(IntegrityError):
+    """The id is that of bytes that are no valid manifest, so that no peer can have another for it."""
 
 
 @frozen
@@ -62,8 +65,12 @@ class ManifestSearch:
         """Bring it, from `first` if that has it. Raises `NotFound`, `Unreachable`, `IntegrityError`, `Refused`."""
         self._progress("searching")
         if first is not None:
-            with contextlib.suppress(EnjambreError):
+            try:
                 return await self._from(first)
+            except _Unusable:
+                raise
+            except EnjambreError:
+                pass  # others may have it
         loop = asyncio.get_running_loop()
         until = loop.time() + self._patience
         rounds = 0
@@ -123,6 +130,8 @@ class ManifestSearch:
         link = asked.link
         try:
             return task.result()
+        except _Unusable:
+            raise
         except IntegrityError as error:
             self._corrupt = True
             self.bad[link.key] = f"{link.name}: {error}"
@@ -135,4 +144,13 @@ class ManifestSearch:
 
     async def _from(self, link: Link) -> Found:
         data = await link.manifest(self._content)
-        return Found(data, await self._pool.run(lambda: parse(data, self._content)))
+        return Found(data, await self._pool.run(lambda: _parsed(data, self._content)))
+
+
+def _parsed(data: bytes, content: ContentId) -> Manifest:
+    try:
+        return parse(data, content)
+    except ProtocolError as error:
+        if content_id(data) != content:
+            raise
+        raise _Unusable(f"{content} is the id of a content that cannot be: {error}") from error

@@ -16,7 +16,7 @@ from p2p.frozen import frozen
 from p2p.model import Address
 from p2p.protocol.messages import SESSION, SHORT_NAME
 from p2p.strictjson import loads
-from p2p.system import disk_error
+from p2p.system import disk_error, make_private
 
 MAX_FILE: Final = 65_536
 """Bytes that are read of a session file, at most."""
@@ -64,15 +64,19 @@ def save_session(state: Path, session: StoredSession) -> None:
     path = _path(state, session.tracker)
     fresh = path.with_suffix(f".{os.getpid()}.new")
     try:
-        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(state)
         _check_private(state)
         with contextlib.suppress(FileNotFoundError):
             fresh.unlink()
         fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with open(fd, "w", encoding="utf-8") as file:
             json.dump({"tracker": str(session.tracker), "user": session.user, "token": session.token}, file)
+            file.flush()
+            os.fsync(fd)
         fresh.replace(path)
     except OSError as error:
+        with contextlib.suppress(OSError):  # a half of a secret must not lie about
+            fresh.unlink(missing_ok=True)
         raise disk_error(error, "write", path) from error
 
 

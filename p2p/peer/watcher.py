@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from p2p.content.scan import Scanned, scan
 from p2p.errors import DiskError, EnjambreError, Refused
 from p2p.model import ContentId
 from p2p.peer.reports import Report, Warned
-from p2p.system import disk_error
+from p2p.system import disk_error, whole_path
 
 LOOK_TIME: Final = 1.0
 """Seconds between two looks; ten times the length of a look if that is more, and `LOOK_MOST` at most, however long it hashed."""
@@ -68,30 +67,36 @@ class Watcher:
 
     async def watch_folder(self, folder: Path, ready: Callable[[], None] = lambda: None) -> None:
         """Share each file and folder directly in `folder` until cancelled. Raises `DiskError` if there is no such folder at first."""
-        folder = _absolute(folder)
-        if not folder.is_dir():
+        folder = whole_path(folder)
+        try:
+            there = folder.is_dir()
+        except OSError as error:
+            raise disk_error(error, "share", folder) from error
+        if not there:
             raise DiskError(f"cannot share '{folder}': it is not a folder")
         await self._watch(lambda: _entries(folder), ready)
 
     async def watch_paths(self, paths: Iterable[Path], ready: Callable[[], None] = lambda: None) -> None:
         """Share these paths until cancelled. Raises `DiskError` if one of them cannot be shared at first."""
-        fixed = [_absolute(path) for path in paths]
+        fixed = [whole_path(path) for path in paths]
         await self._watch(lambda: fixed, ready, strict=True)
 
     async def _watch(self, targets: Callable[[], list[Path]], ready: Callable[[], None], *, strict: bool = False) -> None:
         while True:
             began = time.monotonic()
+            told = False
             try:
                 found = await self._pool.run(targets)
             except DiskError as error:
                 self._warn(str(error))
-                found = list(self._seen)
-            await self._look(found, strict=strict)
+                found, told = list(self._seen), True
+            await self._look(found, strict=strict, told=told)
             strict = False
             ready()
             await asyncio.sleep(min(max(LOOK_TIME, 10 * (time.monotonic() - began)), LOOK_MOST))
 
-    async def _look(self, paths: list[Path], *, strict: bool) -> None:
+    async def _look(self, paths: list[Path], *, strict: bool, told: bool = False) -> None:
+        """Look at each path; `told` says that what is wrong with all of them was said already."""
         here = set(paths)
         for path in [path for path in self._seen if path not in here]:
             self._gone(path)
@@ -103,7 +108,8 @@ class Watcher:
                     raise
                 if not _passing(error):
                     self._gone(path)
-                self._warn(str(error))
+                if not told:
+                    self._warn(str(error))
             else:
                 await self._compare(path, scanned)
 
@@ -157,11 +163,6 @@ def _passing(error: EnjambreError) -> bool:
     """Whether an error says nothing of the file: this side has no descriptor or thread to spare, or the disk faltered."""
     cause = error.__cause__
     return isinstance(error, Refused) or (isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE, errno.EIO))
-
-
-def _absolute(path: Path) -> Path:
-    """The path as a scan names it: whole, without `..`, links not followed."""
-    return Path(os.path.abspath(path))  # noqa: PTH100 (`Path.absolute` keeps "..", and `resolve` follows links)
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from p2p.cli import sharing
-from p2p.cli.common import Job
+from p2p.cli.common import Job, named_path
 from p2p.cli.console import Console
 from p2p.cli.sharing import Reporter
 from p2p.config import PeerConfig
@@ -242,7 +242,7 @@ def test_what_was_here_already_does_not_count_as_fetched(
 
 def test_a_path_that_is_not_there_is_wrong_usage(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no such file or folder"):
-        sharing._existing(str(tmp_path / "missing"))
+        named_path(str(tmp_path / "missing"))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="makes symbolic links")
@@ -250,10 +250,10 @@ def test_a_link_that_is_named_means_what_it_leads_to(tmp_path: Path) -> None:
     target = tmp_path.resolve() / "image-7.img"
     target.write_bytes(b"x")
     (tmp_path / "latest.img").symlink_to("image-7.img")
-    assert sharing._existing(str(tmp_path / "latest.img")) == target
+    assert named_path(str(tmp_path / "latest.img")) == target
     (tmp_path / "nowhere").symlink_to("missing")
     with pytest.raises(UsageError, match=r"nowhere: no such file or folder"):
-        sharing._existing(str(tmp_path / "nowhere"))
+        named_path(str(tmp_path / "nowhere"))
 
 
 def served(path: Path, room: int = 0) -> Path:

@@ -370,6 +370,23 @@ def test_case_41_a_link_inside_the_part_never_leads_out_of_the_folder(opened: Op
     assert list(outside.iterdir()) == []
 
 
+@posix_only
+@pytest.mark.parametrize("where", ["", "deep", "deep/er"])
+def test_case_41_a_link_that_is_planted_during_a_download_never_leads_out_of_the_folder(
+    opened: Opener, tmp_path: Path, where: str
+) -> None:
+    partial = opened(FOLDER)
+    outside = tmp_path / "outside"
+    (outside / "deep" / "er").mkdir(parents=True)
+    (outside / "er").mkdir()
+    place = tmp_path / "dir.part" / where
+    place.rename(tmp_path / "aside")
+    place.symlink_to(outside)
+    with pytest.raises(DiskError, match=r"dir\.part"):
+        fill(partial, DATA)
+    assert [path.name for path in outside.rglob("*") if not path.is_dir()] == []
+
+
 def test_a_file_that_appears_in_a_new_part_is_not_written_to(opened: Opener, tmp_path: Path) -> None:
     partial = opened(FOLDER)
     mine = tmp_path / "dir.part" / "a"
@@ -495,6 +512,55 @@ def test_case_47_each_fault_of_the_disk_is_told_with_the_path(opened: Opener, tm
     assert caught.value.exit_code == 7
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="finds descriptors by /proc")
+@pytest.mark.parametrize("number", [errno.EIO, errno.EDQUOT])
+@pytest.mark.parametrize("manifest", [SINGLE, FOLDER, folder_manifest([(f"f{n:04}", DATA[n * 100 : n * 100 + 100]) for n in range(2000)])])
+def test_case_47_a_close_that_fails_is_told_and_the_content_is_not_finished(
+    opened: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, manifest: Manifest, number: int
+) -> None:
+    """Disks on a network tell only at the close that they have no room for what was written."""
+    partial = opened(manifest)
+    part, real = str(partial.part), os.close
+
+    def close(fd: int) -> None:
+        path = os.readlink(f"/proc/self/fd/{fd}") if os.path.isfile(f"/proc/self/fd/{fd}") else ""
+        lost = path == part or path.startswith(f"{part}/")
+        real(fd)
+        if lost:
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "close", close)
+    monkeypatch.setattr(partial._files, "_limit", 0)
+
+    def all_of_it() -> None:
+        fill(partial, DATA)
+        partial.finish()
+
+    with pytest.raises(DiskError, match=re.escape(part)) as caught:
+        all_of_it()
+    assert isinstance(caught.value.__cause__, OSError)
+    partial.abandon()
+    monkeypatch.setattr(os, "close", real)
+    assert not partial.target.exists()
+
+
+def test_case_47_a_folder_that_is_taken_away_is_told_at_the_next_sync(
+    opened: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    partial = opened(SINGLE)
+    monkeypatch.setattr(partial._flusher, "_every", 1)
+    partial.sidecar.unlink()
+    partial.part.unlink()
+
+    def write_on() -> None:
+        for _ in range(3):
+            fill(partial, DATA)
+            partial._flusher.leave()
+
+    with pytest.raises(DiskError, match=r"x\.bin\.part': it does not exist"):
+        write_on()
+
+
 def test_case_47_a_failed_sync_is_not_retried_as_success(opened: Opener, tmp_path: Path) -> None:
     partial = opened(SINGLE, fault=stop_at("fsync", OSError(errno.EIO, "fault")))
     fill(partial, DATA)
@@ -540,7 +606,12 @@ def test_many_files_are_synced_in_one_go(tmp_path: Path, monkeypatch: pytest.Mon
     manifest = folder_manifest([(f"f{index:03}", b"") for index in range(300)])
     partial = partial_of(manifest, tmp_path)
     partial.open()
-    monkeypatch.setattr(os, "sync", lambda: calls.append("sync"), raising=False)
+
+    def sync(_fd: int) -> bool:
+        calls.append("sync")
+        return True
+
+    monkeypatch.setattr("p2p.content.partial.sync_disk", sync)
     monkeypatch.setattr(os, "fsync", fsync)
     partial.finish()
     assert calls.count("sync") == 1

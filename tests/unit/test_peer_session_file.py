@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -39,22 +40,42 @@ def test_there_is_no_session_where_none_was_kept(tmp_path: Path) -> None:
 
 
 @posix
-def test_the_file_is_for_its_owner_alone_whatever_the_umask(tmp_path: Path) -> None:
-    """Case 48."""
+def test_case_48_the_file_and_all_folders_made_for_it_are_for_their_owner_alone_whatever_the_umask(tmp_path: Path) -> None:
+    state = tmp_path / "local" / "deep" / "state"
     before = os.umask(0)
     try:
-        save_session(tmp_path / "state", ALICE)
+        save_session(state, ALICE)
     finally:
         os.umask(before)
-    (kept,) = (tmp_path / "state").iterdir()
+    (kept,) = state.iterdir()
     assert mode(kept) == 0o600
-    assert mode(tmp_path / "state") == 0o700
+    assert [mode(folder) for folder in (state, state.parent, state.parent.parent)] == [0o700] * 3
+
+
+@posix
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+@pytest.mark.parametrize("step", ["open", "fsync", "rename"])
+def test_case_46_a_session_that_cannot_be_kept_leaves_the_former_and_no_half_of_a_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, number: int
+) -> None:
+    save_session(tmp_path, ALICE)
+
+    def fail(*_words: object, **_more: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, step, fail)
+    if step == "rename":
+        monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(DiskError, match="session-"):
+        save_session(tmp_path, StoredSession(TRACKER, "bob", "cd" * 16))
+    monkeypatch.undo()
+    assert load_session(tmp_path, TRACKER) == ALICE
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 @posix
 @pytest.mark.parametrize("bits", [0o777, 0o770, 0o702])
-def test_a_folder_that_others_may_write_into_keeps_no_secret(tmp_path: Path, bits: int) -> None:
-    """Case 48."""
+def test_case_48_a_folder_that_others_may_write_into_keeps_no_secret(tmp_path: Path, bits: int) -> None:
     state = tmp_path / "state"
     state.mkdir()
     state.chmod(bits)

@@ -30,6 +30,7 @@ from p2p.system import (
     open_read,
     open_write,
     scratch_file,
+    sync_disk,
 )
 from tests.unit.content_samples import some_bytes
 
@@ -515,6 +516,36 @@ def test_case_47_each_fault_has_its_sentence(tmp_path: Path, number: int, words:
     assert error.exit_code == 7
     with pytest.raises(DiskError, match=words):
         raise error
+
+
+def test_case_46_a_disk_that_is_full_with_bytes_to_give_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quota = disk_error(OSError(errno.EDQUOT, "quota"), "write", tmp_path / "x", need=5)
+    assert str(quota).startswith("disk full: need 5 bytes, have ")
+    assert str(quota).endswith("x': the quota of this user is used up")
+    assert str(disk_error(OSError(errno.ENOSPC, "full"), "write", tmp_path / "no" / "x")).endswith("x'")
+    found = os.statvfs(tmp_path)
+
+    class Crowded:
+        f_files, f_favail, f_bavail = found.f_files, 0, found.f_bavail
+
+    monkeypatch.setattr(os, "statvfs", lambda _path: Crowded)
+    monkeypatch.setattr("p2p.system.free_space", lambda _path: 7)
+    crowded = disk_error(OSError(errno.ENOSPC, "full"), "write", tmp_path / "no" / "x")
+    assert str(crowded).endswith("x': there is no room for another file")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks for syncfs")
+def test_case_47_a_disk_is_synced_as_a_whole_or_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fd = os.open(tmp_path, os.O_RDONLY)
+    assert sync_disk(fd)
+    os.close(fd)
+    with pytest.raises(OSError, match="descriptor") as caught:
+        sync_disk(fd)
+    assert caught.value.errno == errno.EBADF
+    monkeypatch.setattr("ctypes.CDLL", lambda *_words, **_more: object())
+    assert not sync_disk(fd)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert not sync_disk(fd)
 
 
 def test_a_fault_without_a_number_has_a_sentence_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ from typing import Any, Final
 
 from p2p.errors import DiskError, Refused, UsageError
 from p2p.model import ContentId, PeerId
+from p2p.system import make_private
 from p2p.tracker.store.base import Caps, Claim, PeerRecord, SessionRecord
 from p2p.tracker.store.memory import MemoryStore
 
@@ -96,6 +97,7 @@ class SqliteStore(MemoryStore):
             except BaseException:
                 self._guard.close()
                 raise
+        self._files = self._look()
         # From here on a commit waits by itself, since SQLite's own wait cannot be interrupted.
         self._db.execute("PRAGMA busy_timeout = 0")
         self._loading = False
@@ -109,7 +111,8 @@ class SqliteStore(MemoryStore):
         try:
             yield
         except sqlite3.DatabaseError as error:
-            raise DiskError(f"the tracker's store {self._path} cannot be used: {error}; {hint}") from error
+            what = hint if _kind(error) != sqlite3.SQLITE_FULL else "make room or name another with --store"
+            raise DiskError(f"the tracker's store {self._path} cannot be used: {error}; {what}") from error
         except OSError as error:
             raise DiskError(f"the tracker's store {self._path} cannot be opened: {error.strerror or error}") from error
         except (ValueError, TypeError, LookupError) as error:
@@ -124,6 +127,8 @@ class SqliteStore(MemoryStore):
             guard.execute("BEGIN EXCLUSIVE")
         except sqlite3.OperationalError as error:
             guard.close()
+            if _kind(error) != sqlite3.SQLITE_BUSY:
+                raise
             raise UsageError(f"another tracker uses the store {self._path}; name another with --store") from error
         return guard
 
@@ -249,6 +254,7 @@ class SqliteStore(MemoryStore):
     def commit(self, changes: Mapping[Any, Any]) -> None:
         """Write changes: all or none. Touches nothing but the database, so it may run in a thread. Raises `Refused("unavailable")`."""
         try:
+            self._check_here()
             self._begin()
             try:
                 self._write(changes)
@@ -257,8 +263,28 @@ class SqliteStore(MemoryStore):
                 with suppress(sqlite3.Error):
                     self._db.execute("ROLLBACK")
                 raise
-        except sqlite3.Error as error:
-            raise Refused("unavailable", "the tracker cannot write its store now; ask again later") from error
+            self._check_here()
+        except (sqlite3.Error, OSError) as error:
+            reason = DiskError(f"{self._path}: {error}")
+            reason.__cause__ = error
+            raise Refused("unavailable", "the tracker cannot write its store now; ask again later") from reason
+
+    def _look(self) -> dict[Path, os.stat_result]:
+        """The files that hold the store, as they are found by their names."""
+        found: dict[Path, os.stat_result] = {}
+        for path in (self._path, self._path.with_name(self._path.name + "-wal")):
+            with suppress(FileNotFoundError, NotADirectoryError):
+                found[path] = path.stat()
+        return found
+
+    def _check_here(self) -> None:
+        """Raise `FileNotFoundError` if a file of the store was taken away. SQLite writes on into what has no name any more, and a tracker
+        that starts after this one would know nothing of it."""
+        now = self._look()
+        for path, then in self._files.items():
+            if path not in now or not os.path.samestat(then, now[path]):
+                raise FileNotFoundError(f"{path} was taken away or replaced")
+        self._files = now
 
     def _begin(self) -> None:
         deadline = time.monotonic() + self._lock_wait
@@ -291,8 +317,13 @@ class SqliteStore(MemoryStore):
 def _create_private(path: Path) -> None:
     """Make a file that only its owner can read, in a folder of the same kind, with these modes from the first moment. SQLite's files beside
     it get the file's mode."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private(path.parent)
     os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+
+
+def _kind(error: sqlite3.Error) -> int:
+    """The primary code of what SQLite complains of."""
+    return (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
 
 
 def _write_listen(listen: Mapping[str, int]) -> str:

@@ -1,0 +1,319 @@
+"""Downloads onto real bad disks (hostile cases 43, 46, 47): a clear error, the part kept, and only what is missing fetched later."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.integration.bad_peers import PIECE, PlainPeer, Sample, announced
+from tests.integration.disks import (
+    OBEYS_MODES,
+    Ext4,
+    Gate,
+    Tree,
+    disk_message,
+    download,
+    ext4,
+    fetched,
+    fill_up,
+    more_files,
+    needs_disks,
+    tmpfs,
+)
+from tests.integration.processes import Ended
+from tests.integration.swarm_kit import Swarm
+from tests.leaks import contained
+from tests.waiting import until
+
+pytestmark = [*needs_disks, pytest.mark.timeout(120)]
+
+MIB = 1 << 20
+SAMPLE = Sample.random("image.bin", MIB)
+LAST = SAMPLE.count - 1
+
+
+def on_disk(path: Path) -> int:
+    """Bytes that a file takes."""
+    try:
+        return path.stat().st_blocks * 512
+    except FileNotFoundError:
+        return 0
+
+
+@contextmanager
+def disk_of(kind: str, tmp_path: Path, size: int) -> Iterator[Path]:
+    """A disk with a little more than `size` bytes of room."""
+    if kind == "tmpfs":
+        with tmpfs(tmp_path / "disk", size) as place:
+            yield place
+    else:
+        with ext4(tmp_path / "disk", tmp_path / "image", size + 3 * MIB) as disk:
+            yield disk.place
+
+
+async def reaches(gate: Gate, out: Path) -> None:
+    """Wait until the gate has given what it gives, and all of that is written."""
+    async with asyncio.timeout(20):
+        await gate.reached.wait()
+    await until(lambda: on_disk(out / f"{gate.sample.name}.part") >= gate.open_for * PIECE, seconds=20)
+
+
+@pytest.mark.parametrize("kind", ["tmpfs", "ext4"])
+@pytest.mark.parametrize("pieces", [0, 1, LAST])
+def test_case_46_a_disk_that_fills_up_during_a_download_is_told_and_only_what_is_missing_is_fetched_later(
+    tmp_path: Path, kind: str, pieces: int
+) -> None:
+    async def work(disk: Path) -> None:
+        out = disk / "out"
+        gate = Gate(SAMPLE, pieces)
+        async with Swarm(tmp_path) as swarm, announced(swarm.address, gate):
+            running = asyncio.create_task(download(swarm.address, SAMPLE.id, out, tmp_path / "s"))
+            await reaches(gate, out)
+            other = fill_up(disk)
+            gate.opened.set()
+            said = disk_message(await running)
+            assert said.startswith("disk full: need ")
+            assert f"'{out / 'image.bin.part'}'" in said
+            assert f"need {SAMPLE.count * PIECE - pieces * PIECE:,} bytes, have 0;" in said
+            assert sorted(path.name for path in out.iterdir()) == ["image.bin.part", "image.bin.part.manifest"]
+            asked = gate.reads
+            said = disk_message(await download(swarm.address, SAMPLE.id, out, tmp_path / "s"))
+            assert said.startswith("disk full: need ")
+            assert gate.reads == asked
+            other.unlink()
+            done = await download(swarm.address, SAMPLE.id, out, tmp_path / "s")
+            assert fetched(done) == len(SAMPLE.data) - pieces * PIECE
+            assert (out / "image.bin").read_bytes() == SAMPLE.data
+            assert [path.name for path in out.iterdir()] == ["image.bin"]
+
+    with disk_of(kind, tmp_path, 2 * MIB) as disk:
+        contained(lambda: work(disk), 90)
+
+
+def one_download(tmp_path: Path, sample: Sample, out: Path, *before: str) -> tuple[Ended, int]:
+    """Download from an honest peer; returns how it ended, and for how many blocks the peer was asked."""
+
+    async def work() -> tuple[Ended, int]:
+        sender = PlainPeer(sample)
+        async with Swarm(tmp_path) as swarm, announced(swarm.address, sender):
+            return await download(swarm.address, sample.id, out, tmp_path / "s", before=before), sender.reads
+
+    return contained(work, 90)
+
+
+def test_case_46_a_content_that_is_larger_than_the_disk_is_refused_before_a_block_is_asked_for(tmp_path: Path) -> None:
+    with tmpfs(tmp_path / "disk", MIB // 2) as disk:
+        done, reads = one_download(tmp_path, SAMPLE, disk / "out")
+        assert f"disk full: need {MIB:,} bytes, have " in disk_message(done)
+        assert reads == 0
+        assert list((disk / "out").iterdir()) == []
+
+
+def test_case_46_a_disk_with_exactly_the_room_that_is_needed_is_filled_to_the_last_byte(tmp_path: Path) -> None:
+    with tmpfs(tmp_path / "disk", 2 * MIB) as disk:
+        fill_up(disk, leave=MIB + 4096)  # the manifest beside it takes a page
+        done, _ = one_download(tmp_path, SAMPLE, disk / "out")
+        assert fetched(done) == MIB
+        assert (disk / "out" / "image.bin").read_bytes() == SAMPLE.data
+        assert shutil.disk_usage(disk).free == 4096
+
+
+@pytest.mark.parametrize("files", [3, 4, 20])
+def test_case_46_a_disk_without_room_for_another_file_says_that_it_is_not_bytes_that_lack(tmp_path: Path, files: int) -> None:
+    sample = Tree.many("tree", 40, 5_000)
+    with tmpfs(tmp_path / "disk", 8 * MIB, files=files) as disk:
+        said = disk_message(one_download(tmp_path, sample, disk / "out")[0])
+        assert "no room for another file" in said
+        assert str(disk / "out") in said
+        assert not (disk / "out" / "tree").exists()
+        more_files(disk, 100)
+        done, _ = one_download(tmp_path, sample, disk / "out")
+        assert done.code == 0, done.err
+        assert b"".join((disk / "out" / "tree" / path).read_bytes() for path, _ in sample.files) == sample.data
+
+
+def test_case_46_a_disk_whose_last_file_was_made_still_gives_it_its_final_name(tmp_path: Path) -> None:
+    """A second name of a file counts as another file on this disk, so that the rename must go without."""
+    with tmpfs(tmp_path / "disk", 8 * MIB, files=4) as disk:  # itself, the folder, the part and the manifest
+        done, _ = one_download(tmp_path, SAMPLE, disk / "out")
+        assert fetched(done) == MIB
+        assert [path.name for path in (disk / "out").iterdir()] == ["image.bin"]
+
+
+def test_case_46_a_limit_on_the_size_of_files_is_an_error_with_the_path(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    said = disk_message(one_download(tmp_path, SAMPLE, out, "prlimit", f"--fsize={MIB // 2}")[0])
+    assert str(out / "image.bin.part") in said
+    assert "too large" in said
+    assert not (out / "image.bin").exists()
+    assert fetched(one_download(tmp_path, SAMPLE, out)[0]) == MIB
+
+
+# -- no permission, read-only, gone ----------------------------------------------------------------------------------------------------
+
+
+def test_case_47_a_folder_without_permission_is_named_and_works_when_it_is_given(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir(mode=0o555)
+    for folder in (out, out / "deeper"):
+        said = disk_message(one_download(tmp_path, SAMPLE, folder, *OBEYS_MODES)[0])
+        assert str(folder) in said
+        assert "no permission" in said
+    assert list(out.iterdir()) == []
+    out.chmod(0o755)
+    assert fetched(one_download(tmp_path, SAMPLE, out, *OBEYS_MODES)[0]) == MIB
+
+
+def test_case_47_a_folder_that_may_not_even_be_looked_at_is_named(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    (closed / "out").mkdir(parents=True)
+    closed.chmod(0)
+    said = disk_message(one_download(tmp_path, SAMPLE, closed / "out", *OBEYS_MODES)[0])
+    assert str(closed / "out") in said
+    assert "no permission" in said
+
+
+def test_case_47_a_part_that_may_not_be_written_is_named(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with ext4(tmp_path / "disk", tmp_path / "image", 8 * MIB) as disk:
+        out = disk.place / "out"
+        stopped_in_the_middle(tmp_path, disk, out, disk.abort)
+        for name in ("image.bin.part", "image.bin.part.manifest"):
+            (out / name).chmod(0)
+            said = disk_message(one_download(tmp_path, SAMPLE, out, *OBEYS_MODES)[0])
+            assert str(out / name) in said
+            assert "no permission" in said
+            (out / name).chmod(0o600)
+
+
+def test_case_47_a_read_only_disk_is_named(tmp_path: Path) -> None:
+    with ext4(tmp_path / "disk", tmp_path / "image", 8 * MIB) as disk:
+        disk.unmount()
+        disk.mount("ro")
+        for out in (disk.place, disk.place / "out"):
+            said = disk_message(one_download(tmp_path, SAMPLE, out)[0])
+            assert str(out) in said
+            assert "read-only" in said
+
+
+def stopped_in_the_middle(tmp_path: Path, disk: Ext4, out: Path, stop: object, pieces: int = 5) -> str:
+    """Let a disk fail when so many pieces are written and synced; it is put back afterwards. Returns what the download said."""
+    assert callable(stop)
+
+    async def work() -> str:
+        gate = Gate(SAMPLE, pieces)
+        async with Swarm(tmp_path) as swarm, announced(swarm.address, gate):
+            running = asyncio.create_task(download(swarm.address, SAMPLE.id, out, tmp_path / "s"))
+            await reaches(gate, out)
+            fd = os.open(out / "image.bin.part", os.O_RDWR)
+            os.fsync(fd)
+            os.close(fd)
+            stop()
+            gate.opened.set()
+            return disk_message(await running)
+
+    said = contained(work, 60)
+    disk.unmount()
+    disk.mount()
+    return said
+
+
+@pytest.mark.parametrize(("how", "why"), [("abort", "read-only"), ("pull_out", "read or write error")])
+def test_case_47_a_disk_that_fails_in_the_middle_is_told_and_the_download_goes_on_when_it_is_back(
+    tmp_path: Path, how: str, why: str
+) -> None:
+    with ext4(tmp_path / "disk", tmp_path / "image", 8 * MIB) as disk:
+        out = disk.place / "out"
+        said = stopped_in_the_middle(tmp_path, disk, out, getattr(disk, how))
+        assert str(out / "image.bin.part") in said
+        assert why in said
+        assert not (out / "image.bin").exists()
+        assert fetched(one_download(tmp_path, SAMPLE, out)[0]) == MIB - 5 * PIECE
+        assert (out / "image.bin").read_bytes() == SAMPLE.data
+
+
+@pytest.mark.parametrize("sample", [SAMPLE, Tree.many("tree", 40, 50_000), Tree.many("tree", 300, 7_000)], ids=["file", "40", "300"])
+def test_case_47_a_disk_that_takes_bytes_and_loses_them_later_gets_no_final_name(tmp_path: Path, sample: Sample) -> None:
+    """As on a device that is thinly provisioned: each write succeeds, and the fault comes when the kernel brings it to disk."""
+
+    async def work(device: Path, out: Path) -> Ended:
+        gate = Gate(sample, 1)
+        async with Swarm(tmp_path) as swarm, announced(swarm.address, gate):
+            running = asyncio.create_task(download(swarm.address, sample.id, out, tmp_path / "s"))
+            async with asyncio.timeout(20):
+                await gate.reached.wait()
+            os.sync()
+            fill_up(device)
+            gate.opened.set()
+            return await running
+
+    with tmpfs(tmp_path / "device", 2 * MIB) as device, ext4(tmp_path / "disk", device / "image", 16 * MIB, "nojournal") as disk:
+        out = disk.place / "out"
+        said = disk_message(contained(lambda: work(device, out), 60))
+        assert "cannot sync" in said
+        assert str(out) in said
+        assert not (out / sample.name).exists()
+        (device / "other").unlink()
+
+
+@pytest.mark.parametrize("how", ["removed", "moved", "swapped"])
+def test_case_47_a_folder_that_vanishes_during_a_download_is_told_and_nothing_lands_elsewhere(tmp_path: Path, how: str) -> None:
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+
+    async def work() -> Ended:
+        gate = Gate(SAMPLE, 3)
+        async with Swarm(tmp_path) as swarm, announced(swarm.address, gate):
+            running = asyncio.create_task(download(swarm.address, SAMPLE.id, out, tmp_path / "s"))
+            await reaches(gate, out)
+            if how == "removed":
+                shutil.rmtree(out)
+            else:
+                out.rename(tmp_path / "moved")
+            if how == "swapped":
+                out.symlink_to(elsewhere)
+            gate.opened.set()
+            return await running
+
+    said = disk_message(contained(work, 60))
+    assert str(out / "image.bin.part") in said
+    assert "does not exist" in said
+    assert list(elsewhere.iterdir()) == []
+    if how == "swapped":
+        out.unlink()
+    if how == "moved":
+        (tmp_path / "moved").rename(out)
+    again = fetched(one_download(tmp_path, SAMPLE, out)[0])
+    assert again == (0 if how == "moved" else MIB)
+    assert (out / "image.bin").read_bytes() == SAMPLE.data
+
+
+# -- two at once -----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["one content", "two contents"])
+def test_case_43_of_two_processes_that_download_one_name_at_once_one_is_refused_and_the_other_finishes(tmp_path: Path, same: bool) -> None:
+    out = tmp_path / "out"
+    other = SAMPLE if same else Sample.random("image.bin", MIB, seed=2)
+
+    async def work() -> None:
+        gate = Gate(SAMPLE, 3)
+        second = PlainPeer(other)
+        async with Swarm(tmp_path) as swarm, announced(swarm.address, gate, *([] if same else [second])):
+            running = asyncio.create_task(download(swarm.address, SAMPLE.id, out, tmp_path / "s"))
+            await reaches(gate, out)
+            said = disk_message(await download(swarm.address, other.id, out, tmp_path / "s2"))
+            assert said == f"another download of 'image.bin' into '{out}' is running"
+            gate.opened.set()
+            assert fetched(await running) == MIB
+            assert (out / "image.bin").read_bytes() == SAMPLE.data
+            assert "exists; use --overwrite" in disk_message(await download(swarm.address, other.id, out, tmp_path / "s2"))
+            assert [path.name for path in out.iterdir()] == ["image.bin"]
+
+    contained(work, 60)
