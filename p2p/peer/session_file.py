@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import stat
 from pathlib import Path
+from typing import Final
 
 from p2p.content.names import printable
 from p2p.errors import DiskError
 from p2p.frozen import frozen
 from p2p.model import Address
+from p2p.replaced import beside, replace_private
 from p2p.system import disk_error
+
+_PATIENCE: Final = 2.0
+"""Seconds that a login waits for another one that writes the same file."""
 
 
 @frozen
@@ -46,16 +50,11 @@ def load_session(state: Path, tracker: Address) -> StoredSession | None:
 def save_session(state: Path, session: StoredSession) -> None:
     """Keep a session: written beside and renamed, created with mode 0600 in a folder of mode 0700. Raises `DiskError`."""
     path = _path(state, session.tracker)
-    fresh = path.with_suffix(f".{os.getpid()}.new")
+    data = {"tracker": str(session.tracker), "user": session.user, "token": session.token}
     try:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
         _check_private(state)
-        with contextlib.suppress(FileNotFoundError):
-            fresh.unlink()
-        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with open(fd, "w", encoding="utf-8") as file:
-            json.dump({"tracker": str(session.tracker), "user": session.user, "token": session.token}, file)
-        fresh.replace(path)
+        replace_private(path, json.dumps(data).encode(), sync=True, patience=_PATIENCE)
     except OSError as error:
         raise disk_error(error, "write", path) from error
 
@@ -71,6 +70,7 @@ def _check_private(state: Path) -> None:
 def forget_session(state: Path, tracker: Address) -> None:
     """Remove the session kept for a tracker, if there is one. Raises `DiskError`."""
     try:
-        _path(state, tracker).unlink(missing_ok=True)
+        for path in (_path(state, tracker), beside(_path(state, tracker))):  # a login that was killed may have left a token in the other
+            path.unlink(missing_ok=True)
     except OSError as error:
         raise disk_error(error, "remove", _path(state, tracker)) from error
