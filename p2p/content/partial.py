@@ -41,6 +41,7 @@ from p2p.system import (
     free_space,
     fsync_folder,
     lock_file,
+    make_folders,
     move_new,
     open_read,
     open_write,
@@ -113,7 +114,7 @@ class PartialContent:
         of another content, another download of it is running, or there is too little room.
         """
         with _told("make folder", self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folders(self.folder)
         if not os.path.lexists(self.sidecar):
             self._check_target()
         try:
@@ -237,7 +238,7 @@ class PartialContent:
     def _prepare(self, lock: FileLock) -> None:
         canonical = to_bytes(self.manifest)
         found = _read_all(lock.fd, MAX_MANIFEST + MOST_OF_MARK)
-        ours = found == canonical or found.startswith(canonical + b"\n")
+        ours = found.startswith(canonical)  # and a mark, or what a power cut left of one
         self._canonical = len(canonical)
         if ours:
             self._tidy(lock, found[len(canonical) :])
@@ -248,7 +249,8 @@ class PartialContent:
         if self.resumed and not ours:
             whose = "is not a download of ours" if not found else "belongs to another content"
             raise DiskError(f"'{_shown(self.part)}' {whose}; delete it or choose another -o DIR")
-        if not ours and not (found.startswith(_OURS) or _OURS.startswith(found)):
+        begun = found.rstrip(b"\0")  # a power cut may leave a file its length and not its bytes
+        if not ours and not (begun.startswith(_OURS) or _OURS.startswith(begun)):
             raise DiskError(f"'{_shown(self.sidecar)}' is not ours; delete it or choose another -o DIR")
         need, have = self._unwritten(), free_space(self.folder)
         if need > have:

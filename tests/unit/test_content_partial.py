@@ -333,7 +333,9 @@ def test_a_sidecar_that_is_not_ours_is_not_touched(opened: Opener, tmp_path: Pat
     assert dict(tree(tmp_path)) == {"x.bin.part.manifest": b"my notes"}
 
 
-@pytest.mark.parametrize("torn", [b"", b'{"fi', to_bytes(SINGLE)[:100], to_bytes(FOLDER)])
+@pytest.mark.parametrize(
+    "torn", [b"", b'{"fi', to_bytes(SINGLE)[:100], to_bytes(FOLDER), bytes(300), to_bytes(SINGLE)[:64].ljust(len(to_bytes(SINGLE)), b"\0")]
+)
 def test_a_sidecar_without_a_part_is_begun_anew(opened: Opener, tmp_path: Path, torn: bytes) -> None:
     (tmp_path / "x.bin.part.manifest").write_bytes(torn)
     partial = opened(SINGLE)
