@@ -83,6 +83,8 @@ class Crasher:
                 raise
             if kind in ("fsync", "fdatasync", "sync"):
                 self._put({"synced": note})
+            elif kind == "open":
+                self._put({"opened": note, "inode": os.fstat(result).st_ino})
             if deadly:
                 self._die()
             return result

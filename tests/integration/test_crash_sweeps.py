@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.crashing import BLOCK, Point, Swarm, Tree, chosen, killed, pieces_asked, points_of, share, tree_of
+from tests.integration.power_cut import power_cut
 from tests.integration.processes import old_file
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="SIGKILL is a thing of POSIX")
@@ -148,3 +149,54 @@ def survived(out: Path, scenario: Scenario) -> int:
     found = b"".join((part.get(name) or b"").ljust(len(data), b"\0")[: len(data)] for name, data in files)
     starts = range(0, len(whole), BLOCK)
     return sum(len(whole[at : at + BLOCK]) for at in starts if whole[at : at + BLOCK] == found[at : at + BLOCK])
+
+
+@pytest.mark.parametrize("which", SCENARIOS)
+def test_case_50_a_power_cut_at_any_call_leaves_the_old_state_or_the_new_and_the_part_is_verified_anew(
+    tmp_path: Path, swarm: Swarm, which: str
+) -> None:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    scenario, rng = SCENARIOS[which], random.Random(seed)
+    points = [point for point in points_of(undisturbed(tmp_path, swarm, scenario)) if point.when == "after"]
+    tried = [(point, rng.randrange(2**32)) for point in chosen(points, scenario.points // 2, rng)]
+    with ThreadPoolExecutor(3) as threads:
+        list(threads.map(lambda one: power_cut_at(tmp_path / str(one[0]), swarm, scenario, one[0], one[1]), tried))
+
+
+def power_cut_at(place: Path, swarm: Swarm, scenario: Scenario, point: Point, seed: int) -> None:
+    """Die at a point, take away what was not synced, and run again."""
+    out, save = place / "out", place / "save"
+    words = prepared(out, swarm, scenario)
+    save.mkdir()
+    first = swarm.launch(words, place, place / "log", point, save)
+    assert killed(first) or first.code == 0, f"{point}: {first.err}"
+    rng = random.Random(seed)
+    power_cut(place / "log", [out, save], rng, worst=rng.random() < 0.3)
+    between = tree_of(out / scenario.name)
+    if first.code == 0:
+        assert between == scenario.new, f"{point}: it said it was done, and a power cut took it away"
+    elif between is None and scenario.old is not None:
+        assert [tree_of(path) for path in out.glob("*.old.part")] == [scenario.old], f"{point}: the old folder is neither here nor beside"
+    else:
+        assert between in (scenario.new, scenario.old), f"{point}: {between}"
+    again = swarm.plain(words)
+    expected = 7 if between == scenario.new and scenario.old is None and not list((place / "out").glob("*.part.manifest")) else 0
+    if again.code != expected:
+        assert again.code in (0, 7), f"{point}: {again.err}"
+        assert again.code == 0 or between == scenario.new, f"{point}: {again.err}"
+    assert tree_of(out / scenario.name) == scenario.new, str(point)
+    assert [path.name for path in out.iterdir()] == [scenario.name], str(point)
+
+
+@pytest.mark.parametrize("which", SCENARIOS)
+def test_case_50_what_a_download_called_done_outlives_a_power_cut(tmp_path: Path, swarm: Swarm, which: str) -> None:
+    scenario = SCENARIOS[which]
+    out, save = tmp_path / "deep" / "er" / "out", tmp_path / "save"
+    save.mkdir()
+    if scenario.old is not None:
+        make(out / scenario.name, scenario.old)
+    words = swarm.words(scenario.name, out, "--overwrite")
+    assert swarm.launch(words, tmp_path, tmp_path / "log", None, save).code == 0
+    power_cut(tmp_path / "log", [tmp_path / "deep", save], random.Random(1), worst=True)
+    assert tree_of(out / scenario.name) == scenario.new
