@@ -64,13 +64,12 @@ def rows_of(log: Path) -> list[dict[str, Any]]:
 
 
 def chosen(points: Sequence[Point], most: int, rng: random.Random) -> list[Point]:
-    """`most` points at random times `P2P_TEST_EXAMPLES`; each kind, before and after, has one at least, and rare kinds come first."""
-    limit = int(most * EXAMPLES)
+    """`most` points at random times `P2P_TEST_EXAMPLES`: first one of each kind, then those of rare kinds, then the others."""
     shuffled = rng.sample(points, len(points))
-    first = list({(point.kind, point.when): point for point in shuffled}.values())
+    first = list({point.kind: point for point in shuffled}.values())
     rest = [point for point in shuffled if point not in first]
     rest.sort(key=lambda point: point.kind in ("pwrite", "open", "write"))
-    return (first + rest)[: max(limit, len(first))]
+    return (first + rest)[: int(most * EXAMPLES)]
 
 
 def tree_of(path: Path) -> Tree | None:

@@ -47,7 +47,7 @@ class Scenario:
     name: str
     new: Tree
     old: Tree | None = None
-    points: int = 24
+    points: int = 14
 
     @property
     def size(self) -> int:
@@ -58,7 +58,7 @@ class Scenario:
 SCENARIOS = {
     "file": Scenario("image.bin", {"": FILE}),
     "folder": Scenario("tree", FOLDER),
-    "many": Scenario("many", MANY, points=16),
+    "many": Scenario("many", MANY, points=10),
     "file-over-old": Scenario("image.bin", {"": FILE}, {"": b"what stood here before" * 99}),
     "folder-over-old": Scenario("tree", FOLDER, OLD_FOLDER),
 }
