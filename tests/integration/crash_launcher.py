@@ -80,6 +80,8 @@ class Crasher:
                 result = real(*arguments, **more)
             except OSError:
                 self._put({"failed": note})
+                if deadly:
+                    self._die()
                 raise
             if kind in ("fsync", "fdatasync", "sync"):
                 self._put({"synced": note})

@@ -17,7 +17,8 @@ import pytest
 from p2p.model import ContentId, PeerId
 from p2p.tracker.store.base import Claim, PeerRecord
 from p2p.tracker.store.sqlite import SqliteStore
-from tests.integration.processes import Ended, clean_environment, command, run, run_peer, start_tracker
+from tests.integration.crashing import Point, crash_environment, launched, points_of
+from tests.integration.processes import Ended, Running, clean_environment, command, run, run_peer, start_tracker
 
 CONTENTS = 1500
 PEER = PeerId("5f" * 16)
@@ -211,3 +212,25 @@ def test_case_53_a_store_that_another_program_holds_locked_is_refused_in_time_an
         other.execute("ROLLBACK")
     with closing(SqliteStore(file, 0.0)) as store:
         assert store.totals().contents == CONTENTS
+
+
+def test_case_50_a_first_start_killed_at_any_call_is_followed_by_one_that_works(tmp_path: Path) -> None:
+    def start_and_die(place: Path, point: Point | None) -> None:
+        place.mkdir(exist_ok=True)
+        words = ["tracker", "--json", "--host", "127.0.0.1", "--port", "0", "--store", f"sqlite:{place / 'new' / 'tracker.db'}"]
+        with Running(launched(words), crash_environment(place, place, tmp_path / f"{place.name}.log", point)) as tracker:
+            if point is None:
+                tracker.event("listening")
+                tracker.send(signal.SIGTERM)
+                assert tracker.wait() == 128 + signal.SIGTERM
+            else:
+                assert tracker.wait() == -signal.SIGKILL
+
+    start_and_die(tmp_path / "whole", None)
+    points = points_of(tmp_path / "whole.log")
+    assert {point.kind for point in points} >= {"mkdir", "open"}
+    for point in points:
+        place = tmp_path / str(point)
+        start_and_die(place, point)
+        with start_tracker(place, store=f"sqlite:{place / 'new' / 'tracker.db'}") as tracker:
+            assert run_peer(place, "status", tracker=tracker.address).event("stats")["contents"] == 0
