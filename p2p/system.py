@@ -299,14 +299,14 @@ class FileLock:
         self.close()
 
 
-def lock_file(path: str | os.PathLike[str]) -> FileLock:
-    """Open `path`, making an empty file if there is none, and hold it alone until closed; the lock dies with the process.
+def lock_file(path: str | os.PathLike[str], mode: int = 0o666) -> FileLock:
+    """Open `path`, making an empty file of `mode` if there is none, and hold it alone until closed; the lock dies with the process.
 
     Raises `BlockingIOError` if another holder has it, `DiskError` if it is not a regular file, and `OSError` if it cannot be opened. Where
     a file system knows no locks, holding is not exclusive.
     """
     while True:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | _NO_WAIT | _SAFE, 0o666)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | _NO_WAIT | _SAFE, mode)
         _checked_regular(fd, path)
         try:
             _lock(fd)
@@ -383,6 +383,16 @@ def fsync_folder(path: str | os.PathLike[str]) -> None:
             raise
     finally:
         os.close(fd)
+
+
+def make_folders(path: Path) -> None:
+    """Make a folder, and those above it that are missing, so that their names last through a power cut. Raises `OSError`."""
+    missing = [path] if not path.exists() else []
+    missing += [above for above in path.parents if missing and not above.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for made in reversed(missing):
+        with contextlib.suppress(PermissionError):  # a folder may be written to without being open to reading, and so to a sync
+            fsync_folder(made.parent)
 
 
 def data_ranges(fd: int, size: int, *, portable: bool = False) -> Iterator[tuple[int, int]]:

@@ -8,6 +8,7 @@ resume begin without asking anybody, and its lock keeps a second download out. W
     hard link to target    sidecar, part and target are one    the part's name is taken away, the target stays
     old moved away         sidecar, part, ID.old.part          the old target gets its name back
     new moved in           sidecar, target, ID.old.part        the old target is deleted
+    all but the sidecar    sidecar, target                     is verified where it is, and nothing is fetched
 """
 
 from __future__ import annotations
@@ -18,16 +19,17 @@ import shutil
 import stat
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import Enum, auto
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from p2p.content.below import make_below, make_folder, open_below
 from p2p.content.bitmap import Bitmap
 from p2p.content.fileset import FileSet
 from p2p.content.flusher import Flusher
 from p2p.content.geometry import Geometry, Layout
+from p2p.content.landed import MOST_OF_MARK, is_landed, mark_of
 from p2p.content.manifest import MAX_MANIFEST, to_bytes
 from p2p.content.names import MAX_PART, local_part, local_path, local_paths, printable
 from p2p.content.scan import located
@@ -42,6 +44,7 @@ from p2p.system import (
     free_space,
     fsync_folder,
     lock_file,
+    make_folders,
     move_new,
     open_read,
     open_write,
@@ -100,6 +103,8 @@ class PartialContent:
         self._lock: FileLock | None = None
         self._disk = -1
         self._state = _State.WRITING
+        self._place = self.part  # where the bytes are now
+        self._canonical = 0
         self._local = local_paths(manifest)
         self._made: set[int] = set()
         self._files = FileSet(Layout(manifest.files), io, open_file=self._open_file, path_of=self._path_of)
@@ -108,13 +113,15 @@ class PartialContent:
     def open(self) -> None:
         """Make the folder, take the sidecar's lock, and make the part or find it; then `resumed` tells which.
 
+        After a crash at the very end the target itself is what is resumed: once verified, it only needs `finish`.
+
         Raises `DiskError`, having changed nothing that was there, if the target exists and may not be overwritten, the part is not ours or
         of another content, another download of it is running, or there is too little room.
         """
         for name in (self.target.name, *self._local):
             _check_writable(name)
         with _told("make folder", self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folders(self.folder)
         if not os.path.lexists(self.sidecar):
             with _told("look at", self.target):
                 self._check_target()
@@ -150,6 +157,8 @@ class PartialContent:
 
     def write(self, block: BlockSpan, view: memoryview) -> None:
         """Write the bytes of `block` at their place. Raises `DiskError`; for a full disk it tells what the rest of the content needs."""
+        if self._state is _State.MOVED:
+            self._disown()
         try:
             with _told("write", self.part):
                 self._fault("write")
@@ -199,6 +208,8 @@ class PartialContent:
         it was the sync that failed: a second one may succeed although bytes are lost, so that download must begin again and verify.
         """
         lock = self._held()
+        if self._state is _State.MOVED:
+            self._files.close()
         if self._state is _State.UNSURE:
             raise DiskError(f"the disk could not be synced; '{_shown(self.part)}' must be verified anew")
         if self._state is _State.WRITING:
@@ -214,6 +225,7 @@ class PartialContent:
             self._files.close(_WAIT_FOR_READERS if OPEN_FILES_CANNOT_MOVE else 0.0)
             with _told("rename", self.part):
                 self._fault("rename")
+                self._mark(lock)
                 self._move_in()
             self._state = _State.MOVED
         with _told("sync", self.folder):
@@ -238,16 +250,20 @@ class PartialContent:
 
     def _prepare(self, lock: FileLock) -> None:
         canonical = to_bytes(self.manifest)
-        found = _read_all(lock.fd, MAX_MANIFEST + 1)
-        ours = found == canonical
+        found = _read_all(lock.fd, MAX_MANIFEST + MOST_OF_MARK)
+        ours = found.startswith(canonical)  # and a mark, or what a power cut left of one
+        self._canonical = len(canonical)
         if ours:
-            self._tidy(lock)
+            self._tidy(lock, found[len(canonical) :])
+            if self._state is _State.MOVED:
+                return
         self._check_target()
         self.resumed = os.path.lexists(self.part)
         if self.resumed and not ours:
             whose = "is not a download of ours" if not found else "belongs to another content"
             raise DiskError(f"'{_shown(self.part)}' {whose}; delete it or choose another -o DIR")
-        if not ours and not (found.startswith(_OURS) or _OURS.startswith(found)):
+        begun = found.rstrip(b"\0")  # a power cut may leave a file its length and not its bytes
+        if not ours and not (begun.startswith(_OURS) or _OURS.startswith(begun)):
             raise DiskError(f"'{_shown(self.sidecar)}' is not ours; delete it or choose another -o DIR")
         need, have = self._unwritten(), free_space(self.folder)
         if need > have:
@@ -256,7 +272,23 @@ class PartialContent:
             _write_all(lock.fd, canonical)
         self._make()
 
-    def _tidy(self, lock: FileLock) -> None:
+    def _mark(self, lock: FileLock) -> None:
+        """Write down behind the manifest what is moved to the target."""
+        # Without a mark, a crash in the next moments costs a second download; a disk that has no room for it must not cost the first.
+        with suppress(OSError):
+            os.ftruncate(lock.fd, self._canonical)
+            os.lseek(lock.fd, self._canonical, os.SEEK_SET)
+            os.write(lock.fd, mark_of(self.part))
+
+    def _disown(self) -> NoReturn:
+        """The target, which a crash left complete, does not verify any more: from now on it is like any other file."""
+        lock, self._lock = self._lock, None
+        if lock:
+            with _told("delete", self.sidecar):
+                lock.remove()
+        raise DiskError(f"'{_shown(self.target)}' was changed after it was downloaded; use --overwrite or another -o DIR")
+
+    def _tidy(self, lock: FileLock, mark: bytes) -> None:
         """Bring what a crash in `finish` left to the old state or the new one."""
         if self.part.is_file() and os.path.lexists(self.target) and os.path.samestat(os.lstat(self.part), os.lstat(self.target)):
             self.part.unlink()
@@ -265,7 +297,13 @@ class PartialContent:
                 _delete(self._old)
             else:
                 self._old.rename(self.target)
-        if os.path.lexists(self.target) and not self._overwrite and not os.path.lexists(self.part):
+        if not os.path.lexists(self.target) or os.path.lexists(self.part):
+            return
+        sizes = (entry.size for entry in self.manifest.files)
+        paths = (located(self.target, self.manifest.kind, local) for local in self._local)
+        if mark and is_landed(mark, self.target, zip(paths, sizes, strict=True)):
+            self._state, self._place, self.resumed = _State.MOVED, self.target, True
+        elif not self._overwrite:
             lock.remove()
             self._lock = None
 
@@ -419,7 +457,7 @@ class PartialContent:
         return self.manifest.kind == "folder" and not self.resumed
 
     def _path_of(self, index: int) -> str:
-        return located(self.part, self.manifest.kind, self._local[index])
+        return located(self._place, self.manifest.kind, self._local[index])
 
     def _held(self) -> FileLock:
         if self._lock is None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from p2p.content.scan import Scanned
+from p2p.replaced import replace_private
 from p2p.system import disk_error, make_private
 
 DIGEST: Final = 32
@@ -52,20 +53,14 @@ class Remembered:
             return
         data = _digest(scanned, hash_name, piece_length) + b"".join(pieces)
         path = self._path(scanned, hash_name, piece_length)
-        fresh = path.with_suffix(f".{os.getpid()}.new")
         try:
             make_private(self._folder)
             if not _private(self._folder):
                 return
             self._make_room()
-            with contextlib.suppress(FileNotFoundError):
-                fresh.unlink()
-            with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                file.write(data + blake2b(data, digest_size=DIGEST).digest())
-            fresh.replace(path)
+            with contextlib.suppress(BlockingIOError):  # another process remembers the same
+                replace_private(path, data + blake2b(data, digest_size=DIGEST).digest(), sync=False)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                fresh.unlink(missing_ok=True)
             raise disk_error(error, "write", path) from error
 
     def _path(self, scanned: Scanned, hash_name: str, piece_length: int) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -15,11 +14,15 @@ from p2p.errors import DiskError, ProtocolError
 from p2p.frozen import frozen
 from p2p.model import Address
 from p2p.protocol.messages import SESSION, SHORT_NAME
+from p2p.replaced import beside, replace_private
 from p2p.strictjson import loads
 from p2p.system import disk_error, make_private
 
 MAX_FILE: Final = 65_536
 """Bytes that are read of a session file, at most."""
+
+_PATIENCE: Final = 2.0
+"""Seconds that a login waits for another one that writes the same file."""
 
 
 @frozen
@@ -62,21 +65,12 @@ def _no_session(path: Path) -> DiskError:
 def save_session(state: Path, session: StoredSession) -> None:
     """Keep a session: written beside and renamed, created with mode 0600 in a folder of mode 0700. Raises `DiskError`."""
     path = _path(state, session.tracker)
-    fresh = path.with_suffix(f".{os.getpid()}.new")
+    data = {"tracker": str(session.tracker), "user": session.user, "token": session.token}
     try:
         make_private(state)
         _check_private(state)
-        with contextlib.suppress(FileNotFoundError):
-            fresh.unlink()
-        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with open(fd, "w", encoding="utf-8") as file:
-            json.dump({"tracker": str(session.tracker), "user": session.user, "token": session.token}, file)
-            file.flush()
-            os.fsync(fd)
-        fresh.replace(path)
+        replace_private(path, json.dumps(data).encode(), sync=True, patience=_PATIENCE)
     except OSError as error:
-        with contextlib.suppress(OSError):  # a half of a secret must not lie about
-            fresh.unlink(missing_ok=True)
         raise disk_error(error, "write", path) from error
 
 
@@ -91,6 +85,7 @@ def _check_private(state: Path) -> None:
 def forget_session(state: Path, tracker: Address) -> None:
     """Remove the session kept for a tracker, if there is one. Raises `DiskError`."""
     try:
-        _path(state, tracker).unlink(missing_ok=True)
+        for path in (_path(state, tracker), beside(_path(state, tracker))):  # a login that was killed may have left a token in the other
+            path.unlink(missing_ok=True)
     except OSError as error:
         raise disk_error(error, "remove", _path(state, tracker)) from error

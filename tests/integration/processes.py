@@ -151,6 +151,10 @@ class Running:
         """Send it a signal."""
         self._process.send_signal(number)
 
+    def poll(self) -> int | None:
+        """The exit code, or None while it runs."""
+        return self._process.poll()
+
     def wait(self, timeout: float = DEADLINE) -> int:
         """Wait for its end; returns the exit code."""
         code = self._process.wait(timeout)

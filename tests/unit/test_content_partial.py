@@ -333,7 +333,9 @@ def test_a_sidecar_that_is_not_ours_is_not_touched(opened: Opener, tmp_path: Pat
     assert dict(tree(tmp_path)) == {"x.bin.part.manifest": b"my notes"}
 
 
-@pytest.mark.parametrize("torn", [b"", b'{"fi', to_bytes(SINGLE)[:100], to_bytes(FOLDER)])
+@pytest.mark.parametrize(
+    "torn", [b"", b'{"fi', to_bytes(SINGLE)[:100], to_bytes(FOLDER), bytes(300), to_bytes(SINGLE)[:64].ljust(len(to_bytes(SINGLE)), b"\0")]
+)
 def test_a_sidecar_without_a_part_is_begun_anew(opened: Opener, tmp_path: Path, torn: bytes) -> None:
     (tmp_path / "x.bin.part.manifest").write_bytes(torn)
     partial = opened(SINGLE)
@@ -701,16 +703,74 @@ def test_case_50_a_kill_between_any_two_steps_leaves_the_old_state_or_the_new(
     assert between in (new, old if former else None) or (former and between is None)
 
     again = partial_of(manifest, tmp_path, overwrite=former)
-    if between == new and not former:
-        with pytest.raises(DiskError, match="exists"):
-            again.open()
+    if between == new and not again.sidecar.exists():  # this download has no such step, and ended
+        assert [path.name for path in tmp_path.iterdir()] == [manifest.name]
+        return
+    again.open()
+    if between == new:
+        assert again.resumed
+        assert set(again.written()) == set(range(again.geometry.pieces))
     else:
-        again.open()
         assert state() in (new, old if former else None)
         fill(again, DATA)
-        again.finish()
+    again.finish()
     assert state() == new
     assert [path.name for path in tmp_path.iterdir()] == [manifest.name]
+
+
+@pytest.mark.parametrize("manifest", [SINGLE, FOLDER], ids=["file", "folder"])
+@pytest.mark.parametrize("overwrite", [False, True], ids=["new", "overwrite"])
+def test_case_50_what_a_kill_left_complete_and_somebody_changed_since_is_a_file_like_any_other(
+    tmp_path: Path, manifest: Manifest, overwrite: bool
+) -> None:
+    def killed_at_the_end() -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("p2p.system.FileLock.remove", raise_killed)
+            partial = partial_of(manifest, tmp_path, overwrite=True)
+            partial.open()
+            fill(partial, DATA)
+            with pytest.raises(Killed):
+                partial.finish()
+            partial.abandon()
+
+    target = tmp_path / manifest.name
+    changed = target if manifest is SINGLE else target / manifest.files[-1].path
+    for change in (b"shorter", bytes(changed.stat().st_size) if changed.exists() else b""):
+        killed_at_the_end()
+        changed.write_bytes(change)
+        again = partial_of(manifest, tmp_path, overwrite=overwrite)
+        if not overwrite:
+            with pytest.raises(DiskError, match="exists"):
+                again.open()
+            assert changed.read_bytes() == change
+        else:
+            again.open()
+            assert not again.resumed
+            fill(again, DATA)
+            again.finish()
+        assert not again.sidecar.exists()
+
+
+def test_case_50_what_a_kill_left_complete_and_does_not_verify_is_not_written_to(tmp_path: Path) -> None:
+    """A file of a folder is changed and keeps its size, which only its hash tells."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("p2p.system.FileLock.remove", raise_killed)
+        partial = partial_of(FOLDER, tmp_path)
+        partial.open()
+        fill(partial, DATA)
+        with pytest.raises(Killed):
+            partial.finish()
+        partial.abandon()
+    changed = tmp_path / FOLDER.name / FOLDER.files[-1].path
+    changed.write_bytes(bytes(FOLDER.files[-1].size))
+    again = partial_of(FOLDER, tmp_path)
+    again.open()
+    assert again.resumed
+    with pytest.raises(DiskError, match="was changed after it was downloaded; use --overwrite"):
+        fill(again, DATA)
+    again.abandon()
+    assert changed.read_bytes() == bytes(FOLDER.files[-1].size)
+    assert [path.name for path in tmp_path.iterdir()] == [FOLDER.name]
 
 
 KILL_CHILD = """
@@ -742,8 +802,9 @@ def test_case_50_a_process_that_is_really_killed_leaves_its_lock_and_the_part_to
     assert child.returncode == -signal.SIGKILL
     again = partial_of(manifest, tmp_path, overwrite=True)
     again.open()
-    assert again.resumed == (step != "fsync-folder")
-    fill(again, DATA)
+    assert again.resumed
+    if step != "fsync-folder":
+        fill(again, DATA)
     again.finish()
     assert [path.name for path in tmp_path.iterdir()] == [manifest.name]
 

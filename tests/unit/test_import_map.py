@@ -79,10 +79,11 @@ MAY_IMPORT: Final[dict[str, str]] = {
     "p2p.workers": "",
     "p2p.system": "p2p.content.names",
     "p2p.protocol": "p2p.protocol p2p.strictjson",
-    "p2p.content": "p2p.content p2p.strictjson p2p.system p2p.workers",
+    "p2p.replaced": "p2p.system",
+    "p2p.content": "p2p.content p2p.strictjson p2p.replaced p2p.system p2p.workers",
     "p2p.swarm": "p2p.swarm p2p.content.geometry p2p.content.bitmap",
     "p2p.tracker": "p2p.tracker p2p.protocol p2p.content.names p2p.system p2p.accept",
-    "p2p.peer": "p2p.peer p2p.strictjson p2p.protocol p2p.content p2p.swarm p2p.system p2p.trace p2p.workers",
+    "p2p.peer": "p2p.peer p2p.replaced p2p.strictjson p2p.protocol p2p.content p2p.swarm p2p.system p2p.trace p2p.workers",
     "transports": "transports p2p.peer.transport p2p.peer.dial p2p.peer.wire p2p.peer.conversation p2p.protocol p2p.swarm.uploads"
     " p2p.system p2p.accept",
     "transports.grpc": "transports.grpc p2p.peer.transport p2p.peer.dial p2p.peer.wire p2p.protocol p2p.system p2p.workers",

@@ -34,6 +34,8 @@ LOCK_WAIT: Final = 3.0
 MAX_PENDING: Final = 200_000
 """Rows that may wait for the disk; beyond it new entries are `Refused("unavailable")`."""
 
+_HINT: Final = "move it away or name another with --store"
+_JOURNAL_MAGIC: Final = (0x377F0682, 0x377F0683)
 _SCHEMA: Final = f"""
 BEGIN IMMEDIATE;
 CREATE TABLE sessions (key TEXT PRIMARY KEY, user TEXT NOT NULL) WITHOUT ROWID;
@@ -84,6 +86,7 @@ class SqliteStore(MemoryStore):
         self._next_number = 1
         self._loading = True
         with self._explained():
+            _check_journal(path)
             _create_private(path)
             self._guard = self._lock_out_others()
             try:
@@ -107,16 +110,15 @@ class SqliteStore(MemoryStore):
     @contextmanager
     def _explained(self) -> Iterator[None]:
         """Say what is wrong with the file in a sentence."""
-        hint = "move it away or name another with --store"
         try:
             yield
         except sqlite3.DatabaseError as error:
-            what = hint if _kind(error) != sqlite3.SQLITE_FULL else "make room or name another with --store"
+            what = _HINT if _kind(error) != sqlite3.SQLITE_FULL else "make room or name another with --store"
             raise DiskError(f"the tracker's store {self._path} cannot be used: {error}; {what}") from error
         except OSError as error:
             raise DiskError(f"the tracker's store {self._path} cannot be opened: {error.strerror or error}") from error
         except (ValueError, TypeError, LookupError) as error:
-            raise DiskError(f"the tracker's store {self._path} is damaged; {hint}") from error
+            raise DiskError(f"the tracker's store {self._path} is damaged; {_HINT}") from error
 
     def _lock_out_others(self) -> sqlite3.Connection:
         """Hold a lock beside the file, by SQLite's own portable locks; the system gives it back however this process ends."""
@@ -143,6 +145,10 @@ class SqliteStore(MemoryStore):
             raise UsageError(f"the store {self._path} was written by a newer version of this program; use that one, or another file")
         elif version < SCHEMA_VERSION:
             raise UsageError(f"the store {self._path} has version {version}, which this program cannot read; name another with --store")
+        # Loading does not read the indices, and on a damaged one every change would fail; 37 ms for 100,000 claims, which take 700 to load.
+        found = self._db.execute("PRAGMA integrity_check(1)").fetchone()[0]
+        if found != "ok":
+            raise DiskError(f"the tracker's store {self._path} is damaged: {' '.join(found.split())}; {_HINT}")
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
 
@@ -312,6 +318,21 @@ class SqliteStore(MemoryStore):
         """Close the files and give the lock back."""
         with closing(self._guard):
             self._db.close()
+
+
+def _check_journal(path: Path) -> None:
+    """Refuse a journal that SQLite would drop without a word, with all that a killed tracker had not yet brought over into the store."""
+    journal = path.with_name(path.name + "-wal")
+    try:
+        with open(journal, "rb") as file:
+            begin = file.read(4)
+    except FileNotFoundError:
+        return
+    if begin and (not path.exists() or not path.stat().st_size):
+        raise DiskError(f"the journal {journal} is there, but the store it belongs to is empty or gone; bring that back, or move both away")
+    # A crash of the machine may leave zeros, of a journal that had only begun.
+    if begin.strip(b"\0") and int.from_bytes(begin, "big") not in _JOURNAL_MAGIC:
+        raise DiskError(f"the journal {journal} of the tracker's store is damaged; move both away or name another with --store")
 
 
 def _create_private(path: Path) -> None:

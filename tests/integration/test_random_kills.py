@@ -1,0 +1,164 @@
+"""SIGKILL at random moments, of a download, of the only seed and of the tracker: all ends right, and a kill costs a bounded few blocks."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.crashing import BLOCK, EXAMPLES, pieces_asked, share, window
+from tests.integration.processes import DEADLINE, Running, clean_environment, command, old_file, start_peer, start_tracker
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="SIGKILL is a thing of POSIX")
+
+PIECES = 200
+SIZE = PIECES * BLOCK
+LIMIT = 6 << 20
+"""Bytes a second: all of it takes two seconds, so that a kill falls into the middle."""
+
+
+@pytest.fixture
+def rng() -> random.Random:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    return random.Random(seed)
+
+
+def right_pieces(part: Path, data: bytes) -> set[int]:
+    """The pieces that are on disk and right."""
+    found = part.read_bytes() if part.exists() else b""
+    return {piece for piece in range(PIECES) if found[piece * BLOCK : (piece + 1) * BLOCK] == data[piece * BLOCK : (piece + 1) * BLOCK]}
+
+
+def kill_after(peer: Running, trace: Path, goal: int) -> bool:
+    """Kill a traced download when it has asked for `goal` pieces; returns False if it ended before."""
+    end = time.monotonic() + DEADLINE
+    while peer.poll() is None and len(pieces_asked(trace)) < goal:
+        assert time.monotonic() < end, peer.err
+        time.sleep(0.002)
+    peer.send(signal.SIGKILL)
+    return peer.wait() == -signal.SIGKILL
+
+
+@pytest.mark.timeout(120 * max(1, EXAMPLES))
+def test_case_49_a_download_killed_at_random_points_fetches_again_only_what_was_under_way(tmp_path: Path, rng: random.Random) -> None:
+    data = rng.randbytes(SIZE)
+    path = old_file(tmp_path / "share" / "image.bin", data)
+    most_kills, contents, began = int(15 * EXAMPLES), 0, time.monotonic()
+    lost: list[int] = []
+    with share(tmp_path, path) as swarm:
+        while len(lost) < most_kills:
+            contents += 1
+            out = tmp_path / f"out-{contents}"
+            target, part = out / "image.bin", out / "image.bin.part"
+            words = swarm.words("image.bin", out, "--limit", str(LIMIT))
+            here: set[int] = set()
+            for run_ in range(12):
+                trace = tmp_path / f"trace-{contents}-{run_}"
+                goal = rng.randint(0, (PIECES - len(here)) // rng.choice((1, 2, 4)))
+                line = [*command("peer"), *words[1:], "--trace", str(trace)]
+                with Running(line, clean_environment(tmp_path / "state-leech")) as leech:
+                    died = kill_after(leech, trace, goal)
+                asked = pieces_asked(trace)
+                assert not here & set(asked), "a piece that was here and right is fetched again"
+                assert len(asked) == len(set(asked)), "a piece is asked for twice of one source"
+                if target.exists():
+                    assert target.read_bytes() == data
+                    break
+                assert died, leech.err
+                here = right_pieces(part, data)
+                lost.append(len(set(asked) - here))
+                if len(here) == PIECES:
+                    break
+            ended = swarm.plain(words)
+            assert ended.code in ((0, 7) if target.exists() else (0,)), ended.err
+            assert target.read_bytes() == data
+            assert [entry.name for entry in out.iterdir()] == ["image.bin"]
+    seconds = time.monotonic() - began
+    print(
+        f"{len(lost)} kills over {contents} downloads in {seconds:.0f} s; blocks lost by a kill: "
+        f"{max(lost)} at most, {sum(lost) / len(lost):.2f} in the mean; the window is {window(LIMIT)}"
+    )
+    assert max(lost) <= window(LIMIT)
+
+
+@contextlib.contextmanager
+def three_downloads(folder: Path, content: str, tracker: str) -> Iterator[list[Running]]:
+    """Three peers that fetch a content at a rate that lets kills fall in between."""
+    with contextlib.ExitStack() as stack:
+        words = ["download", content, "--limit", str(LIMIT // 3), "--seed", "-o"]
+        yield [
+            stack.enter_context(start_peer(folder, *words, str(folder / f"out-{name}"), tracker=tracker, name=name))
+            for name in ("a", "b", "c")
+        ]
+
+
+def wait_for_bytes(peer: Running, goal: int) -> None:
+    """Wait until a download has so many bytes."""
+    while peer.event("progress")["bytes"] < goal:
+        pass
+
+
+@pytest.mark.timeout(120 * max(1, EXAMPLES))
+def test_case_49_three_downloads_finish_though_the_only_seed_is_killed_at_random_points(tmp_path: Path, rng: random.Random) -> None:
+    data = rng.randbytes(SIZE)
+    path = old_file(tmp_path / "share" / "image.bin", data)
+    kills = int(3 * EXAMPLES)
+    with start_tracker(tmp_path, "--ttl", "3") as tracker, contextlib.ExitStack() as seeds:
+
+        def start_seed(port: int = 0) -> Running:
+            return seeds.enter_context(start_peer(tmp_path, "share", str(path), tracker=tracker.address, name="origin", port=port))
+
+        seed = start_seed()
+        port = seed.event("listening")["port"]
+        content = seed.event("shared")["id"]
+        with three_downloads(tmp_path, content, tracker.address) as peers:
+            for goal in sorted(rng.randrange(SIZE * 9 // 10) for _ in range(kills)):
+                wait_for_bytes(rng.choice(peers), goal)
+                seed.send(signal.SIGKILL)
+                assert seed.wait() == -signal.SIGKILL
+                seed = start_seed(port)
+                seed.event("shared")
+            for peer in peers:
+                assert peer.event("done", 90.0)["size"] == SIZE
+                assert "Traceback" not in peer.err
+    for name in ("a", "b", "c"):
+        assert (tmp_path / f"out-{name}" / "image.bin").read_bytes() == data
+        assert [entry.name for entry in (tmp_path / f"out-{name}").iterdir()] == ["image.bin"]
+
+
+@pytest.mark.timeout(120 * max(1, EXAMPLES))
+@pytest.mark.parametrize("store", ["memory", "sqlite"])
+def test_case_49_three_downloads_finish_though_the_tracker_is_killed_at_random_points(
+    tmp_path: Path, rng: random.Random, store: str
+) -> None:
+    data = rng.randbytes(SIZE)
+    path = old_file(tmp_path / "share" / "image.bin", data)
+    where = "memory" if store == "memory" else f"sqlite:{tmp_path / 'tracker.db'}"
+    kills = int(3 * EXAMPLES)
+    with contextlib.ExitStack() as trackers:
+
+        def start(port: int = 0) -> Running:
+            return trackers.enter_context(start_tracker(tmp_path, "--ttl", "3", port=port, store=where))
+
+        tracker = start()
+        port = tracker.port
+        with start_peer(tmp_path, "share", str(path), tracker=tracker.address, name="origin") as seed:
+            content = seed.event("shared")["id"]
+            with three_downloads(tmp_path, content, tracker.address) as peers:
+                for goal in sorted(rng.randrange(SIZE * 9 // 10) for _ in range(kills)):
+                    wait_for_bytes(rng.choice(peers), goal)
+                    tracker.send(signal.SIGKILL)
+                    assert tracker.wait() == -signal.SIGKILL
+                    tracker = start(port)
+                for peer in peers:
+                    assert peer.event("done", 90.0)["size"] == SIZE
+                    assert "Traceback" not in peer.err
+    for name in ("a", "b", "c"):
+        assert (tmp_path / f"out-{name}" / "image.bin").read_bytes() == data
