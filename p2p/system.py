@@ -72,6 +72,22 @@ def disk_error(error: OSError, doing: str, path: str | os.PathLike[str], *, need
     return DiskError(f"cannot {doing} '{shown}': {reason}")
 
 
+def descriptor_limit() -> int | None:
+    """How many descriptors this process may have open; None where that is not told, or there is no limit."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return soft if 0 <= soft < 1 << 30 else None
+
+
+def no_room(error: BaseException | None) -> bool:
+    """Whether an error, or the system's own below it, says that there are too many open files."""
+    found = error.__cause__ if isinstance(error, DiskError) else error
+    return isinstance(found, OSError) and found.errno in (errno.EMFILE, errno.ENFILE)
+
+
 class DiskIO(Protocol):
     """Positioned reads and writes, and files sent to sockets. Every method blocks: call it in a worker thread. Safe from many threads."""
 

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import socket
+import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ CONNECTIONS: Final = 1024
 """Connections that one door holds open in all; over it, the newcomer is told `busy`."""
 CONNECTIONS_OF_ONE: Final = 128
 """The same from one host; loopback, where many peers share a host, may have them all."""
+TELL_EVERY: Final = 10.0
+"""Seconds between two lines of log about the same trouble."""
 SENDERS: Final = 80
 """Threads that send files, at most; each starts when needed. The source admits few at once, and who takes no bytes holds one for long."""
 
@@ -82,11 +85,15 @@ class TcpListener:
         self._trace = trace
         self._senders = ThreadPoolExecutor(SENDERS, thread_name_prefix="send")
         self._open: dict[asyncio.Task[None], str] = {}
+        self._told_at = -TELL_EVERY
         self._acceptor = Acceptor(sock, self._welcome, self._refused)
 
     def _refused(self, error: OSError) -> None:
         # Out of descriptors or memory: what is open goes on, and a newcomer waits in the queue until some are free again.
-        log.warning("cannot accept a connection: %s", error.strerror or error)
+        now = time.monotonic()
+        if now - self._told_at >= TELL_EVERY:
+            self._told_at = now
+            log.warning("cannot accept connections now: %s", error.strerror or error)
 
     def _welcome(self, sock: socket.socket, host: str) -> None:
         try:

@@ -22,7 +22,7 @@ from p2p.errors import ProtocolError, Refused, Unreachable
 from p2p.model import Address, FileSpan, PeerId, canonical_host
 from p2p.protocol.messages import Request
 from p2p.protocol.session import Chunk, Event, Session
-from p2p.system import DiskIO, send_bytes
+from p2p.system import DiskIO, no_room, send_bytes
 from p2p.workers import in_thread
 
 LINE_TIME: Final = 10.0
@@ -140,7 +140,8 @@ class Wire:
     async def send(self, chunks: Sequence[Chunk], pace: Callable[[int], None] | None = None) -> None:
         """Write chunks, whole and in order. Raises `OSError` (`TimeoutError` is one) when the other side is gone, `DiskError` for a file.
 
-        What fails or is cancelled half way hangs up: the other side could not tell where the next line begins.
+        What fails or is cancelled half way hangs up: the other side could not tell where the next line begins. Raises `Refused` before the
+        first byte, so that it may be told, when this side has no thread or no descriptor for files now.
         """
         async with self._writing:
             if self._closed:
@@ -152,6 +153,8 @@ class Wire:
                     return
                 for line in lines:
                     await self._send_bytes(line)
+            except Refused:
+                raise
             except BaseException:
                 self.close()
                 raise
@@ -161,17 +164,20 @@ class Wire:
             raise ConnectionAbortedError("this connection sends no files")
 
         def work() -> None:
-            for chunk in chunks:
-                if isinstance(chunk, FileSpan):
-                    self._io.send_span(self._sock, chunk, STALL_TIME, pace)
-                else:
-                    send_bytes(self._sock, chunk, STALL_TIME)
+            for number, chunk in enumerate(chunks):
+                try:
+                    if isinstance(chunk, FileSpan):
+                        self._io.send_span(self._sock, chunk, STALL_TIME, pace)
+                    else:
+                        send_bytes(self._sock, chunk, STALL_TIME)
+                except OSError as error:
+                    # Both begin with a descriptor of their own, and send nothing without one.
+                    if number == 0 and no_room(error):
+                        raise Refused("busy", "this side has too many open files now; ask again later") from error
+                    raise
 
-        try:
-            # A cancel closes the socket, which ends the send at once.
-            await in_thread(self._senders, work, self.close)
-        except Refused as refused:
-            raise ConnectionAbortedError(str(refused)) from refused
+        # A cancel closes the socket, which ends the send at once.
+        await in_thread(self._senders, work, self.close)
 
     async def _send_bytes(self, data: bytes) -> None:
         rest = memoryview(data)
@@ -213,8 +219,8 @@ async def dial(address: Address, what: str = "peer") -> socket.socket:
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(DIAL_TIME):
-            infos = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
+            infos = _literal(address) or await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError, RuntimeError) as error:  # the last: no thread to look the name up in
         raise Unreachable(f"{what} {address} cannot be reached: {_reason(error)}") from error
     reason = "no address"
     for family, kind, proto, _, target in infos[:4]:
@@ -234,6 +240,17 @@ async def dial(address: Address, what: str = "peer") -> socket.socket:
                 sock.close()
             raise
     raise Unreachable(f"{what} {address} cannot be reached: {reason}")
+
+
+def _literal(
+    address: Address,
+) -> list[tuple[socket.AddressFamily, socket.SocketKind, int, str, tuple[str, int] | tuple[str, int, int, int]]]:
+    """What a look-up would say of an address that is none; without the thread that a look-up needs."""
+    for family in (socket.AF_INET, socket.AF_INET6):
+        with contextlib.suppress(OSError, ValueError):
+            socket.inet_pton(family, address.host)
+            return [(family, socket.SOCK_STREAM, 0, "", (address.host, address.port))]
+    return []
 
 
 def _reason(error: BaseException) -> str:
