@@ -35,10 +35,11 @@ NOISE: Final = (
 WORDS: Final = (b"secret", b"hunter2", b"\x1b", b"nonsense")
 
 
-def pair(rig: Rig, lab: Lab) -> tuple[Target, Target]:
-    """A tracker, and a peer that shares a file of random bytes."""
+def loaded(rig: Rig, lab: Lab, scale: Scale) -> list[Target]:
+    """What is loaded: a tracker, and a peer that shares a file of random bytes."""
     tracker = rig.tracker()
-    return tracker, rig.peer(tracker, lab.random_file(lab.folder("shared") / "image.bin", 4))
+    peer = rig.peer(tracker, lab.random_file(lab.folder("shared") / "image.bin", 4))
+    return [target for target in (tracker, peer) if scale.only in ("", target.what)]
 
 
 async def idle(lab: Lab, scale: Scale) -> AsyncIterator[Outcome]:
@@ -46,7 +47,7 @@ async def idle(lab: Lab, scale: Scale) -> AsyncIterator[Outcome]:
     raise_descriptors()
     count = scale.pick(10_000, 1500)
     with Rig(lab) as rig:
-        for target in pair(rig, lab):
+        for target in loaded(rig, lab, scale):
             yield await _idle("idle", target, Crowd(target.port), count)
             host = own_address()
             if host is not None:
@@ -75,7 +76,7 @@ async def slow(lab: Lab, scale: Scale) -> AsyncIterator[Outcome]:
     raise_descriptors()
     count, every = scale.pick(1000, 500), 5.0 if not scale.short else 1.0
     with Rig(lab) as rig:
-        for target in pair(rig, lab):
+        for target in loaded(rig, lab, scale):
             read = bool(target.content)
             async with watched("slow", target, read=read) as outcome, Crowd(target.port) as crowd:
                 before = await measured(target, 3.0, read=read)
@@ -98,7 +99,7 @@ async def come_and_go(lab: Lab, scale: Scale) -> AsyncIterator[Outcome]:
     raise_descriptors()
     rate, seconds = 2000.0, float(scale.pick(60, 2))
     with Rig(lab) as rig:
-        for target in pair(rig, lab):
+        for target in loaded(rig, lab, scale):
             read = bool(target.content)
             async with watched("churn", target, read=read) as outcome:
                 cpu, began = target.cpu, time.monotonic()
@@ -121,7 +122,7 @@ async def descriptors(lab: Lab, scale: Scale) -> AsyncIterator[Outcome]:
     raise_descriptors()
     seconds = float(scale.pick(10, 2))
     with Rig(lab) as rig:
-        for target in pair(rig, lab):
+        for target in loaded(rig, lab, scale):
             read = bool(target.content)
             async with watched("descriptors", target, read=read) as outcome:
                 target.limit(resource.RLIMIT_NOFILE, 64)
@@ -164,7 +165,7 @@ async def flood(lab: Lab, scale: Scale) -> AsyncIterator[Outcome]:
     raise_descriptors()
     seconds = float(scale.pick(30, 2))
     with Rig(lab) as rig:
-        for target in pair(rig, lab):
+        for target in loaded(rig, lab, scale):
             async with watched("log", target) as outcome:
                 async with healthy(target) as client:
                     made, _ = await churn(target.port, 3000, seconds, NOISE)

@@ -3,7 +3,7 @@
     probe.py HOST PORT RATE kept|fresh [CONTENT]
 
 Asks RATE times a second, on one connection that it keeps or on a fresh one each time: for a ping, or for a block of CONTENT. When its
-standard input ends it prints `{"times": […], "failed": N}`: seconds that each answer took, and how often there was none.
+standard input ends it prints `{"times": […], "failed": N, "why": {…}}`: seconds that each answer took, how often there was none, and why.
 """
 
 from __future__ import annotations
@@ -72,17 +72,19 @@ def main(host: str, port: int, rate: float, *, fresh: bool, content: str) -> Non
     asker = Asker(host, port, content)
     times: list[float] = []
     failed = 0
+    why: dict[str, int] = {}
     due = time.monotonic()
     while not select.select([sys.stdin], [], [], max(0.0, due - time.monotonic()))[0]:
         due = max(due + 1 / rate, time.monotonic() - 1.0)
         try:
             times.append(asker.ask(fresh=fresh))
-        except (OSError, ValueError):
+        except (OSError, ValueError) as error:
             failed += 1
+            why[str(error)] = why.get(str(error), 0) + 1
             with contextlib.suppress(OSError):
                 asker.close()
     asker.close()
-    print(json.dumps({"times": times, "failed": failed}))
+    print(json.dumps({"times": times, "failed": failed, "why": why}))
 
 
 if __name__ == "__main__":

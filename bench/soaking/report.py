@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -16,12 +16,16 @@ class Times:
     p99: float
     worst: float
     failed: int
+    why: Mapping[str, int]
+    """What was said instead of an answer, and how often."""
 
     @classmethod
-    def of(cls, seconds: Sequence[float], failed: int) -> Times:
+    def of(cls, seconds: Sequence[float], failed: int, why: Mapping[str, int]) -> Times:
         """From single answers; all figures are 0 where there was none."""
         ordered = sorted(1000 * one for one in seconds) or [0.0]
-        return cls(len(seconds), ordered[len(ordered) // 2], ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)], ordered[-1], failed)
+        return cls(
+            len(seconds), ordered[len(ordered) // 2], ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)], ordered[-1], failed, why
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +105,7 @@ def table(outcomes: Iterable[Outcome]) -> str:
     for one in outcomes:
         lines += [f"{one.scenario}, {one.target}: {'' if check.met else 'NOT MET: '}{check}" for check in one.checks]
         lines += [f"{one.scenario}, {one.target}: {what} {figure:,.4g}" for what, figure in one.notes.items()]
+        lines += [f"{one.scenario}, {one.target}: {count} times {said!r}" for said, count in (one.during.why if one.during else {}).items()]
     return "\n".join(lines)
 
 

@@ -34,6 +34,8 @@ class Scale:
 
     short: bool = False
     minutes: float = 60.0
+    only: str = ""
+    """`tracker` or `peer`: the one of the two that is loaded."""
 
     def pick(self, full: int, short: int) -> int:
         """One of two numbers."""
@@ -168,8 +170,8 @@ async def healthy(target: Target, rate: float = 100.0, *, fresh: bool = False, r
         yield found
     finally:
         out, _ = await process.communicate(b"")
-        said = json.loads(out or b'{"times": [], "failed": 1}')
-        found.times = Times.of(said["times"], said["failed"])
+        said = json.loads(out or b'{"times": [], "failed": 1, "why": {"the probe died": 1}}')
+        found.times = Times.of(said["times"], said["failed"], said["why"])
 
 
 async def measured(target: Target, seconds: float, *, fresh: bool = False, read: bool = False, rate: float = 100.0) -> Times:
