@@ -66,6 +66,8 @@ class Wire:
         self.session = Session(ops, None if trace is None else lambda direction, line: trace(direction, other, line))
         self.peer: PeerId | None = None
         """Who the other side says it is; None is nobody."""
+        self.heard = False
+        """Whether a whole line has come."""
         self._sock = sock
         self._io = io
         self._senders = senders
@@ -94,6 +96,7 @@ class Wire:
                     data = await loop.sock_recv(self._sock, self._read_size)
             self.session.receive_data(data)
         self._line_due = None
+        self.heard = True
         return event
 
     async def read_body_into(self, view: memoryview) -> None:

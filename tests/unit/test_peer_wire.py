@@ -115,8 +115,8 @@ def _raising(fault: Exception) -> Callable[..., None]:
 
 def test_case_62_an_address_is_dialled_without_a_thread_and_a_name_that_needs_one_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
     async def work() -> None:
-        monkeypatch.setattr(threading.Thread, "start", _raising(RuntimeError("can't start new thread")))
-        with socket.create_server(("127.0.0.1", 0)) as door:
+        with socket.create_server(("127.0.0.1", 0)) as door, monkeypatch.context() as broken:
+            broken.setattr(threading.Thread, "start", _raising(RuntimeError("can't start new thread")))
             port = door.getsockname()[1]
             (await module.dial(Address("127.0.0.1", port))).close()
             with pytest.raises(Unreachable, match="localhost"):

@@ -77,10 +77,11 @@ class MemoryStore:
         record = self._sessions.pop(key, None)
         if record is None:
             return Gone(0, 0)
-        mine = self._sessions_at.get(record.host, {})
-        mine.pop(key, None)
-        if not mine:
-            self._sessions_at.pop(record.host, None)
+        if record.host:
+            mine = self._sessions_at[record.host]
+            del mine[key]
+            if not mine:
+                del self._sessions_at[record.host]
         peers = [self._peers[peer_id] for peer_id in record.peers]
         pairs = sum([self.drop_peer(peer) for peer in peers])
         self._session_changed(record, alive=False)
