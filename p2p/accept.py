@@ -3,17 +3,26 @@
 asyncio's server goes on through its whole backlog after the first "too many open files", with a log line, a traceback and a timer for each
 round; its `sock_accept`, cancelled in the round in which somebody connects, loses that connection and complains of an invalid state
 (seen in 3.11). Here one failure means one pause; connections that are open already are served meanwhile.
+
+To serve them takes descriptors too: of files, and of sockets that a thread sends through. So a part of them is kept free of newcomers;
+without it a crowd at the door that says nothing would end every download that is under way.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import socket
 from collections.abc import Callable
 from typing import Final
 
-PAUSE: Final = 0.5
+from p2p.system import descriptor_limit
+
+PAUSE: Final = 0.1
 """Seconds without accepting after the system refused."""
+KEPT: Final = 128
+"""Descriptors that are kept for those who are in, or a quarter of all where these are few."""
 
 
 class Acceptor:
@@ -54,6 +63,7 @@ class Acceptor:
     def _ready(self) -> None:
         for _ in range(self._burst):
             try:
+                _check_room(self._sock)
                 sock, remote = self._sock.accept()
             except (BlockingIOError, InterruptedError):
                 return
@@ -84,3 +94,14 @@ class Acceptor:
                 continue
             self._welcome(sock, str(remote[0]))
             await asyncio.sleep(0)
+
+
+def _check_room(sock: socket.socket) -> None:
+    """Raise `OSError` when only the descriptors that are kept are left: the lowest free number tells how many are in use."""
+    limit = descriptor_limit()
+    if limit is None:
+        return
+    lowest = os.dup(sock.fileno())
+    os.close(lowest)
+    if lowest >= limit - min(KEPT, limit // 4):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))

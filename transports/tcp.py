@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import socket
+import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,9 +27,13 @@ from p2p.protocol.session import Answered, BadRequest
 from p2p.system import DiskIO
 
 CONNECTIONS: Final = 1024
-"""Connections that one door holds open in all; over it, the newcomer is told `busy`."""
+"""Connections that one door holds open in all; over it, one that has said nothing yet gives way, or the newcomer is told `busy`."""
 CONNECTIONS_OF_ONE: Final = 128
 """The same from one host; loopback, where many peers share a host, may have them all."""
+SILENT_TIME: Final = 1.0
+"""Seconds that a connection may say nothing before it gives way where there is no room for another."""
+TELL_EVERY: Final = 10.0
+"""Seconds between two lines of log about the same trouble."""
 SENDERS: Final = 80
 """Threads that send files, at most; each starts when needed. The source admits few at once, and who takes no bytes holds one for long."""
 
@@ -83,12 +88,17 @@ class TcpListener:
         self._io = io
         self._trace = trace
         self._senders = ThreadPoolExecutor(SENDERS, thread_name_prefix="send")
-        self._open: dict[asyncio.Task[None], str] = {}
+        self._open: dict[asyncio.Task[None], _Caller] = {}
+        self._told_at = -TELL_EVERY
         self._acceptors = [Acceptor(sock, self._welcome, self._refused) for sock in socks]
 
     def _refused(self, error: OSError) -> None:
         # Out of descriptors or memory: what is open goes on, and a newcomer waits in the queue until some are free again.
-        log.warning("cannot accept a connection: %s", error.strerror or error)
+        self._give_way()
+        now = time.monotonic()
+        if now - self._told_at >= TELL_EVERY:
+            self._told_at = now
+            log.warning("cannot accept connections now: %s", error.strerror or error)
 
     def _welcome(self, sock: socket.socket, host: str) -> None:
         try:
@@ -98,17 +108,31 @@ class TcpListener:
 
     def _admit(self, sock: socket.socket, host: str) -> None:
         prepare(sock)
-        of_one = sum(1 for other in self._open.values() if other == host)
+        # Those who give way are counted until they have gone.
+        of_one = sum(1 for other in self._open.values() if other.host == host)
         limit = CONNECTIONS if is_loopback(host) else CONNECTIONS_OF_ONE
-        if len(self._open) >= CONNECTIONS or of_one >= limit:
+        room = self._give_way(host) if of_one >= limit else len(self._open) < CONNECTIONS or self._give_way()
+        if not room:
             with contextlib.suppress(OSError):
                 sock.send(encode_error(Refused("busy", "too many connections")))
             sock.close()
             return
         wire = Wire(sock, by_op(PEER_OPS), self._io, senders=self._senders, trace=self._trace)
         task = converse(wire, self._source, self._control)
-        self._open[task] = host
+        self._open[task] = _Caller(host, wire, time.monotonic())
         task.add_done_callback(self._left)
+
+    def _give_way(self, host: str = "") -> bool:
+        """Hang up on the one, of a host if one is named, that has said nothing for longest, if that is long; says whether there was one."""
+        until = time.monotonic() - SILENT_TIME
+        for task, other in self._open.items():
+            if other.since > until:
+                return False
+            if not other.wire.heard and not other.wire.closed and host in ("", other.host):
+                other.wire.close()
+                task.cancel()
+                return True
+        return False
 
     def _left(self, task: asyncio.Task[None]) -> None:
         del self._open[task]
@@ -138,6 +162,15 @@ def _listening(family: int, target: tuple[Any, ...]) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+@dataclass(frozen=True, slots=True)
+class _Caller:
+    """A connection that came through the door: from where, and when."""
+
+    host: str
+    wire: Wire
+    since: float
 
 
 @dataclass(slots=True)

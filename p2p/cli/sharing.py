@@ -40,10 +40,12 @@ from p2p.peer.reports import (
     Warned,
     Withdrawn,
 )
-from p2p.system import disk_error
+from p2p.system import disk_error, raise_descriptor_limit
 
 Work = Job[PeerConfig]
 
+DESCRIPTORS: Final = 4096
+"""What a peer may have open: a full door for each transport, links, lanes and files."""
 FILES_SHOWN: Final = 1000
 """Most files that `info` lists for people; programs get them all."""
 
@@ -141,6 +143,7 @@ async def _peer(job: Work, *, folder: Path | None = None, link_tracker: Address 
     reporter = Reporter(job.console, config, link_tracker, talks=link_tracker is not None)
     # gRPC's core writes each lost connection to standard error in its own words; what matters of it is told by us.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    raise_descriptor_limit(DESCRIPTORS)
     node = Node(settings, transports.load, reporter, job.trace, job.note)
     try:
         yield node

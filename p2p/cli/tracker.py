@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from argparse import ArgumentParser
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from p2p.cli.common import Job, Parser, Program, add_version, finished, run
 from p2p.config import TrackerConfig
@@ -15,6 +15,8 @@ from p2p.model import Address
 if TYPE_CHECKING:
     from p2p.tracker.server import TrackerServer
 
+DESCRIPTORS: Final = 24_576
+"""As many connections as a server takes, and what else is open."""
 EXAMPLES = """\
 examples:
   bin/tracker                          serve everybody on port 6969; the directory is kept in the state folder
@@ -42,12 +44,14 @@ async def serve(job: Job[TrackerConfig]) -> int:
     import secrets
     from random import Random
 
+    from p2p.system import raise_descriptor_limit
     from p2p.tracker.server import ServerConfig, TrackerServer
     from p2p.tracker.service import TrackerService
     from p2p.tracker.store import open_store
 
     config, console = job.config, job.console
     console.endless()
+    raise_descriptor_limit(DESCRIPTORS)
     now = asyncio.get_running_loop().time()
     try:
         store = open_store(config.store, now)

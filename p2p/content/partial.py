@@ -444,8 +444,8 @@ class PartialContent:
 
     def _open_at(self, index: int, *, create: bool) -> int:
         if self.manifest.kind == "file":
-            return open_write(self.part, create=create)
-        return open_below(self.part, self._local[index], create=create)
+            return open_write(self._place, create=create)
+        return open_below(self._place, self._local[index], create=create)
 
     @property
     def _many(self) -> bool:

@@ -16,6 +16,7 @@ from p2p.model import BlockSpan, ContentId, FileSpan, is_loopback
 from p2p.peer.holding import Holding
 from p2p.swarm.pace import Pace
 from p2p.swarm.uploads import Ticket, Uploads
+from p2p.system import no_room
 
 DEAF_TIME: Final = 1.0
 """Seconds without a byte sent to anybody, while others wait, after which those being served give their slots away."""
@@ -191,4 +192,6 @@ class Serving:
                 self._changed(holding)
             raise
         except DiskError as error:
+            if no_room(error):
+                raise Refused("busy", "this side has too many open files now; ask again later") from error
             raise Refused("disk", WIRE_CODES["disk"]) from error

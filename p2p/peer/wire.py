@@ -22,7 +22,7 @@ from p2p.model import Address, FileSpan, PeerId, canonical_host
 from p2p.peer.dial import reason_of
 from p2p.protocol.messages import Request
 from p2p.protocol.session import Chunk, Event, Session
-from p2p.system import DiskIO, send_bytes
+from p2p.system import DiskIO, no_room, send_bytes
 from p2p.workers import in_thread
 
 LINE_TIME: Final = 10.0
@@ -64,6 +64,8 @@ class Wire:
         self.session = Session(ops, None if trace is None else lambda direction, line: trace(direction, other, line))
         self.peer: PeerId | None = None
         """Who the other side says it is; None is nobody."""
+        self.heard = False
+        """Whether a whole line has come."""
         self._sock = sock
         self._io = io
         self._senders = senders
@@ -92,6 +94,7 @@ class Wire:
                     data = await loop.sock_recv(self._sock, self._read_size)
             self.session.receive_data(data)
         self._line_due = None
+        self.heard = True
         return event
 
     async def read_body_into(self, view: memoryview) -> None:
@@ -138,7 +141,8 @@ class Wire:
     async def send(self, chunks: Sequence[Chunk], pace: Callable[[int], None] | None = None) -> None:
         """Write chunks, whole and in order. Raises `OSError` (`TimeoutError` is one) when the other side is gone, `DiskError` for a file.
 
-        What fails or is cancelled half way hangs up: the other side could not tell where the next line begins.
+        What fails or is cancelled half way hangs up: the other side could not tell where the next line begins. Raises `Refused` before the
+        first byte, so that it may be told, when this side has no thread or no descriptor for files now.
         """
         async with self._writing:
             if self._closed:
@@ -150,6 +154,8 @@ class Wire:
                     return
                 for line in lines:
                     await self._send_bytes(line)
+            except Refused:
+                raise
             except BaseException:
                 self.close()
                 raise
@@ -159,17 +165,20 @@ class Wire:
             raise ConnectionAbortedError("this connection sends no files")
 
         def work() -> None:
-            for chunk in chunks:
-                if isinstance(chunk, FileSpan):
-                    self._io.send_span(self._sock, chunk, STALL_TIME, pace)
-                else:
-                    send_bytes(self._sock, chunk, STALL_TIME)
+            for number, chunk in enumerate(chunks):
+                try:
+                    if isinstance(chunk, FileSpan):
+                        self._io.send_span(self._sock, chunk, STALL_TIME, pace)
+                    else:
+                        send_bytes(self._sock, chunk, STALL_TIME)
+                except OSError as error:
+                    # Both begin with a descriptor of their own, and send nothing without one.
+                    if number == 0 and no_room(error):
+                        raise Refused("busy", "this side has too many open files now; ask again later") from error
+                    raise
 
-        try:
-            # A cancel closes the socket, which ends the send at once.
-            await in_thread(self._senders, work, self.close)
-        except Refused as refused:
-            raise ConnectionAbortedError(str(refused)) from refused
+        # A cancel closes the socket, which ends the send at once.
+        await in_thread(self._senders, work, self.close)
 
     async def _send_bytes(self, data: bytes) -> None:
         rest = memoryview(data)

@@ -2,6 +2,8 @@
 
 Many slow streams from one seed would delay everybody's first piece, so only `slots` blocks are sent at once. Who waits, waits in a queue of
 its own, and the queues are served round robin: a peer that asks for a hundred blocks delays another by one block, not by a hundred.
+Ids cost nothing, hosts do: all callers of one host together have `SEATS` places in a round, so that one which says a hundred ids delays
+others by so many blocks, not by a hundred.
 
 While nobody waits, who takes what it gets at once gets several blocks in one turn: most of the cost of a small block is to begin it.
 """
@@ -20,6 +22,9 @@ SLOTS: Final = 4
 WAITING_OF_ONE: Final = 64
 WAITING_IN_ALL: Final = 4096
 
+SEATS: Final = 4
+"""Callers of one host that are served in a round; more of them take turns."""
+
 TURN: Final = MAX_BLOCK
 """Most bytes of a turn: one long block, or several short ones."""
 QUICK: Final = 0.02
@@ -31,13 +36,25 @@ Ticket = Hashable
 """Whatever the caller knows one request by."""
 
 
+class _Line:
+    """Who waits at one host, in turn, and how many places it has in the round."""
+
+    __slots__ = ("queues", "seats")
+
+    def __init__(self) -> None:
+        self.queues: dict[str, deque[Ticket]] = {}
+        self.seats = 0
+
+
 class Uploads:
     """The queue of one peer. `ask` and `done` return the tickets that may be served from now on."""
 
     def __init__(self, slots: int = SLOTS) -> None:
         self._slots = slots
         self._serving: set[Ticket] = set()
-        self._queues: dict[str, deque[Ticket]] = {}
+        self._lines: dict[str, _Line] = {}
+        self._round: deque[str] = deque()
+        """Hosts in the order in which they are served, each as often as it has seats."""
         self._waiting = 0
         self._quick: dict[str, None] = {}
 
@@ -58,11 +75,15 @@ class Uploads:
 
     def ask(self, who: str, ticket: Ticket) -> list[Ticket]:
         """A request came from `who`. Raises `Refused("busy")` when it has too many waiting, or all have."""
-        queue = self._queues.get(who)
+        host = _host_of(who)
+        line = self._lines.get(host) or _Line()
+        queue = line.queues.get(who)
         if self._waiting >= WAITING_IN_ALL or (queue is not None and len(queue) >= WAITING_OF_ONE):
             raise Refused("busy", "too many blocks are asked for at once")
         if queue is None:
-            queue = self._queues[who] = deque()
+            queue = line.queues[who] = deque()
+            self._lines[host] = line
+            self._seat(host, line)
         queue.append(ticket)
         self._waiting += 1
         return self._admit()
@@ -88,23 +109,49 @@ class Uploads:
                 del self._quick[next(iter(self._quick))]
 
     def _forget(self, ticket: Ticket) -> None:
-        for who, queue in self._queues.items():
-            if ticket in queue:
-                queue.remove(ticket)
-                self._waiting -= 1
-                if not queue:
-                    del self._queues[who]
-                return
+        for host, line in self._lines.items():
+            for who, queue in line.queues.items():
+                if ticket in queue:
+                    queue.remove(ticket)
+                    self._waiting -= 1
+                    if not queue:
+                        del line.queues[who]
+                        self._unseat(host, line)
+                    return
+
+    def _seat(self, host: str, line: _Line) -> None:
+        """Give a host one more place at the end of the round, if it has callers for it."""
+        if line.seats < min(len(line.queues), SEATS):
+            line.seats += 1
+            self._round.append(host)
+
+    def _unseat(self, host: str, line: _Line) -> None:
+        """Take the place of a caller that waits no more."""
+        if line.seats > len(line.queues):
+            line.seats -= 1
+            self._round.remove(host)
+        if not line.queues:
+            del self._lines[host]
 
     def _admit(self) -> list[Ticket]:
         admitted: list[Ticket] = []
-        while self._queues and len(self._serving) < self._slots:
-            who, queue = next(iter(self._queues.items()))
+        while self._round and len(self._serving) < self._slots:
+            host = self._round.popleft()
+            line = self._lines[host]
+            line.seats -= 1
+            who, queue = next(iter(line.queues.items()))
             ticket = queue.popleft()
-            del self._queues[who]
+            del line.queues[who]
             if queue:
-                self._queues[who] = queue
+                line.queues[who] = queue
+            self._seat(host, line)
+            if not line.queues:
+                del self._lines[host]
             self._waiting -= 1
             self._serving.add(ticket)
             admitted.append(ticket)
         return admitted
+
+
+def _host_of(who: str) -> str:
+    return who.rpartition("@")[2]

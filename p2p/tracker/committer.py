@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Final, Protocol
 
 from p2p.errors import Refused
 from p2p.tracker.store.base import TrackerStore
+from p2p.workers import in_thread
 
 RETRY_DELAY: Final = 0.5
 """Seconds between a commit that failed and the next try."""
@@ -79,7 +81,7 @@ class Committer:
         changes = self._store.take_pending()
         written = False
         try:
-            await asyncio.get_running_loop().run_in_executor(self._pool, self._store.commit, changes)
+            await in_thread(self._pool, partial(self._store.commit, changes))
             written = True
         except Refused as error:
             # Once a stall, not once a try.

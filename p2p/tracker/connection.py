@@ -58,11 +58,11 @@ class Connection(asyncio.BufferedProtocol):
         "_held",
         "_last_step",
         "_line_since",
-        "_opened",
         "_server",
         "_session",
         "_transport",
         "asker",
+        "opened",
     )
 
     def __init__(self, server: TrackerServer) -> None:
@@ -70,7 +70,7 @@ class Connection(asyncio.BufferedProtocol):
         self._admitted = False
         self._fresh = True  # nothing has come yet
         self._held: deque[_Held] = deque()
-        self._opened = server.now()
+        self.opened = server.now()
         self._heard: float | None = None
         self._line_since: float | None = None
         self._blocked_since: float | None = None
@@ -121,7 +121,7 @@ class Connection(asyncio.BufferedProtocol):
     def check(self, now: float) -> None:
         """End it if a deadline has passed; called about once a second."""
         limits = self._server.config
-        message_since = self._opened if self._heard is None else self._line_since
+        message_since = self.opened if self._heard is None else self._line_since
         stuck_since = self._blocked_since if self._ended is None else self._ended
         if stuck_since is not None:
             if now - stuck_since > limits.write_timeout:
@@ -176,6 +176,8 @@ class Connection(asyncio.BufferedProtocol):
             if event is None:
                 self._transport.resume_reading()
                 break
+            if self._heard is None:
+                self._server.heard(self)
             self._heard = now
             if isinstance(event, Asked):
                 self._handle(event, now, out)

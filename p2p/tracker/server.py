@@ -17,7 +17,7 @@ from p2p.protocol.tracker_messages import TRACKER_OPS
 from p2p.tracker.committer import Committer
 from p2p.tracker.connection import READ_SIZE, Connection
 from p2p.tracker.handout import LOOPBACK, kind_of
-from p2p.tracker.listener import Listener
+from p2p.tracker.listener import BURST, Listener
 from p2p.tracker.service import TrackerService
 
 Trace = Callable[[str, str, bytes], None]
@@ -37,8 +37,11 @@ class ServerConfig:
     port: int = 6969
     """0 takes a free port."""
     max_connections: int = 20_000
+    """Over it, as over any other bound, one that has said nothing yet gives way, or the newcomer is told `busy`."""
     max_per_host: int = 1_024
     """Connections from one address; loopback may use all there are."""
+    silent_timeout: float = 1.0
+    """How long a connection may say nothing before it gives way where there is no room for another."""
     message_timeout: float = 10.0
     """From the first byte of a line (or, for the first line, from the start) until all of it is here."""
     write_timeout: float = 30.0
@@ -70,6 +73,7 @@ class TrackerServer:
         self.idle_timeout = float(self.config.idle_ttls * service.ttl)
         self.committer = Committer(service.store)
         self._connections: set[Connection] = set()  # also those that are just being told that there are too many
+        self._silent: dict[Connection, None] = {}  # those that have said nothing whole, the first first
         self._per_host: Counter[str] = Counter()
         self._listener = Listener(lambda: Connection(self), self.note_refusal)
         self._ticker: asyncio.Task[None] | None = None
@@ -132,17 +136,37 @@ class TrackerServer:
         """Count a new connection, unless there are too many in all or from its host."""
         host = connection.host
         self._connections.add(connection)
-        if self.service.connections >= self.config.max_connections:
-            return False
         if self._per_host[host] >= self.config.max_per_host and kind_of(host) != LOOPBACK:
+            room = self._give_way(host)
+        else:
+            room = self.service.connections < self.config.max_connections or self._give_way()
+        if not room:
             return False
+        self._silent[connection] = None
         self._per_host[host] += 1
         self.service.connections += 1
         return True
 
+    def heard(self, connection: Connection) -> None:
+        """A connection has said something whole: it need not give way any more."""
+        self._silent.pop(connection, None)
+
+    def _give_way(self, host: str = "") -> bool:
+        """End the connection, of a host if one is named, that has said nothing for longest, if that is long; says whether there was one."""
+        until = self.now() - self.config.silent_timeout
+        for connection in self._silent:
+            if connection.opened > until:
+                return False
+            if host in ("", connection.host):
+                del self._silent[connection]
+                connection.abort()
+                return True
+        return False
+
     def release(self, connection: Connection, *, admitted: bool) -> None:
         """Forget a connection that is over."""
         self._connections.discard(connection)
+        self._silent.pop(connection, None)
         if not admitted:
             return
         self.service.connections -= 1
@@ -156,7 +180,10 @@ class TrackerServer:
             log.info("closed %s: %s", other, code)
 
     def note_refusal(self, error: OSError) -> None:
-        """Log that the system gives us no more connections."""
+        """Log that the system gives us no more connections, and make room for those that wait."""
+        for _ in range(BURST):
+            if not self._give_way():
+                break
         if self._may_log():
             log.warning("cannot accept connections now: %s", error.strerror or error)
 

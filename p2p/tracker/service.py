@@ -150,7 +150,7 @@ class TrackerService:
     def _login(self, request: Login, asker: Asker, now: float) -> LoginAnswer:
         secret = self._token()
         key = _digest(secret)
-        self.store.put_session(key, request.user, now)
+        self.store.put_session(key, request.user, now, asker.host)
         asker.session = key
         return LoginAnswer(session=secret, ttl=self.ttl)
 

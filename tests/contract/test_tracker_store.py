@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -338,7 +339,7 @@ def test_compatible_forms_and_cases_fold_to_one() -> None:
 
 
 def test_a_cap_refuses_all_of_an_announce_or_nothing(opened: Opener) -> None:
-    store = opened(Caps(contents_per_peer=3, peers=2, pairs=4, sessions=2))
+    store = opened(Caps(contents_per_peer=3, peers=2, pairs=4, sessions=2, of_host=1.0))
     store.put_session("s", "alice", 0.0)
     one, two = put(store, 1), put(store, 2)
     with pytest.raises(Refused, match="no more peers") as caught:
@@ -387,3 +388,42 @@ def test_a_heartbeat_that_changes_nothing_leaves_nothing_to_write(opened: Opener
     assert not store.unsaved
     assert not store.take_pending()
     store.interrupt()
+
+
+def test_one_host_cannot_take_all_the_room_for_sessions_peers_and_contents_but_loopback_may(opened: Opener) -> None:
+    store = opened(Caps(peers=20, pairs=20, sessions=20, of_host=0.1))
+    for first, (host, room) in enumerate((("10.0.0.66", 2), ("127.0.0.1", 10), ("10.0.0.7", 2))):
+
+        def one(number: int, session: int, host: str = host, first: int = 100 * first) -> PeerRecord:
+            return dataclasses.replace(record(first + number, f"{host} {session}"), host=host)
+
+        for number in range(room):
+            store.put_session(f"{host} {number}", "eve", 0.0, host)
+            store.put_peer(one(number, number))
+        if host.startswith("127."):
+            continue
+        with pytest.raises(Refused) as refused:
+            store.put_session(f"{host} more", "eve", EVICT_IDLE - 1, host)
+        assert refused.value.code == "quota"
+        with pytest.raises(Refused, match="host"):
+            store.put_peer(one(50, 0))
+        mine = store.peer(one(0, 0).id)
+        assert mine is not None
+        store.put_claims(mine, [claim(1), claim(2)])
+        with pytest.raises(Refused, match="host"):
+            store.put_claims(mine, [claim(3)])
+        store.drop_claims(mine, [claim(1).id])
+        store.put_claims(mine, [claim(3)])
+        store.drop_peer(mine)
+        store.put_peer(one(51, 0))
+        # Sessions without peers make room for new ones of their host when they were idle for long; each try looks at one of them.
+        store.drop_session(f"{host} 1")
+        store.put_session(f"{host} more", "eve", 0.0, host)
+        for _ in range(2):
+            try:
+                store.put_session(f"{host} again", "eve", EVICT_IDLE, host)
+            except Refused:
+                continue
+            break
+        assert store.session(f"{host} again") is not None
+        assert store.session(f"{host} more") is None

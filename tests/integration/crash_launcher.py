@@ -30,7 +30,6 @@ KINDS: Final = (
     "ftruncate",
     "fsync",
     "fdatasync",
-    "sync",
     "link",
     "rename",
     "replace",
@@ -56,13 +55,13 @@ class Crasher:
         self._real: dict[str, Callable[..., Any]] = {kind: getattr(os, kind) for kind in KINDS}
 
     def install(self) -> None:
-        """Wrap the functions of `os`."""
+        """Wrap the functions of `os`, and the one call that `os` does not have: to sync a whole disk."""
         for kind in KINDS:
-            setattr(os, kind, self._wrapped(kind))
+            setattr(os, kind, self._wrapped(kind, self._real[kind]))
+        system = import_module("p2p.system")
+        system.sync_disk = self._wrapped("sync", system.sync_disk)  # type: ignore[attr-defined]
 
-    def _wrapped(self, kind: str) -> Callable[..., Any]:
-        real = self._real[kind]
-
+    def _wrapped(self, kind: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **more: Any) -> Any:
             paths = self._paths(kind, arguments, more)
             if paths is None:

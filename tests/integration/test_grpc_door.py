@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import resource
@@ -26,7 +27,7 @@ from p2p.system import disk_io
 from protos import transfer_pb2_grpc
 from protos.transfer_pb2 import Block, ReadRequest
 from tests.integration.raw_http2 import RawCaller
-from tests.leaks import contained
+from tests.leaks import contained, open_descriptors
 from tests.shelf import CONTENT, PIECE, SIZE, Shelf
 from tests.waiting import until
 from transports.grpc import GrpcTransport, door
@@ -504,3 +505,40 @@ def test_a_file_that_became_shorter_is_no_refusal(act: Act) -> None:
         assert "shorter" in details
 
     act(play)
+
+
+@pytest.mark.skipif(tuple(map(int, grpc.__version__.split(".")[:2])) < (1, 65), reason="an older gRPC has no such bound")
+def test_case_60_connections_over_the_bound_are_hung_up_on_and_those_inside_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert dict(door.OPTIONS)["grpc.max_allowed_incoming_connections"] == door.CONNECTIONS
+    monkeypatch.setattr(door, "OPTIONS", tuple({**dict(door.OPTIONS), "grpc.max_allowed_incoming_connections": 8}.items()))
+    before = len(open_descriptors())
+
+    async def work() -> None:
+        shelf = Shelf(tmp_path / "shelf", random.Random(7).randbytes(SIZE))
+        listener = await GrpcTransport(disk_io()).listen(shelf, Address("127.0.0.1", 0))
+        inside = await GrpcTransport(disk_io()).connect(Address("127.0.0.1", listener.port), PeerId("6a" * 16))
+        block = memoryview(bytearray(1000))
+        await inside.fetch(CONTENT, BlockSpan(0, 0, 1000), block)
+        crowd = [await asyncio.open_connection("127.0.0.1", listener.port) for _ in range(100)]
+        for _, writer in crowd:
+            writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0)))
+        ends = [asyncio.create_task(_ended(reader)) for reader, _ in crowd]
+        await until(lambda: sum(end.done() for end in ends) >= 92)
+        assert len(open_descriptors()) - before - len(crowd) < 60, "what was hung up on is closed on this side"
+        await inside.fetch(CONTENT, BlockSpan(0, 0, 1000), block)
+        assert bytes(block) == shelf.bytes_of(BlockSpan(0, 0, 1000))
+        for _, writer in crowd:
+            writer.transport.abort()
+        await asyncio.gather(*ends)
+        await inside.close()
+        await listener.close()
+        os.close(shelf.fd)
+
+    contained(work, seconds=40, kept=KEPT)
+
+
+async def _ended(reader: asyncio.StreamReader) -> None:
+    """Wait until the other side has hung up."""
+    with contextlib.suppress(ConnectionError):
+        while await reader.read(1000):
+            pass

@@ -549,6 +549,27 @@ def test_too_many_connections_are_told_busy_in_one_line(start: Starter) -> None:
     fresh_ping(running)
 
 
+@pytest.mark.parametrize("bound", ["max_connections", "max_per_host"])
+def test_case_12_one_that_says_nothing_gives_way_to_a_newcomer_and_one_that_spoke_does_not(
+    start: Starter, monkeypatch: pytest.MonkeyPatch, bound: str
+) -> None:
+    monkeypatch.setattr("p2p.tracker.server.kind_of", lambda host: "private")
+    running = start(**{bound: 3})
+    spoke, silent, slow = running.connect(), running.connect(), running.connect()
+    assert spoke.ask("ping")["ok"]
+    slow.send(b'{"op"')
+    until(lambda: running.connections() == 3, "all are in")
+    assert running.connect().hear()["error"] == "busy"
+    running.later += 1.1
+    newcomers = [running.connect(), running.connect()]
+    assert all(one.ask("ping")["ok"] for one in newcomers)
+    assert silent.over()
+    assert slow.over()
+    running.later += 1.1
+    assert running.connect().hear()["error"] == "busy"
+    assert spoke.ask("ping")["ok"]
+
+
 def test_one_source_cannot_take_all_connections_but_loopback_may(start: Starter, monkeypatch: pytest.MonkeyPatch) -> None:
     running = start(max_per_host=1)
     assert running.connect().ask("ping")["ok"]
@@ -950,6 +971,25 @@ def test_case_60_without_descriptors_the_tracker_backs_off_goes_on_and_recovers(
         _, errors = tracker.end(signal.SIGTERM)
     assert len(errors) < 100_000
     assert b"Traceback" not in errors
+
+
+@posix_only
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_case_12_a_tracker_takes_more_descriptors_than_it_was_given_at_first_where_it_may() -> None:
+    def few() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (128, 2048))
+
+    tracker = Tracker("memory", preexec_fn=few)
+    crowd: list[socket.socket] = []
+    try:
+        crowd += [socket.create_connection((tracker.address.host, tracker.address.port), timeout=5) for _ in range(300)]
+        with closing(Client(tracker.address)) as client:
+            assert client.ask("stats")["connections"] == 301
+    finally:
+        for sock in crowd:
+            sock.close()
+        _, errors = tracker.end(signal.SIGTERM)
+    assert errors == b""
 
 
 def processor_seconds(pid: int) -> float:

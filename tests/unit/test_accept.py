@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from p2p import accept
 from p2p.accept import Acceptor
 from tests.leaks import contained
+from tests.waiting import until
 
 
 def door() -> socket.socket:
@@ -122,3 +124,27 @@ def _without_add_reader(monkeypatch: pytest.MonkeyPatch, loop: asyncio.AbstractE
         raise NotImplementedError
 
     monkeypatch.setattr(loop, "add_reader", none)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="limits of POSIX")
+def test_case_60_newcomers_wait_while_only_the_descriptors_kept_for_those_inside_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work() -> None:
+        monkeypatch.setattr(accept, "PAUSE", 0.01)
+        sock, taken, refused = door(), list[socket.socket](), list[OSError]()
+        lowest = os.dup(sock.fileno())
+        os.close(lowest)
+        room = [lowest * 4]
+        monkeypatch.setattr(accept, "descriptor_limit", lambda: room[0])
+        monkeypatch.setattr(accept, "KEPT", room[0] - lowest)
+        acceptor = Acceptor(sock, lambda one, _host: taken.append(one), refused.append)
+        room[0] = lowest
+        caller = knock(sock)
+        await until(lambda: refused)
+        assert (taken, refused[0].errno) == ([], errno.EMFILE)
+        room[0] = 1 << 20
+        await until(lambda: taken)
+        acceptor.close()
+        for one in (caller, *taken):
+            one.close()
+
+    contained(work)

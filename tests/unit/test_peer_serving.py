@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import threading
 import time
 from collections.abc import Iterator
@@ -85,6 +86,21 @@ def test_a_disk_that_fails_is_told_as_such_without_our_paths_and_frees_the_slot(
                     pass
         assert refused.value.code == "disk"
         assert "alice" not in str(refused.value)
+        assert scene.serving._uploads.serving == 0
+
+    contained(work)
+
+
+def test_case_60_a_file_that_cannot_be_opened_for_want_of_descriptors_is_busy_and_goes_on_being_shared() -> None:
+    async def work() -> None:
+        scene = Scene()
+        fault = scene.storage.fault = DiskError("cannot open 'x'")
+        fault.__cause__ = OSError(errno.EMFILE, "Too many open files")
+        with pytest.raises(Refused) as refused:
+            async with scene.serving.blocks("a", CONTENT, [BLOCK]):
+                pass
+        assert refused.value.code == "busy"
+        assert scene.changed == []
         assert scene.serving._uploads.serving == 0
 
     contained(work)

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import socket
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
+from p2p.errors import Refused
+from p2p.model import FileSpan
 from p2p.peer import wire as module
 from p2p.peer.dial import prepare
 from p2p.peer.wire import Wire
@@ -62,3 +70,45 @@ def test_a_side_that_takes_nothing_is_given_up_and_hung_up_on(monkeypatch: pytes
         far.close()
 
     contained(work)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="limits of POSIX")
+def test_cases_60_62_what_cannot_be_sent_for_want_of_a_descriptor_or_a_thread_is_refused_and_the_connection_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+
+    async def work() -> None:
+        loop = asyncio.get_running_loop()
+        wire, far = await connected()
+        wire._senders = senders = ThreadPoolExecutor(1)
+        fd = os.open(tmp_path / "file", os.O_RDONLY)
+
+        for owner, name, fault, code in (
+            (threading.Thread, "start", RuntimeError("can't start new thread"), "unavailable"),
+            (socket.socket, "dup", OSError(errno.EMFILE, "too many"), "busy"),
+        ):
+            with monkeypatch.context() as broken:
+                broken.setattr(owner, name, _raising(fault))
+                with pytest.raises(Refused) as refused:
+                    await wire.send([b"line\n", FileSpan(fd, 0, 7)])
+            assert refused.value.code == code
+            assert not wire.closed
+        await wire.send([b"line\n", FileSpan(fd, 0, 7)])
+        got = b""
+        while len(got) < 12:
+            got += await loop.sock_recv(far, 100)
+        assert got == b"line\ncontent", "and nothing of what was refused"
+        os.close(fd)
+        wire.close()
+        far.close()
+        senders.shutdown()
+
+    contained(work)
+
+
+def _raising(fault: Exception) -> Callable[..., None]:
+    def fail(*_: object) -> None:
+        raise fault
+
+    return fail

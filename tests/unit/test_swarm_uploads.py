@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Hashable
+
 import pytest
 
 from p2p.errors import Refused
-from p2p.swarm.uploads import QUICK, TURN, WAITING_IN_ALL, WAITING_OF_ONE, Uploads
+from p2p.swarm.uploads import QUICK, SEATS, TURN, WAITING_IN_ALL, WAITING_OF_ONE, Uploads
 
 
 def test_only_as_many_as_there_are_slots_are_served_at_once() -> None:
@@ -99,3 +102,52 @@ def test_only_so_many_are_remembered_as_quick() -> None:
         uploads.took(f"peer {number}", 0.0)
     quick = [number for number in range(2000) if uploads.turn(f"peer {number}")]
     assert quick == list(range(2000 - 256, 2000))
+
+
+def test_a_host_that_says_a_hundred_ids_delays_another_by_few_blocks_and_each_of_its_ids_has_its_turn() -> None:
+    uploads = Uploads(slots=1)
+    for at in range(3):
+        for number in range(100):
+            uploads.ask(f"{number:032x}@10.0.0.66", ("crowd", number, at))
+    for at in range(3):
+        uploads.ask(f"{7:032x}@10.0.0.7", ("honest", 7, at))
+    served: list[object] = [("crowd", 0, 0)]
+    while uploads.serving:
+        served += uploads.done(served[-1])
+    assert len(served) == len(set(served)) == 303
+    honest = [at for at, ticket in enumerate(served) if ticket[0] == "honest"]  # type: ignore[index]
+    assert honest[-1] <= 3 * (SEATS + 1)
+    rest = [ticket[1] for ticket in served if ticket[0] == "crowd"]  # type: ignore[index]
+    assert rest[:100] == list(range(100)), "nobody of the crowd comes twice before all have come once"
+
+
+def test_hosts_come_and_go_in_any_order_and_every_ticket_is_served_or_forgotten_once() -> None:
+    seed = random.randrange(1 << 30)
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    uploads, waiting, serving = Uploads(slots=3), set[int](), set[int]()
+
+    def admit(tickets: list[Hashable]) -> None:
+        assert waiting >= set(tickets)
+        for ticket in tickets:
+            assert isinstance(ticket, int)
+            waiting.remove(ticket)
+            serving.add(ticket)
+
+    for ticket in range(3000):
+        waiting.add(ticket)
+        admit(uploads.ask(f"{rng.randrange(9)}@{rng.randrange(3)}", ticket))
+        for _ in range(rng.randrange(3)):
+            if serving or waiting:
+                gone = rng.choice(sorted(serving | waiting))
+                serving.discard(gone)
+                waiting.discard(gone)
+                admit(uploads.done(gone))
+        assert (uploads.serving, uploads.waiting) == (len(serving), len(waiting))
+        assert len(uploads._round) == sum(line.seats for line in uploads._lines.values())
+    for ticket in sorted(waiting):
+        uploads.done(ticket)
+    for ticket in sorted(serving):
+        uploads.done(ticket)
+    assert not uploads._lines
+    assert not uploads._round

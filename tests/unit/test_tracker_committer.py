@@ -181,3 +181,35 @@ def test_a_store_in_memory_never_starts_a_thread() -> None:
         assert threading.active_count() == before
 
     asyncio.run(run())
+
+
+def test_case_62_without_a_thread_a_commit_fails_as_unavailable_and_is_made_once_when_there_is_one(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(committer, "RETRY_DELAY", 0.01)
+
+    def fail(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def work() -> None:
+        disk = SlowDisk()
+        disk.may_go.set()
+        commits = Committer(disk)
+        disk.pending["a"] = 1
+        with monkeypatch.context() as broken:
+            broken.setattr(threading.Thread, "start", fail)
+            commits.kick()
+            async with asyncio.timeout(5):
+                while not commits._failing:  # noqa: ASYNC110 (a few turns)
+                    await asyncio.sleep(0.01)
+                await asyncio.sleep(0.05)
+        disk.pending["b"] = 2
+        async with asyncio.timeout(5):
+            while disk.unsaved:  # noqa: ASYNC110 (a few turns)
+                await asyncio.sleep(0.01)
+        assert disk.written == [{"a": 1, "b": 2}], "what was called off is not written behind our back"
+        await commits.stop(1)
+
+    asyncio.run(work())
+    assert "Traceback" not in caplog.text
+    assert len(caplog.records) == 1

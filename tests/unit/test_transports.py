@@ -8,6 +8,7 @@ import json
 import os
 import random
 import socket
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -224,5 +225,37 @@ def test_requests_that_come_together_are_answered_in_order_however_many_the_sour
         await listener.close()
         assert shelf.entered == shelf.left
         os.close(shelf.fd)
+
+    contained(work)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "10.0.0.66"])
+def test_case_12_one_that_says_nothing_gives_way_to_a_newcomer_and_one_that_spoke_does_not(
+    monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    monkeypatch.setattr(tcp, "CONNECTIONS" if host == "127.0.0.1" else "CONNECTIONS_OF_ONE", 5)
+    monkeypatch.setattr(tcp, "is_loopback", lambda _: host == "127.0.0.1")
+    monkeypatch.setattr(tcp, "SILENT_TIME", 0.2)
+
+    async def work() -> None:
+        listener = await TcpTransport(disk_io()).listen(NoSource(RuntimeError()), LOOPBACK)
+        assert isinstance(listener, tcp.TcpListener)
+        _, spoke = await _told(listener, PING)
+        silent = [await asyncio.open_connection("127.0.0.1", listener.port) for _ in range(4)]
+        await until(lambda: len(listener._open) == 5)
+        heard, early = await _told(listener)
+        assert heard["error"] == "busy", "nobody was silent for long"
+        began = max(one.since for one in listener._open.values())
+        await until(lambda: time.monotonic() > began + 0.2)
+        newcomers = [await _told(listener, PING) for _ in range(4)]
+        assert [told["error"] for told, _ in newcomers] == ["unsupported"] * 4
+        for reader, _ in silent:
+            assert await reader.read() == b""
+        heard, late = await _told(listener, PING)
+        assert heard["error"] == "busy", "all have spoken"
+        assert not spoke.transport.is_closing()
+        for writer in (spoke, early, late, *(writer for _, writer in (*silent, *newcomers))):
+            writer.transport.abort()
+        await listener.close()
 
     contained(work)

@@ -57,6 +57,8 @@ CALLS: Final = 512
 """Calls that wait for a thread of gRPC, or for their request, at once; over it, gRPC itself refuses the newcomer."""
 STOP_TIME: Final = 1.5
 """Seconds that gRPC may take to end all calls at the end."""
+CONNECTIONS: Final = 1024
+"""Connections that are open at once, as at a TCP door; gRPC hangs up on a newcomer beyond (1.65 and later; an older one knows no bound)."""
 ASKERS: Final = 1024
 """Connections whose chunk size is remembered."""
 
@@ -66,6 +68,7 @@ OPTIONS: Final[Sequence[tuple[str, int]]] = (
     ("grpc.max_send_message_length", MAX_CHUNK + 1024),
     ("grpc.max_metadata_size", 8192),
     ("grpc.max_concurrent_streams", 128),
+    ("grpc.max_allowed_incoming_connections", CONNECTIONS),
     NO_COMPRESSION,
     ("grpc.server_handshake_timeout_ms", 10_000),
     ("grpc.max_connection_idle_ms", 90_000),

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple, Protocol
 from unicodedata import normalize
 
 from p2p.frozen import frozen
-from p2p.model import ContentId, PeerId
+from p2p.model import ContentId, PeerId, is_loopback
 
 
 @frozen
@@ -23,6 +23,12 @@ class Caps:
     peers: int = 100_000
     pairs: int = 5_000_000
     sessions: int = 100_000
+    of_host: float = 0.1
+    """The part of peers, pairs and sessions that one host may have, so that none can lock the others out; loopback may have all."""
+
+    def at(self, host: str, cap: int) -> int:
+        """How many of `cap` a host may have. A host that is not known may have all."""
+        return cap if not host or is_loopback(host) else max(1, int(cap * self.of_host))
 
 
 EVICT_IDLE: Final = 3600.0
@@ -41,6 +47,8 @@ class SessionRecord:
     created: float
     used: float
     """When it was last opened, resumed, or left by its last peer."""
+    host: str = ""
+    """The address that opened it, if that is known."""
     peers: set[PeerId] = field(default_factory=set)
 
 
@@ -127,8 +135,8 @@ class TrackerStore(Protocol):
 
     # -- sessions
 
-    def put_session(self, key: str, user: str, now: float) -> None:
-        """Keep a new session. Raises `Refused("quota")`."""
+    def put_session(self, key: str, user: str, now: float, host: str = "") -> None:
+        """Keep a new session, opened from `host`. Raises `Refused("quota")`."""
 
     def session(self, key: str) -> SessionRecord | None:
         """The session with this key."""

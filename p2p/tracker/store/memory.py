@@ -8,7 +8,7 @@ that hold the word, and real directories have about as many terms as names (numb
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import compress, repeat
 from operator import attrgetter, contains
@@ -29,6 +29,9 @@ _BLOCK: Final = 1024
 class MemoryStore:
     """`TrackerStore` in memory. A store that also writes to disk overrides `_session_changed`, `_peer_changed` and `_claim_changed`."""
 
+    _loading = False
+    """Whether what comes was kept before, so that no cap may refuse it."""
+
     def __init__(self, caps: Caps | None = None) -> None:
         self._caps = caps or Caps()
         self._sessions: OrderedDict[str, SessionRecord] = OrderedDict()  # longest unused first
@@ -38,16 +41,24 @@ class MemoryStore:
         self._contents_of: dict[PeerRecord, dict[ContentRecord, None]] = {}
         self._sorted_peers: Sorted[PeerRecord] = Sorted()
         self._sorted_contents: Sorted[ContentRecord] = Sorted()
+        self._sessions_at: dict[str, OrderedDict[str, SessionRecord]] = {}  # of each host, in the order in which they were looked at
+        self._peers_at: Counter[str] = Counter()
+        self._pairs_at: Counter[str] = Counter()
         self._pairs = 0
         self._bytes = 0
 
     # -- sessions ------------------------------------------------------------------------------------------------------------------
 
-    def put_session(self, key: str, user: str, now: float) -> None:
+    def put_session(self, key: str, user: str, now: float, host: str = "") -> None:
         """Keep a new session. Raises `Refused("quota")`."""
+        mine: OrderedDict[str, SessionRecord] = self._sessions_at.get(host, OrderedDict())
+        if len(mine) >= self._caps.at(host, self._caps.sessions):
+            self._evict_of_host(mine, now)
         if len(self._sessions) >= self._caps.sessions:
             self._evict_session(now)
-        self._sessions[key] = record = SessionRecord(key, user, now, now)
+        self._sessions[key] = record = SessionRecord(key, user, now, now, host=host)
+        if host:
+            self._sessions_at.setdefault(host, mine)[key] = record
         self._session_changed(record, alive=True)
 
     def session(self, key: str) -> SessionRecord | None:
@@ -66,6 +77,11 @@ class MemoryStore:
         record = self._sessions.pop(key, None)
         if record is None:
             return Gone(0, 0)
+        if record.host:
+            mine = self._sessions_at[record.host]
+            del mine[key]
+            if not mine:
+                del self._sessions_at[record.host]
         peers = [self._peers[peer_id] for peer_id in record.peers]
         pairs = sum([self.drop_peer(peer) for peer in peers])
         self._session_changed(record, alive=False)
@@ -76,6 +92,14 @@ class MemoryStore:
         if oldest is None or oldest.used + EVICT_IDLE > now:
             raise Refused("quota", "the tracker keeps no more sessions; ask again later")
         self.drop_session(oldest.key)
+
+    def _evict_of_host(self, mine: OrderedDict[str, SessionRecord], now: float) -> None:
+        """Make room among the sessions of one host. It looks at one of them, for who is at its cap may ask for this all day."""
+        record = next(iter(mine.values()))
+        if record.peers or record.used + EVICT_IDLE > now:
+            mine.move_to_end(record.key)
+            raise Refused("quota", "your host has more sessions than the tracker keeps for one; ask again later")
+        self.drop_session(record.key)
 
     def _oldest_session(self, now: float) -> SessionRecord | None:
         """The session without peers that is unused for longest. Those with peers are in use and move to the end as they are met."""
@@ -95,6 +119,9 @@ class MemoryStore:
         if known is None:
             if len(self._peers) >= self._caps.peers:
                 raise Refused("quota", "the tracker keeps no more peers; ask again later")
+            if self._peers_at[record.host] >= self._caps.at(record.host, self._caps.peers) and not self._loading:
+                raise Refused("quota", "your host has more peers than the tracker keeps for one; ask again later")
+            self._peers_at[record.host] += 1
             self._peers[record.id] = record
             self._contents_of[record] = {}
             self._sessions[record.session].peers.add(record.id)
@@ -115,9 +142,19 @@ class MemoryStore:
             self._sorted_peers.view()
             known.order = fresh.order
             self._sorted_peers.add(known)
+        if known.host != fresh.host:
+            self._count(known.host, -1, -known.contents)
+            self._count(fresh.host, 1, known.contents)
         known.name, known.host, known.advertised = fresh.name, fresh.host, fresh.advertised
         known.listen, known.room = fresh.listen, fresh.room
         self.touch_peer(known, fresh.seen)
+
+    def _count(self, host: str, peers: int, pairs: int) -> None:
+        """Note that a host has more peers and pairs, or fewer."""
+        for counter, change in ((self._peers_at, peers), (self._pairs_at, pairs)):
+            counter[host] += change
+            if not counter[host]:
+                del counter[host]
 
     def touch_peer(self, peer: PeerRecord, now: float) -> None:
         """Renew a lease."""
@@ -149,6 +186,7 @@ class MemoryStore:
         for content in contents:
             self._unhold(content, peer)
         self._pairs -= len(contents)
+        self._count(peer.host, -1, -len(contents))
         session = self._sessions.get(peer.session)
         if session is not None:
             session.peers.discard(peer.id)
@@ -166,6 +204,8 @@ class MemoryStore:
             raise Refused("quota", f"a peer may announce at most {self._caps.contents_per_peer} contents")
         if new and self._pairs + new > self._caps.pairs:
             raise Refused("quota", "the tracker keeps no more contents; ask again later")
+        if new and self._pairs_at[peer.host] + new > self._caps.at(peer.host, self._caps.pairs) and not self._loading:
+            raise Refused("quota", "your host announces more contents than the tracker keeps for one; ask again later")
         for claim in claims:
             content = self._contents.get(claim.id)
             if content is None:
@@ -177,6 +217,7 @@ class MemoryStore:
                 self._claim_changed(peer, claim.id, claim)
             mine[content] = None
         self._pairs += len(mine) - peer.contents
+        self._count(peer.host, 0, len(mine) - peer.contents)
         peer.contents = len(mine)
 
     def _holders(self, content_id: ContentId) -> Mapping[PeerRecord, int]:
@@ -250,6 +291,7 @@ class MemoryStore:
                 self._claim_changed(peer, content_id, None)
         peer.contents = len(mine)
         self._pairs -= before - len(mine)
+        self._count(peer.host, 0, len(mine) - before)
         return before - len(mine)
 
     def content(self, content_id: ContentId) -> ContentRecord | None:

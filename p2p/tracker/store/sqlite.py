@@ -184,10 +184,10 @@ class SqliteStore(MemoryStore):
 
     # -- changes -------------------------------------------------------------------------------------------------------------------
 
-    def put_session(self, key: str, user: str, now: float) -> None:
+    def put_session(self, key: str, user: str, now: float, host: str = "") -> None:
         """Keep a new session. Raises `Refused`: `quota`, or `unavailable` when too much waits for the disk."""
         self._check_pending()
-        super().put_session(key, user, now)
+        super().put_session(key, user, now, host)
 
     def put_peer(self, record: PeerRecord) -> None:
         """Keep a new peer, or the new state of a known one. Raises `Refused`: `quota`, or `unavailable`."""
