@@ -1,0 +1,263 @@
+"""Real peers and a real tracker with a network between them that fails (hostile cases 9, 54 to 57): the right bytes, soon, and nothing left.
+
+The sweeps try a part of all offsets, which chance chooses by a seed that is printed; P2P_TEST_EXAMPLES=N tries N times as many.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from p2p.errors import Refused, Unreachable
+from p2p.model import MIB, Address, ContentId, PeerId
+from p2p.peer import download, finder, links, manifests, wire
+from p2p.peer.node import Node
+from p2p.peer.reports import Progress, SessionChanged, Shared
+from p2p.peer.tracker_client import TrackerClient
+from p2p.protocol.messages import Ping, Request
+from p2p.protocol.tracker_messages import Announce, List, Login, LoginAnswer, Logout, Lookup, Search, Share, Stats
+from p2p.swarm.sources import Policy
+from tests.faulty_network import NONE, Fault, FaultyNetwork
+from tests.integration.crashing import EXAMPLES
+from tests.integration.swarm_kit import Swarm, old_file
+from tests.leaks import contained
+from tests.waiting import until
+
+QUICK = Policy(block_timeout=1.0, patience=8.0, patience_alone=4.0, patience_offline=4.0, tail_patience=0.4, busy_pause=0.2)
+SMALL = random.Random(1).randbytes(1500)
+DATA = random.Random(2).randbytes(3_000_000)
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "STALL_TIME", 1.5)
+    monkeypatch.setattr(links, "ANSWER_TIME", 1.0)
+    monkeypatch.setattr(links, "PING_TIME", 0.7)
+    monkeypatch.setattr(download, "SLOWEST", 64 * MIB)
+    monkeypatch.setattr(finder, "RETRY_TIME", 0.02)
+    for module in (finder, manifests):
+        monkeypatch.setattr(module, "EAGER_TIME", 0.05)
+
+
+def offsets(total: int, count: int) -> list[int]:
+    """Some of 0 … total, the first and last always; all of them when enough are asked for."""
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    inner = range(1, total)
+    chosen = random.Random(seed).sample(inner, min(int(count * EXAMPLES), len(inner)))
+    return [0, *sorted(chosen), total]
+
+
+def between_peers(
+    tmp_path: Path,
+    play: Callable[[Node, Shared, FaultyNetwork], Awaitable[None]],
+    data: bytes = DATA,
+    seconds: float = 60.0,
+    policy: Policy = QUICK,
+) -> None:
+    """A seed behind a network that fails, and a downloader."""
+
+    async def work() -> None:
+        async with Swarm(tmp_path) as swarm, FaultyNetwork(Address("127.0.0.1", 1)) as network:
+            seed = await swarm.peer("seed", advertise=network.address)
+            port = next(listener.port for listener in seed._listeners)
+            network.target = Address("127.0.0.1", port)
+            shared = await seed.share(old_file(tmp_path / "image.bin", data))
+            await play(await swarm.peer("leech", policy=policy), shared, network)
+
+    contained(work, seconds)
+
+
+# -- a whole session, cut at its offsets -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["up", "down"])
+@pytest.mark.parametrize("reset", [True, False], ids=["reset", "closed"])
+def test_case_57_a_download_survives_the_end_of_its_connections_after_any_number_of_bytes(tmp_path: Path, way: str, reset: bool) -> None:
+    async def play(leech: Node, shared: Shared, network: FaultyNetwork) -> None:
+        await leech.download(shared.id, tmp_path / "whole", keep=False)
+        total = network.passed[way]
+        longest = 0.0
+        for offset in offsets(total, 20):
+            for link in leech._links.all():
+                link.close()
+            await until(lambda: not leech._links.all())
+            first = network.count
+            network.faults = lambda number, at=offset, first=first: (  # type: ignore[misc]
+                Fault(cut_after=at, direction=way, reset=reset) if number < first + 2 else NONE
+            )
+            began = time.monotonic()
+            async with asyncio.timeout(15):
+                done = await leech.download(shared.id, tmp_path / f"{offset}", keep=False)
+            longest = max(longest, time.monotonic() - began)
+            assert done.path.read_bytes() == SMALL, f"cut after {offset} bytes"
+        assert longest < QUICK.block_timeout + 6, "no offset costs more than a timeout and a little"
+
+    between_peers(tmp_path, play, SMALL, 100)
+
+
+def content(number: int) -> ContentId:
+    return ContentId(f"{number:064x}")
+
+
+def questions(number: int) -> list[Request]:
+    """A session's questions, about a content that is of this session alone."""
+    share = Share(id=content(number), name="lab.img", size=7, have=7)
+    announce = Announce(peer=PeerId(f"{number:032x}"), name="one", listen={"tcp": 7000}, contents=(share,))
+    return [announce, Lookup(id=share.id), Search(text="lab"), List(), Stats(), Logout()]
+
+
+async def session(client: TrackerClient, number: int) -> int:
+    """Log in, ask everything, log out; returns how many answers came before the connection broke."""
+    answers = 0
+    try:
+        client.session = (await client.expect(Login(user="alice"), LoginAnswer)).session
+        for question in questions(number):
+            answers += 1
+            await client.ask(question)
+    except (Unreachable, Refused):
+        return answers
+    finally:
+        await client.close()
+    return answers + 1
+
+
+@pytest.mark.parametrize("way", ["up", "down"])
+@pytest.mark.parametrize("reset", [True, False], ids=["reset", "closed"])
+def test_case_9_a_session_with_the_tracker_that_ends_after_any_number_of_bytes_leaves_all_or_nothing_of_each_request(
+    tmp_path: Path, way: str, reset: bool
+) -> None:
+    async def work() -> None:
+        async with Swarm(tmp_path) as swarm, FaultyNetwork(swarm.address) as network:
+            everything = await session(TrackerClient(network.address, timeout=3.0), 1)
+            assert everything == len(questions(1)) + 1
+            total = network.passed[way]
+            healthy = TrackerClient(swarm.address)
+            for offset in offsets(total, 60):
+                first = network.count
+                network.faults = lambda number, at=offset, first=first: (  # type: ignore[misc]
+                    Fault(cut_after=at, direction=way, reset=reset) if number == first else Fault(cut_after=0, reset=True)
+                )
+                began = time.monotonic()
+                answers = await session(TrackerClient(network.address, timeout=3.0), 2 + offset)
+                assert time.monotonic() - began < 4, f"cut after {offset} bytes"
+                assert answers < everything or offset == total
+                await until(lambda: _connections(swarm) <= 1, 3, "its connection is gone at the tracker")
+                known = bool(await swarm.sources(content(2 + offset)))
+                assert known <= (0 < answers < everything), "what was never begun, or was logged out, is not in the directory"
+                assert known >= (1 < answers < everything - 1), "what was acknowledged, and not logged out, is"
+                await healthy.ask(Ping())
+            await healthy.close()
+
+    contained(work, 110)
+
+
+def _connections(swarm: Swarm) -> int:
+    assert swarm._server is not None
+    return len(swarm._server._connections)
+
+
+# -- slow, late, in crumbs -----------------------------------------------------------------------------------------------------------------
+
+
+def test_case_54_what_comes_byte_by_byte_is_the_same(tmp_path: Path) -> None:
+    async def play(leech: Node, shared: Shared, network: FaultyNetwork) -> None:
+        network.faults = lambda _: Fault(slices=1)
+        done = await leech.download(shared.id, tmp_path / "out")
+        assert done.path.read_bytes() == DATA[:20_000]
+
+    between_peers(tmp_path, play, DATA[:20_000])
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [Fault(delay=0.3), Fault(pauses=0.3, slices=16_384), Fault(delay=0.05, pauses=0.1, slices=1400 * 8), Fault(rate=2_000_000)],
+    ids=["300 ms away", "30 % lost", "both", "slow"],
+)
+def test_case_54_delay_and_loss_cost_time_and_no_peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault) -> None:
+    monkeypatch.undo()  # the real times: 30 % lost is no reason to give a peer up
+
+    async def play(leech: Node, shared: Shared, network: FaultyNetwork) -> None:
+        network.faults = lambda _: fault
+        done = await leech.download(shared.id, tmp_path / "out")
+        assert done.path.read_bytes() == DATA
+        assert done.bytes_from.keys() == {"seed"}
+
+    between_peers(tmp_path, play, seconds=100, policy=Policy())
+
+
+# -- half open, partitioned ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seconds", [0.2, 3.0])
+def test_case_55_a_partition_is_survived_and_what_waits_is_told(tmp_path: Path, seconds: float) -> None:
+    reports: list[Progress] = []
+
+    async def work() -> None:
+        async with Swarm(tmp_path) as swarm, FaultyNetwork(Address("127.0.0.1", 1)) as network:
+            seed = await swarm.peer("seed", advertise=network.address, limit_up=2 * MIB)
+            network.target = Address("127.0.0.1", seed._listeners[0].port)
+            shared = await seed.share(old_file(tmp_path / "image.bin", DATA))
+            leech = await swarm.peer("leech", policy=QUICK)
+            task = asyncio.create_task(leech.download(shared.id, tmp_path / "out"))
+            await until(lambda: any(report.bytes for report in swarm.told("leech", Progress)))
+            network.flowing.clear()
+            loop = asyncio.get_running_loop()
+            healed = loop.time() + seconds
+            await until(lambda: loop.time() >= healed, seconds + 5)
+            reports.extend(swarm.told("leech", Progress))
+            network.flowing.set()
+            async with asyncio.timeout(15):
+                assert (await task).path.read_bytes() == DATA
+
+    contained(work, 60)
+    assert seconds < 1 or reports[-1].peers == 0 or reports[-1].rate < 1000, "whoever watches sees that nothing comes"
+
+
+@pytest.mark.parametrize("way", ["up", "down"])
+def test_case_56_a_connection_that_dies_in_one_direction_is_noticed_and_replaced(tmp_path: Path, way: str) -> None:
+    async def play(leech: Node, shared: Shared, network: FaultyNetwork) -> None:
+        limit = 300 if way == "up" else 500_000
+        network.faults = lambda number: Fault(cut_after=limit, direction=way, half_open=True) if number < 2 else NONE
+        async with asyncio.timeout(25):
+            done = await leech.download(shared.id, tmp_path / "out")
+        assert done.path.read_bytes() == DATA
+        assert network.count > 2
+
+    between_peers(tmp_path, play)
+
+
+def test_case_57_connections_that_are_reset_all_the_time_still_bring_it_all(tmp_path: Path) -> None:
+    async def play(leech: Node, shared: Shared, network: FaultyNetwork) -> None:
+        network.faults = lambda number: Fault(cut_after=400_000, reset=True) if number < 16 else NONE
+        done = await leech.download(shared.id, tmp_path / "out")
+        assert done.path.read_bytes() == DATA
+
+    between_peers(tmp_path, play)
+
+
+def test_case_55_a_peer_is_in_the_directory_again_when_its_tracker_is_reachable_again(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with Swarm(tmp_path, ttl=1) as swarm, FaultyNetwork(swarm.address) as network:
+            seed = await swarm.peer("seed", tracker=network.address)
+            seed.tracker._timeout = 0.5
+            shared = await seed.share(old_file(tmp_path / "image.bin", SMALL))
+            assert await swarm.sources(shared.id)
+            network.flowing.clear()
+            await until(lambda: [report.state for report in swarm.told("seed", SessionChanged)][-1:] == ["lost"], 10)
+            loop = asyncio.get_running_loop()
+            gone = loop.time() + 10
+            while await swarm.sources(shared.id):
+                assert loop.time() < gone, "a peer whose heartbeats do not come leaves the directory"
+                await asyncio.sleep(0.05)
+            network.flowing.set()
+            network.break_all()
+            await until(lambda: swarm.told("seed", SessionChanged)[-1].state == "resumed", 15)
+            assert [source.name for source in await swarm.sources(shared.id)] == ["seed"]
+
+    contained(work, 60)
