@@ -40,7 +40,8 @@ swarm:
 fuzz:
 	@test -x $(FUZZ_VENV)/bin/python || $(PYTHON) -m venv $(FUZZ_VENV)
 	@$(FUZZ_VENV)/bin/python -c "import grpc_reflection, grpc_health" 2>/dev/null \
-		|| $(FUZZ_VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'grpcio>=1.60.2,<2' 'grpcio-health-checking>=1.60.2,<2' 'grpcio-reflection>=1.60.2,<2'
+		|| $(FUZZ_VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'grpcio>=1.60.2,<2' 'grpcio-health-checking>=1.60.2,<2' 'grpcio-reflection>=1.60.2,<2' \
+		|| { echo "grpcio cannot be installed into $(FUZZ_VENV); with another environment that has it: python tests/fuzz/run.py" >&2; exit 1; }
 	@$(FUZZ_VENV)/bin/python -c "import atheris" 2>/dev/null \
 		|| $(FUZZ_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: atheris==3.0.0 \
 		|| echo "atheris 3.0.0 cannot be installed here (it has wheels for CPython 3.11 to 3.13 on Linux): plain mutation instead" >&2

@@ -74,7 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _inside(name: str, arguments: list[str]) -> int:
-    """The process of one target, begun with `--inside NAME` and the words of libFuzzer: instruments the program, then hands itself to libFuzzer, which ends the process."""
+    """The process of one target, begun with `--inside NAME` and what libFuzzer is told: instruments the program, then hands itself to
+    libFuzzer, which ends the process."""
     import atheris
 
     with atheris.instrument_imports(include=["p2p", "transports"]):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from p2p.content.names import printable
 from p2p.errors import WIRE_CODES, ProtocolError
 from p2p.protocol.codec import decode_line, decode_refusal, encode_error
 
@@ -91,4 +92,4 @@ def check_sentence(error: Exception, begins: str = "", holds: str = "") -> None:
     assert sentence.startswith(begins)
     assert holds in sentence
     assert 0 < len(sentence) < 16 * KIB
-    assert sentence.isprintable()
+    assert printable(sentence) == sentence

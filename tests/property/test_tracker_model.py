@@ -1,4 +1,4 @@
-"""The tracker against a model made of plain dicts: any order of register, search, login, logout, expire, disconnect, and restart."""
+"""The tracker against a model made of plain dicts: announce, ask, place, log in and out, expire, disconnect, restart, in any order."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from hypothesis import HealthCheck, settings
+import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule, run_state_machine_as_test
 
 from p2p.errors import Refused
 from p2p.model import ContentId, PeerId
@@ -20,6 +20,7 @@ from p2p.protocol.tracker_messages import (
     Announce,
     AnnounceAnswer,
     HitsAnswer,
+    List,
     Login,
     LoginAnswer,
     Logout,
@@ -28,6 +29,8 @@ from p2p.protocol.tracker_messages import (
     LookupAnswer,
     Peers,
     PeersAnswer,
+    Place,
+    PlaceAnswer,
     Search,
     Share,
     Stats,
@@ -35,10 +38,11 @@ from p2p.protocol.tracker_messages import (
     Withdraw,
     WithdrawAnswer,
 )
-from p2p.tracker.service import Asker, TrackerService
-from p2p.tracker.store.base import TrackerStore
+from p2p.tracker.service import Asker, TrackerService, _digest
+from p2p.tracker.store.base import TrackerStore, fold
 from p2p.tracker.store.memory import MemoryStore
 from p2p.tracker.store.sqlite import SqliteStore
+from tests.property.effort import stateful
 
 TTL = 30
 HOST = "127.0.0.1"
@@ -53,6 +57,7 @@ class ModelPeer:
     secret: str
     seen: float
     name: str
+    room: int = 0
     has: dict[ContentId, tuple[str, int]] = field(default_factory=dict)
 
 
@@ -73,6 +78,7 @@ class TrackerMachine(RuleBasedStateMachine):
         self.users: dict[str, str] = {}
         self.peers: dict[PeerId, ModelPeer] = {}
         self.order: dict[ContentId, list[PeerId]] = {}
+        self.accepting: list[PeerId] = []
         self.in_session: dict[int, str | None] = {}
         self.askers: dict[int, Asker] = {}
         self.next_connection = 0
@@ -95,6 +101,8 @@ class TrackerMachine(RuleBasedStateMachine):
 
     def forget_peer(self, peer_id: PeerId) -> int:
         peer = self.peers.pop(peer_id)
+        if peer_id in self.accepting:
+            self.accepting.remove(peer_id)
         for content_id in peer.has:
             self.order[content_id].remove(peer_id)
         return len(peer.has)
@@ -174,11 +182,12 @@ class TrackerMachine(RuleBasedStateMachine):
         connection=connections,
         peer_id=st.sampled_from(PEERS),
         name=st.sampled_from(["one", "two"]),
+        room=st.sampled_from([0, SIZE, 100]),
         shares=st.lists(st.tuples(st.sampled_from(IDS), st.sampled_from(NAMES), st.sampled_from([0, 3, SIZE])), max_size=4),
     )
-    def register(self, connection: int, peer_id: PeerId, name: str, shares: list[tuple[ContentId, str, int]]) -> None:
+    def register(self, connection: int, peer_id: PeerId, name: str, room: int, shares: list[tuple[ContentId, str, int]]) -> None:
         contents = tuple(Share(id=content_id, name=title, size=SIZE, have=have) for content_id, title, have in shares)
-        request = Announce(peer=peer_id, name=name, listen={"tcp": 7000}, contents=contents)
+        request = Announce(peer=peer_id, name=name, listen={"tcp": 7000}, room=room, contents=contents)
         secret = self.session_of(connection)
         self.let_leases_end()
         peer = self.peers.get(peer_id)
@@ -189,7 +198,11 @@ class TrackerMachine(RuleBasedStateMachine):
         assert secret is not None
         if peer is None:
             peer = self.peers[peer_id] = ModelPeer(secret, self.now, name)
-        peer.seen, peer.name = self.now, name
+        peer.seen, peer.name, peer.room = self.now, name, room
+        if room and peer_id not in self.accepting:
+            self.accepting.append(peer_id)
+        elif not room and peer_id in self.accepting:
+            self.accepting.remove(peer_id)
         for content_id, title, have in shares:
             if content_id not in peer.has:
                 self.order.setdefault(content_id, []).append(peer_id)
@@ -244,6 +257,8 @@ class TrackerMachine(RuleBasedStateMachine):
         self.store.close()
         self.store = self.open()
         self.service = self.serve()
+        self.accepting = [peer.id for peer in self.store.accepting()]
+        assert set(self.accepting) == {peer_id for peer_id, peer in self.peers.items() if peer.room}
         for peer in self.peers.values():
             peer.seen = self.now
         for connection in self.askers:
@@ -260,6 +275,43 @@ class TrackerMachine(RuleBasedStateMachine):
         assert isinstance(answer, HitsAnswer)
         assert {hit.id for hit in answer.hits} == expected
         assert answer.total == len(expected)
+
+    @rule(offset=st.integers(0, 3), limit=st.integers(1, 3))
+    def list_a_page(self, offset: int, limit: int) -> None:
+        self.let_leases_end()
+        answer = self.service.handle(List(offset=offset, limit=limit), Asker(HOST, HOST), self.now)
+        assert isinstance(answer, HitsAnswer)
+        everything = sorted(self.known(), key=lambda cid: (fold(self.name_of(cid)), cid))
+        page = everything[offset : offset + limit]
+        assert [(hit.id, hit.name) for hit in answer.hits] == [(cid, self.name_of(cid)) for cid in page]
+        assert answer.total == len(everything)
+        assert answer.next == (offset + limit if page and offset + limit < len(everything) else None)
+
+    @rule(
+        content_id=st.sampled_from(IDS),
+        size=st.sampled_from([0, SIZE, SIZE + 1, 101]),
+        copies=st.integers(1, 3),
+        exclude=st.lists(st.sampled_from(PEERS), max_size=2),
+    )
+    def place(self, content_id: ContentId, size: int, copies: int, exclude: list[PeerId]) -> None:
+        """Those with room that lack the content, whoever was placed at longest ago first."""
+        self.let_leases_end()
+        answer = self.service.handle(
+            Place(id=content_id, size=size, copies=copies, exclude=tuple(exclude)), Asker(HOST, HOST, self.a_session()), self.now
+        )
+        assert isinstance(answer, PlaceAnswer)
+        lack = [peer for peer in self.accepting if content_id not in self.peers[peer].has and peer not in exclude]
+        chosen = [peer for peer in lack if self.peers[peer].room >= size][:copies]
+        if self.a_session() is None:
+            chosen = chosen[: len(answer.targets)] if answer.targets else chosen
+        assert [target.peer for target in answer.targets] == chosen
+        for peer in chosen:
+            self.accepting.remove(peer)
+            self.accepting.append(peer)
+
+    def a_session(self) -> str | None:
+        """The key of a session that is open: whoever has none gets shorter answers."""
+        return next(iter(map(_digest, self.users)), None)
 
     @rule(connection=connections, content_id=st.sampled_from(IDS))
     def lookup(self, connection: int, content_id: ContentId) -> None:
@@ -303,9 +355,6 @@ class SqliteMachine(TrackerMachine):
     durable = True
 
 
-BOUNDED = {"deadline": None, "stateful_step_count": 40, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
-
-TestMemory = MemoryMachine.TestCase
-TestMemory.settings = settings(max_examples=60, **BOUNDED)  # type: ignore[arg-type]
-TestSqlite = SqliteMachine.TestCase
-TestSqlite.settings = settings(max_examples=40, **BOUNDED)  # type: ignore[arg-type]
+@pytest.mark.parametrize(("machine", "sequences"), [(MemoryMachine, 60), (SqliteMachine, 40)])
+def test_case_11_a_tracker_over_each_store_answers_as_its_model(machine: type[TrackerMachine], sequences: int) -> None:
+    run_state_machine_as_test(machine, settings=stateful(sequences))
