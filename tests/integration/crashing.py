@@ -21,11 +21,10 @@ from typing import Any, Final
 
 from p2p.peer.download import SPARE_BUFFERS
 from p2p.swarm.sources import Policy
+from tests.effort import times
 from tests.integration.processes import Ended, Running, clean_environment, command, run, start_peer, start_tracker
 
 LAUNCHER: Final = Path(__file__).with_name("crash_launcher.py")
-EXAMPLES: Final = float(os.environ.get("P2P_TEST_EXAMPLES", "1"))
-"""How many times as many random points as usual are tried."""
 BLOCK: Final = 64 << 10
 
 
@@ -69,7 +68,7 @@ def chosen(points: Sequence[Point], most: int, rng: random.Random) -> list[Point
     first = list({point.kind: point for point in shuffled}.values())
     rest = [point for point in shuffled if point not in first]
     rest.sort(key=lambda point: point.kind in ("pwrite", "open", "write"))
-    return (first + rest)[: int(most * EXAMPLES)]
+    return (first + rest)[: times(most)]
 
 
 def tree_of(path: Path) -> Tree | None:

@@ -1,4 +1,4 @@
-"""Real peers and a real tracker with a network between them that fails (hostile cases 9, 54 to 57): the right bytes, soon, and nothing left.
+"""Real peers and a real tracker, and between them a network that fails (hostile cases 9, 54 to 57): the right bytes, soon, nothing left.
 
 The sweeps try a part of all offsets, which chance chooses by a seed that is printed; P2P_TEST_EXAMPLES=N tries N times as many.
 """
@@ -22,8 +22,8 @@ from p2p.peer.tracker_client import TrackerClient
 from p2p.protocol.messages import Ping, Request
 from p2p.protocol.tracker_messages import Announce, List, Login, LoginAnswer, Logout, Lookup, Search, Share, Stats
 from p2p.swarm.sources import Policy
+from tests.effort import limit, times
 from tests.faulty_network import NONE, Fault, FaultyNetwork
-from tests.integration.crashing import EXAMPLES
 from tests.integration.swarm_kit import Swarm, old_file
 from tests.leaks import contained
 from tests.waiting import until
@@ -49,7 +49,7 @@ def offsets(total: int, count: int) -> list[int]:
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     inner = range(1, total)
-    chosen = random.Random(seed).sample(inner, min(int(count * EXAMPLES), len(inner)))
+    chosen = random.Random(seed).sample(inner, min(times(count), len(inner)))
     return [0, *sorted(chosen), total]
 
 
@@ -76,6 +76,7 @@ def between_peers(
 # -- a whole session, cut at its offsets -----------------------------------------------------------------------------------------------
 
 
+@limit(120)
 @pytest.mark.parametrize("way", ["up", "down"])
 @pytest.mark.parametrize("reset", [True, False], ids=["reset", "closed"])
 def test_case_57_a_download_survives_the_end_of_its_connections_after_any_number_of_bytes(tmp_path: Path, way: str, reset: bool) -> None:
@@ -98,7 +99,7 @@ def test_case_57_a_download_survives_the_end_of_its_connections_after_any_number
             assert done.path.read_bytes() == SMALL, f"cut after {offset} bytes"
         assert longest < QUICK.block_timeout + 6, "no offset costs more than a timeout and a little"
 
-    between_peers(tmp_path, play, SMALL, 100)
+    between_peers(tmp_path, play, SMALL, times(100))
 
 
 def content(number: int) -> ContentId:
@@ -127,6 +128,7 @@ async def session(client: TrackerClient, number: int) -> int:
     return answers + 1
 
 
+@limit(120)
 @pytest.mark.parametrize("way", ["up", "down"])
 @pytest.mark.parametrize("reset", [True, False], ids=["reset", "closed"])
 def test_case_9_a_session_with_the_tracker_that_ends_after_any_number_of_bytes_leaves_all_or_nothing_of_each_request(
@@ -154,7 +156,7 @@ def test_case_9_a_session_with_the_tracker_that_ends_after_any_number_of_bytes_l
                 await healthy.ask(Ping())
             await healthy.close()
 
-    contained(work, 110)
+    contained(work, times(110))
 
 
 def _connections(swarm: Swarm) -> int:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.crashing import BLOCK, EXAMPLES, pieces_asked, share, window
+from tests.effort import limit, times
+from tests.integration.crashing import BLOCK, pieces_asked, share, window
 from tests.integration.processes import DEADLINE, Running, clean_environment, command, old_file, start_peer, start_tracker
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="SIGKILL is a thing of POSIX")
@@ -46,11 +47,11 @@ def kill_after(peer: Running, trace: Path, goal: int) -> bool:
     return peer.wait() == -signal.SIGKILL
 
 
-@pytest.mark.timeout(120 * max(1, EXAMPLES))
+@limit(120)
 def test_case_49_a_download_killed_at_random_points_fetches_again_only_what_was_under_way(tmp_path: Path, rng: random.Random) -> None:
     data = rng.randbytes(SIZE)
     path = old_file(tmp_path / "share" / "image.bin", data)
-    most_kills, contents, began = int(15 * EXAMPLES), 0, time.monotonic()
+    most_kills, contents, began = times(15), 0, time.monotonic()
     lost: list[int] = []
     with share(tmp_path, path) as swarm:
         while len(lost) < most_kills:
@@ -105,11 +106,11 @@ def wait_for_bytes(peer: Running, goal: int) -> None:
         pass
 
 
-@pytest.mark.timeout(120 * max(1, EXAMPLES))
+@limit(120)
 def test_case_49_three_downloads_finish_though_the_only_seed_is_killed_at_random_points(tmp_path: Path, rng: random.Random) -> None:
     data = rng.randbytes(SIZE)
     path = old_file(tmp_path / "share" / "image.bin", data)
-    kills = int(3 * EXAMPLES)
+    kills = times(3)
     with start_tracker(tmp_path, "--ttl", "3") as tracker, contextlib.ExitStack() as seeds:
 
         def start_seed(port: int = 0) -> Running:
@@ -133,7 +134,7 @@ def test_case_49_three_downloads_finish_though_the_only_seed_is_killed_at_random
         assert [entry.name for entry in (tmp_path / f"out-{name}").iterdir()] == ["image.bin"]
 
 
-@pytest.mark.timeout(120 * max(1, EXAMPLES))
+@limit(120)
 @pytest.mark.parametrize("store", ["memory", "sqlite"])
 def test_case_49_three_downloads_finish_though_the_tracker_is_killed_at_random_points(
     tmp_path: Path, rng: random.Random, store: str
@@ -141,7 +142,7 @@ def test_case_49_three_downloads_finish_though_the_tracker_is_killed_at_random_p
     data = rng.randbytes(SIZE)
     path = old_file(tmp_path / "share" / "image.bin", data)
     where = "memory" if store == "memory" else f"sqlite:{tmp_path / 'tracker.db'}"
-    kills = int(3 * EXAMPLES)
+    kills = times(3)
     with contextlib.ExitStack() as trackers:
 
         def start(port: int = 0) -> Running:

@@ -37,7 +37,7 @@ from p2p.tracker.service import TrackerService
 from p2p.tracker.store.base import Caps, TrackerStore
 from p2p.tracker.store.memory import MemoryStore
 from p2p.tracker.store.sqlite import SqliteStore
-from tests.integration.crashing import EXAMPLES
+from tests.effort import limit, times
 from tests.unit.protocol_samples import right_object, wrong_objects
 
 if sys.platform != "win32":
@@ -830,7 +830,7 @@ posix_only = pytest.mark.skipif(os.name == "nt", reason="signals and limits of P
 
 
 @posix_only
-@pytest.mark.timeout(120 * max(1, EXAMPLES))
+@limit(120)
 def test_case_52_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
     file = tmp_path / "tracker.db"
     seed = random.randrange(1 << 30)
@@ -840,7 +840,7 @@ def test_case_52_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path) -> N
     session = None
     number = 0
     began, loads = time.monotonic(), 0.0
-    for round_ in range(int(4 * EXAMPLES)):
+    for round_ in range(times(4)):
         tracker = Tracker(f"sqlite:{file}")
         try:
             client = Client(tracker.address)

@@ -14,9 +14,9 @@ from p2p.config import parse_rate, parse_size
 from p2p.model import Address
 from p2p.peer.session_file import StoredSession, load_session, save_session
 from p2p.trace import SECRET, json_line, message
+from tests.effort import examples
 from tests.fuzz.target import TOKENS, Target
 from tests.fuzz.targets import TARGETS
-from tests.property.effort import examples
 from transports.grpc.words import chunk, data_of
 
 EDITS = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 8), st.binary(max_size=4) | st.sampled_from(TOKENS)), max_size=4)

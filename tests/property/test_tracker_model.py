@@ -42,7 +42,7 @@ from p2p.tracker.service import Asker, TrackerService, _digest
 from p2p.tracker.store.base import TrackerStore, fold
 from p2p.tracker.store.memory import MemoryStore
 from p2p.tracker.store.sqlite import SqliteStore
-from tests.property.effort import stateful
+from tests.effort import stateful
 
 TTL = 30
 HOST = "127.0.0.1"
