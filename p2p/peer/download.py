@@ -61,6 +61,8 @@ QUIET_TIME: Final = 5.0
 SLOWEST: Final = 16 * KIB
 """Bytes a second at which one peer may send to us before it counts as stalled: a block of 1 MiB may take a minute, as from a seed whose
 thin link is shared by several receivers. To give up such a block would throw away what came of it, again and again."""
+DROPS_TOLD: Final = 4
+"""Peers of which an error tells why they were given up."""
 SPARE_BUFFERS: Final = 8
 """Buffers for blocks that are being hashed and written, besides those that are being received."""
 
@@ -133,7 +135,10 @@ class Download:
         self._moved_at = 0.0
         self._from: dict[str, int] = {}
         self._by: dict[str, int] = {}
-        self._dropped: list[str] = []
+        self._dropped: dict[str, None] = {}
+        """What was wrong with whom, each once, in the order in which it was last found."""
+        self._said: dict[PeerKey, str] = {}
+        """What a peer said when it last refused a block for a reason of its own."""
         self._corrupt = False
         self.manifest: Manifest | None = None
 
@@ -342,6 +347,8 @@ class Download:
         except Refused as refused:
             lacks = refused.code in ("not_found", "bad_range")
             busy = refused.code in ("busy", "unavailable", "quota")
+            if not lacks and not busy:
+                self._said[link.key] = f"; it says: {refused}"
             self._failed(link.key, block, Failure.LACKS if lacks else Failure.BUSY if busy else Failure.BROKEN)
             return False
         except (Unreachable, ProtocolError):
@@ -368,7 +375,11 @@ class Download:
     def _drop(self, peer: PeerKey, why: str, *, corrupt: bool) -> None:
         link = self._tools.links.get(peer)
         self._call_off(peer)
-        self._dropped.append(f"{link.name if link else peer_of(peer)[:8]}: {why}")
+        told = f"{link.name if link else peer_of(peer)[:8]}: {why}{self._said.pop(peer, '')}"
+        self._dropped.pop(told, None)
+        self._dropped[told] = None
+        if len(self._dropped) > DROPS_TOLD:
+            del self._dropped[next(iter(self._dropped))]
         self._corrupt = self._corrupt or corrupt
         self._chore(self._tools.lanes.close(peer))
         if link is not None:
@@ -402,7 +413,7 @@ class Download:
             self._over.set_exception(error)
 
     def _given_up(self, missing: tuple[int, ...]) -> EnjambreError:
-        told = "; ".join(self._dropped[-4:])
+        told = "; ".join(self._dropped)
         if self._corrupt:
             return IntegrityError(f"what came does not match the id, and no other peer has it ({told}); what was verified is kept")
         if missing:
@@ -410,7 +421,7 @@ class Download:
             return NotFound(
                 f"nobody has all of it: {len(missing)} pieces are missing ({shown}){'; ' + told if told else ''}; what came is kept"
             )
-        reasons = "; ".join([*self._dropped[-2:], *self._finder.reasons()[:2]])
+        reasons = "; ".join([*[*self._dropped][-2:], *self._finder.reasons()[:2]])
         return Unreachable(f"no peer gives what is missing{': ' + reasons if reasons else ''}; what came is kept")
 
     # -- progress ------------------------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ import pytest
 
 from p2p.model import Address
 from tests.integration.bad_peers import PlainPeer, Sample, Talk
-from tests.integration.processes import Ended, clean_environment, command
+from tests.integration.processes import Ended, Running, clean_environment, command, run
 
 IS_ROOT = sys.platform == "linux" and os.geteuid() == 0
 NEEDED = ("mount", "umount", "mkfs.ext4", "setpriv", "prlimit")
@@ -225,6 +225,17 @@ async def peer(tracker: Address, state: Path, *words: str, before: Sequence[str]
             await process.wait()
     assert process.returncode is not None
     return Ended(process.returncode, out.decode(), err.decode(errors="replace"))
+
+
+def peer_words(tracker: Running, *words: str) -> list[str]:
+    """How to start a peer of loopback at a free port."""
+    place = ["--host", "127.0.0.1", "--port", "0"] if words[0] in ("serve", "share", "download", "upload", "info") else []
+    return [*command("peer"), words[0], "--json", "--tracker", tracker.address, *place, *words[1:]]
+
+
+def modest_end(tmp_path: Path, tracker: Running, *words: str, state: Path | None = None) -> Ended:
+    """Run a command that modes of files bind, to its end."""
+    return run([*OBEYS_MODES, *peer_words(tracker, *words)], clean_environment(state or tmp_path / "modest"), timeout=30)
 
 
 def disk_message(done: Ended) -> str:

@@ -216,6 +216,22 @@ def test_when_all_peers_are_bad_the_error_says_so_soon(tmp_path: Path, vice: typ
     assert said in str(error)
 
 
+class _DiskGone(kit.Refuser):
+    """Has all, on a disk that cannot be read."""
+
+    vice = "disk gone"
+    code = "disk"
+
+    async def answer_read(self, talk: kit.Talk, message: kit.Message, block: bytes) -> None:
+        await talk.say({"ok": False, "seq": message.get("seq"), "error": self.code, "message": "no disk here"})
+
+
+def test_case_47_of_a_peer_that_cannot_read_its_disk_is_told_once_what_it_says(tmp_path: Path) -> None:
+    said = str(fail(tmp_path, _DiskGone(SAMPLE)))
+    assert said.count("disk gone: ") == 1
+    assert "it says: no disk here" in said
+
+
 def test_what_was_verified_is_kept_when_all_peers_turn_out_bad_and_a_later_download_goes_on(tmp_path: Path) -> None:
     async def work() -> None:
         async with Swarm(tmp_path) as swarm:
