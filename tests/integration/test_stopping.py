@@ -38,6 +38,8 @@ WAITING = {
     "logout": ["logout"],
     "status": ["status"],
 }
+LASTING = ("serve", "share", "download")
+"""Commands that run for long, under which a terminal may be closed."""
 Stop = tuple[signal.Signals, int]
 
 
@@ -86,7 +88,9 @@ def words_of(place: Path, name: str, tracker: str) -> list[str]:
     return [*command("peer"), words[0], "--json", "--tracker", tracker, *words[1:]]
 
 
-@pytest.mark.parametrize("name", WAITING)
+@pytest.mark.parametrize(
+    ("name", "stop"), [(name, one) for name in WAITING for one in STOPS if name in LASTING or one != STOPS[2]], ids=str
+)
 def test_case_51_each_command_that_waits_for_a_silent_tracker_is_stopped_in_time(
     tmp_path: Path, silent: socket.socket, name: str, stop: Stop
 ) -> None:
@@ -114,10 +118,13 @@ def test_case_51_a_second_ctrl_c_while_a_command_stops_shows_no_traceback(tmp_pa
 
 
 def test_case_51_a_tracker_that_works_is_stopped_in_time(tmp_path: Path, stop: Stop) -> None:
-    with start_tracker(tmp_path, store=f"sqlite:{tmp_path / 'tracker.db'}") as tracker:
-        with start_peer(tmp_path, "share", str(old_file(tmp_path / "a.bin", b"a")), tracker=tracker.address) as peer:
-            peer.event("shared")
-            check_stopped(tracker, stop)
+    file = old_file(tmp_path / "a.bin", b"a")
+    with (
+        start_tracker(tmp_path, store=f"sqlite:{tmp_path / 'tracker.db'}") as tracker,
+        start_peer(tmp_path, "share", str(file), tracker=tracker.address) as peer,
+    ):
+        peer.event("shared")
+        check_stopped(tracker, stop)
     with start_tracker(tmp_path, store=f"sqlite:{tmp_path / 'tracker.db'}") as again:
         assert len(run_peer(tmp_path, "list", tracker=again.address).events) == 1
 
