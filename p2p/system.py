@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -511,13 +511,16 @@ def move_new(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> 
 
 
 def install_stop_signals(
-    loop: asyncio.AbstractEventLoop, callback: Callable[[signal.Signals], None], *, portable: bool = False
+    loop: asyncio.AbstractEventLoop,
+    callback: Callable[[signal.Signals], None],
+    stops: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM),
+    *,
+    portable: bool = False,
 ) -> Callable[[], None]:
-    """Call `callback` with the signal, in `loop`, on SIGINT and SIGTERM. Returns what takes this back. Call it in the main thread.
+    """Call `callback` with the signal, in `loop`, on each of `stops`. Returns what takes this back. Call it in the main thread.
 
     Where the loop knows no signals, or with `portable`, it goes by `signal.signal`.
     """
-    stops = (signal.SIGINT, signal.SIGTERM)
     previous = [(number, signal.getsignal(number)) for number in stops]
 
     def restore() -> None:

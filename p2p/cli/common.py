@@ -134,7 +134,7 @@ async def _supervised(work: Callable[[], Awaitable[int]], console: Console) -> i
     import asyncio
     import signal
 
-    from p2p.cli.entry import leave_at_once, stop_at_once_on_signals
+    from p2p.cli.entry import leave_at_once, stop_at_once_on_signals, stop_signals
     from p2p.system import install_stop_signals
 
     task = asyncio.ensure_future(work())
@@ -163,7 +163,7 @@ async def _supervised(work: Callable[[], Awaitable[int]], console: Console) -> i
 
     console.on_broken = nobody_reads
     ticker = asyncio.create_task(tick())
-    uninstall = install_stop_signals(asyncio.get_running_loop(), stop)
+    uninstall = install_stop_signals(asyncio.get_running_loop(), stop, stop_signals())
     try:
         code = await task
     except asyncio.CancelledError:

@@ -19,8 +19,8 @@ examples:
 
 Nothing is sent anywhere. The same scenario, options and seed give the same trace, whose hash is printed.
 """
-_STEP: Final = 5000
-"""Events between two looks at whether the user wants it to stop."""
+_STEP: Final = 500
+"""Events between two looks at whether the user wants it to stop: 5,000 took half a second of the processor with 2,000 peers."""
 
 
 def build_parser() -> ArgumentParser:

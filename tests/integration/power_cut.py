@@ -21,15 +21,19 @@ _PAGE: Final = 4096
 Row = dict[str, Any]
 
 
-def power_cut(log: Path, places: list[Path], rng: random.Random, *, worst: bool = False) -> None:
-    """Take away from what lies in `places` what the log does not prove to be on disk; with `worst`, all of it."""
+def power_cut(log: Path, places: list[Path], rng: random.Random, *, worst: str = "") -> None:
+    """Take away from what lies in `places` what the log does not prove to be on disk, as chance will have it.
+
+    `worst` is `all`: all of it is lost; or `bytes`: all the bytes are, and every name lasts, which is what hurts most after a rename.
+    """
     rows = rows_of(log)
     failed = {row["failed"] for row in rows if "failed" in row}
     inodes = {row["opened"]: row["inode"] for row in rows if "opened" in row}
     ends: dict[int, Row] = {number: row for number, row in enumerate(rows) if "kind" in row and number not in failed}
     synced = [row["synced"] for row in rows if "synced" in row]
-    _lose_bytes(ends, inodes, synced, places, rng, worst=worst)
-    _lose_names(ends, synced, rng, worst=worst)
+    _lose_bytes(ends, inodes, synced, places, rng, worst=bool(worst))
+    if worst != "bytes":
+        _lose_names(ends, synced, rng, worst=bool(worst))
 
 
 def _lose_bytes(
@@ -49,10 +53,11 @@ def _lose_bytes(
         for row in lost if inode in here else ():
             keep = 0 if worst else rng.choice((0, row["length"], rng.randrange(row["length"]) // _PAGE * _PAGE))
             _wipe(here[inode], row["offset"] + keep, row["offset"] + row["length"])
-    known = {row["inode"] for row in ends.values() if "inode" in row}
+    known = since.keys() | {row["inode"] for row in ends.values() if row["kind"] in ("write", "pwrite")}
     for number, inode in inodes.items():
         # Written to by other means than the functions that are wrapped: nothing proves that any of it lasts.
-        if ends.get(number, {}).get("new") and inode in here and inode not in known and (worst or rng.random() < 0.5):
+        unproven = inode not in known and number > everything
+        if ends.get(number, {}).get("new") and inode in here and unproven and (worst or rng.random() < 0.5):
             os.truncate(here[inode], 0)
 
 

@@ -172,7 +172,7 @@ def power_cut_at(place: Path, swarm: Swarm, scenario: Scenario, point: Point, se
     first = swarm.launch(words, place, place / "log", point, save)
     assert killed(first) or first.code == 0, f"{point}: {first.err}"
     rng = random.Random(seed)
-    power_cut(place / "log", [out, save], rng, worst=rng.random() < 0.3)
+    power_cut(place / "log", [out, save], rng, worst=rng.choice(("", "", "all", "bytes")))
     between = tree_of(out / scenario.name)
     if first.code == 0:
         assert between == scenario.new, f"{point}: it said it was done, and a power cut took it away"
@@ -198,5 +198,5 @@ def test_case_50_what_a_download_called_done_outlives_a_power_cut(tmp_path: Path
         make(out / scenario.name, scenario.old)
     words = swarm.words(scenario.name, out, "--overwrite")
     assert swarm.launch(words, tmp_path, tmp_path / "log", None, save).code == 0
-    power_cut(tmp_path / "log", [tmp_path / "deep", save], random.Random(1), worst=True)
+    power_cut(tmp_path / "log", [tmp_path / "deep", save], random.Random(1), worst="all")
     assert tree_of(out / scenario.name) == scenario.new

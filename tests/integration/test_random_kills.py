@@ -102,7 +102,7 @@ def three_downloads(folder: Path, content: str, tracker: str) -> Iterator[list[R
 
 def wait_for_bytes(peer: Running, goal: int) -> None:
     """Wait until a download has so many bytes."""
-    while peer.event("progress")["bytes"] < goal:
+    while peer.event("progress", phase="downloading")["bytes"] < goal:
         pass
 
 
