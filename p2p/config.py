@@ -80,9 +80,12 @@ def parse_size(text: str, what: str = "size") -> int:
 def parse_rate(text: str, what: str = "rate") -> int:
     """Read a rate in bytes a second: a size, with or without `/s`. Raises `UsageError`."""
     try:
-        return parse_size(text.strip().removesuffix("/s"), what)
+        rate = parse_size(text.strip().removesuffix("/s"), what)
     except UsageError:
         raise UsageError(f"{what}: {text!r} is not a rate; write bytes a second, or a number with K, M or G, such as 10M") from None
+    if not rate and any(digit in text for digit in "123456789"):
+        raise UsageError(f"{what}: {text!r} is less than a byte a second; 0 is no limit")
+    return rate
 
 
 def parse_advertise(text: str, what: str = "advertise") -> Address:

@@ -331,12 +331,14 @@ class FileLock:
 def lock_file(path: str | os.PathLike[str], mode: int = 0o666) -> FileLock:
     """Open `path`, making an empty file of `mode` if there is none, and hold it alone until closed; the lock dies with the process.
 
-    Raises `BlockingIOError` if another holder has it, `DiskError` if it is not a regular file, and `OSError` if it cannot be opened. Where
-    a file system knows no locks, holding is not exclusive.
+    Raises `BlockingIOError` if another holder has it, `DiskError` if it is not a regular file or has a second name, and `OSError` if it
+    cannot be opened. Where a file system knows no locks, holding is not exclusive.
     """
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | _NO_WAIT | _SAFE, mode)
-        _checked_regular(fd, path)
+        if _checked_regular(fd, path).st_nlink > 1:
+            os.close(fd)
+            raise DiskError(f"'{printable(os.fspath(path))}' has another name too, so it is not ours; move it away")
         try:
             _lock(fd)
             # The last holder may have deleted the file between our open and our lock; then we hold what has no name any more.

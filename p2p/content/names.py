@@ -22,7 +22,8 @@ MAX_DEPTH: Final = 64
 _UNSEEN: Final = (
     "\x00-\x1f\x7f-\x9f"  # control characters: C0, DEL, C1
     "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # direction marks, overrides and isolates: the name shown is not the name
-    "\u00ad\u180e\u200b-\u200d\u2060-\u2064\ufeff"  # no width: two names look the same
+    "\u00ad\u180e\u200b-\u200d\u2060-\u2064\ufeff\ufff9-\ufffb\U000e0000-\U000e007f"  # no width: two names look the same
+    "\u115f\u1160\u3164\uffa0"  # fillers: seen as blanks, and no blanks
     "\u2028\u2029"  # line and paragraph separators
     "\ud800-\udfff"  # half of a surrogate pair: has no UTF-8 form
 )
@@ -33,7 +34,7 @@ _RESERVED: Final = re.compile(r"(?:con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]
 
 
 def printable(text: str) -> str:
-    r"""`text` from another machine, safe to print: control, direction and unseen characters become `\x..` or `\u....`."""
+    r"""`text` from another machine, safe to print: control, direction and unseen characters become `\x..`, `\u....` or `\U........`."""
     return _UNPRINTABLE.sub(_escape, text)
 
 
@@ -137,4 +138,4 @@ def _refused(name: str, reason: str) -> ProtocolError:
 
 def _escape(match: re.Match[str]) -> str:
     code = ord(match.group())
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

@@ -30,10 +30,10 @@ from p2p.content.fileset import FileSet
 from p2p.content.flusher import Flusher
 from p2p.content.geometry import Geometry, Layout
 from p2p.content.landed import MOST_OF_MARK, is_landed, mark_of
-from p2p.content.manifest import MAX_MANIFEST, to_bytes
+from p2p.content.manifest import MAX_MANIFEST, parse, to_bytes
 from p2p.content.names import MAX_PART, local_part, local_path, local_paths, printable
 from p2p.content.scan import located
-from p2p.errors import DiskError
+from p2p.errors import DiskError, EnjambreError
 from p2p.model import BlockSpan, ContentId, FileSpan, Manifest
 from p2p.system import (
     OPEN_FILES_CANNOT_MOVE,
@@ -56,7 +56,6 @@ PART: Final = ".part"
 OLD: Final = ".old.part"
 """Endings of what lies beside a download: its manifest, its bytes, and the former target while it is replaced."""
 
-_OURS: Final = b'{"files":['
 _MANY_FILES: Final = 256
 _WAIT_FOR_READERS: Final = 30.0
 
@@ -262,8 +261,7 @@ class PartialContent:
         if self.resumed and not ours:
             whose = "is not a download of ours" if not found else "belongs to another content"
             raise DiskError(f"'{_shown(self.part)}' {whose}; delete it or choose another -o DIR")
-        begun = found.rstrip(b"\0")  # a power cut may leave a file its length and not its bytes
-        if not ours and not (begun.startswith(_OURS) or _OURS.startswith(begun)):
+        if not ours and not _may_be_ours(found, canonical):
             raise DiskError(f"'{_shown(self.sidecar)}' is not ours; delete it or choose another -o DIR")
         need, have = self._unwritten(), free_space(self.folder)
         if need > have:
@@ -449,7 +447,7 @@ class PartialContent:
 
     @property
     def _many(self) -> bool:
-        return len(self._local) > _MANY_FILES
+        return len(self._local) + len(self.manifest.folders) > _MANY_FILES
 
     @property
     def _lazy(self) -> bool:
@@ -480,6 +478,19 @@ def _told(doing: str, path: str | os.PathLike[str]) -> Iterator[None]:
         yield
     except OSError as error:
         raise disk_error(error, doing, path) from error
+
+
+def _may_be_ours(found: bytes, canonical: bytes) -> bool:
+    """Whether a sidecar without a part is what a crash left: the beginning of the manifest, or the whole of another content's."""
+    begun = found.rstrip(b"\0")  # a power cut may leave a file its length and not its bytes
+    if canonical.startswith(begun):
+        return True
+    end = found.rfind(b"}\n") + 1 or len(found)  # a mark may stand behind it
+    try:
+        parse(found[:end], None)
+    except EnjambreError:
+        return False
+    return True
 
 
 def _check_writable(name: str) -> None:

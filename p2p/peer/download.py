@@ -217,6 +217,7 @@ class Download:
         holding.news = self._tell
         self._tools.register(holding)
         self._finder.members = lambda: holding.members
+        self._finder.greet = lambda link: None if holding.member(link.key) is link else holding.introduce(link)
         reporting = asyncio.create_task(self._report_often(holding))
         finding = asyncio.create_task(self._find())
         try:

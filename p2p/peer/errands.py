@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import aclosing
 from pathlib import Path
 from typing import Final
+from unicodedata import normalize
 
 from p2p.content.manifest import parse
 from p2p.errors import EnjambreError, NotFound, Refused, Unreachable
@@ -47,11 +48,13 @@ async def resolve(tracker: TrackerClient, target: str) -> ContentId:
     if len(target) == 64 and set(target) <= set("0123456789abcdef"):
         return ContentId(target)
     found: list[HitRow] = []
+    wanted = normalize("NFC", target)  # as it is typed; some systems keep names in another form
     async with aclosing(tracker.pages(lambda offset: Search(text=target[:200], offset=offset, limit=PAGE), HitsAnswer)) as pages:
         async for _, answer in pages:
-            found += [hit for hit in answer.hits if hit.name == target]
-            if len(found) >= PAGE or (found and answer.hits and answer.hits[-1].name != target):
+            found += [hit for hit in answer.hits if normalize("NFC", hit.name) == wanted]
+            if len(found) >= PAGE or (found and answer.hits and normalize("NFC", answer.hits[-1].name) != wanted):
                 break
+    found = [hit for hit in found if hit.name == target] or found
     if not found:
         raise NotFound(f"nobody shares anything called {target!r}")
     if len(found) > 1:

@@ -9,7 +9,7 @@ from typing import Final
 
 from p2p.errors import EnjambreError, NotFound, Refused, Unreachable
 from p2p.model import Address, ContentId, PeerKey, peer_key
-from p2p.peer.links import Links
+from p2p.peer.links import Link, Links
 from p2p.peer.tracker_client import TrackerClient
 from p2p.protocol.tracker_messages import Lookup, LookupAnswer, Source
 from p2p.swarm.mesh import CALM_TIME, EAGER_TIME, LOOKUP, dials
@@ -47,6 +47,8 @@ class Finder:
         """Whether more peers are wanted soon."""
         self.members: Callable[[], int] | None = None
         """How many peers are linked for this content; until that is known, those that are linked of the ones that the tracker named."""
+        self.greet: Callable[[Link], None] = lambda _: None
+        """Told of each link to a peer that the tracker names: it may have the content only since the link was opened, or again."""
 
     async def look(self) -> None:
         """Ask the tracker once and begin to dial who is new. Raises `NotFound` when nobody has the content, `Unreachable`, `Refused`."""
@@ -65,6 +67,10 @@ class Finder:
         self._holders = answer.content.peers
         self._failures = {key: failure for key, failure in self._failures.items() if key in places}
         self._dial(places)
+        for key in places:
+            link = self._links.get(key)
+            if link is not None:
+                self.greet(link)
 
     @property
     def more(self) -> bool:

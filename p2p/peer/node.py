@@ -121,7 +121,7 @@ class Node:
             note=note,
             rng=self._rng,
             pace=Pace(settings.limit_down),
-            policy=Policy(patience=settings.patience),
+            policy=_policy(settings.patience),
         )
 
     # -- coming and going ----------------------------------------------------------------------------------------------------------
@@ -373,6 +373,14 @@ class Node:
     def replicate(self, link: Link, request: Replicate) -> Awaitable[object]:
         """Accept to keep a copy, or raise `Refused`."""
         return self._keeper.accept(link, request)
+
+
+def _policy(patience: float) -> Policy:
+    """The policy of someone with so much patience. To be cut off is waited out for longer, unless less than usual was asked for."""
+    usual = Policy()
+    if patience >= usual.patience:
+        return Policy(patience=patience, patience_offline=max(usual.patience_offline, patience))
+    return Policy(patience=patience, patience_offline=patience, patience_alone=min(usual.patience_alone, patience))
 
 
 def _new_id() -> PeerId:

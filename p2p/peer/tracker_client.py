@@ -25,7 +25,7 @@ MOST_PAGES: Final = 20_000
 class TrackerClient:
     """A conversation with one tracker. Several questions may be under way at once. `session` is shown at each new connection."""
 
-    def __init__(self, address: Address, trace: WireTrace | None = None, timeout: float = 5.0) -> None:
+    def __init__(self, address: Address, trace: WireTrace | None = None, timeout: float = 4.0) -> None:
         """`timeout` is for one question and its answer, in seconds."""
         self.address = address
         self.session: str | None = None

@@ -826,6 +826,13 @@ def test_a_name_that_the_locale_cannot_write_is_an_error_of_the_disk(tmp_path: P
     assert not (tmp_path / "out").exists()
 
 
+def test_case_45_a_name_is_found_however_its_accents_are_kept(tmp_path: Path) -> None:
+    path = old_file(tmp_path / "cafe\u0301.bin", b"x")
+    with start_tracker(tmp_path) as tracker, start_peer(tmp_path, "share", str(path), tracker=tracker.address) as peer:
+        peer.event("shared")
+        assert run_peer(tmp_path, "info", "caf\u00e9.bin", tracker=tracker.address).code == 0
+
+
 # -- the scripts -----------------------------------------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from pathlib import Path
 from random import Random
@@ -18,7 +19,7 @@ from p2p.peer import download
 from p2p.peer import node as node_module
 from p2p.peer.errands import info, resolve
 from p2p.peer.node import Node
-from p2p.peer.reports import Downloaded, Progress, SessionChanged, Withdrawn
+from p2p.peer.reports import Downloaded, Progress, SessionChanged, Shared, Withdrawn
 from p2p.peer.tracker_client import TrackerClient
 from p2p.protocol.tracker_messages import Announce, Login, LoginAnswer, Logout
 from p2p.swarm.sources import Policy
@@ -222,6 +223,34 @@ def test_a_logout_by_somebody_else_ends_a_peer_of_a_stored_session(tmp_path: Pat
             assert (await running).path.read_bytes() == DATA, "a download under way goes on with the link it has"
 
     contained(work)
+
+
+@pytest.mark.parametrize("what", ["touched", "moved away and back"])
+def test_a_running_download_goes_on_when_its_seed_shares_the_same_file_again(tmp_path: Path, what: str) -> None:
+    """A neighbour of hostile case 79: the seed withdraws what was touched, and shares it again under the same id, on the same link."""
+
+    async def work() -> None:
+        async with Swarm(tmp_path) as swarm:
+            seed = await swarm.peer("seed", limit_up=4 * MIB)
+            path = old_file(tmp_path / "shared" / "image.bin", DATA)
+            watching = asyncio.create_task(seed.watch(path.parent))
+            await until(lambda: swarm.told("seed", Shared), 10)
+            shared = swarm.told("seed", Shared)[0]
+            leech = await swarm.peer("leech")
+            task = asyncio.create_task(leech.download(shared.id, tmp_path / "out"))
+            await until(lambda: any(report.bytes for report in swarm.told("leech", Progress)))
+            if what == "touched":
+                os.utime(path, (2, 2))
+            else:
+                path.rename(tmp_path / "away")
+            await until(lambda: swarm.told("seed", Withdrawn), 20)
+            if what != "touched":
+                (tmp_path / "away").rename(path)
+            assert (await task).path.read_bytes() == DATA
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+
+    contained(work, 60)
 
 
 # -- trackers that go away -----------------------------------------------------------------------------------------------------------

@@ -188,3 +188,14 @@ def test_options_that_are_not_given_leave_no_trace() -> None:
     PeerConfig.add_options(parser, "download")
     assert vars(parser.parse_args([])) == {}
     assert vars(parser.parse_args(["--seed", "--limit", "1M"])) == {"seed": True, "limit": "1M"}
+
+
+@pytest.mark.parametrize("text", ["0.5", "0.0001K", "0.9/s"])
+def test_a_rate_of_less_than_a_byte_is_refused_and_not_taken_for_none(text: str) -> None:
+    with pytest.raises(UsageError, match="less than a byte"):
+        parse_rate(text)
+
+
+@pytest.mark.parametrize("text", ["0", "0.0", "0K", "0/s"])
+def test_no_rate_is_no_limit(text: str) -> None:
+    assert parse_rate(text) == 0

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from p2p.content import partial as partial_module
 from p2p.content.bitmap import Bitmap
 from p2p.content.manifest import to_bytes
 from p2p.content.partial import PartialContent
@@ -853,3 +854,53 @@ def test_case_46_a_real_disk_that_fills_up_resumes_when_there_is_room(tmp_path: 
         assert [path.name for path in disk.iterdir()] == ["x.bin"]
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+@pytest.mark.parametrize("theirs", [b'{"files":["mine"]}', b"mine"], ids=["json", "anything"])
+def test_a_users_own_file_of_the_sidecars_name_is_left_alone(tmp_path: Path, theirs: bytes) -> None:
+    """A neighbour of hostile case 43: nothing is overwritten or deleted unasked, whatever it is called."""
+    data = some_bytes(100)
+    own = tmp_path / "x.bin.part.manifest"
+    own.write_bytes(theirs)
+    for overwrite in (False, True):
+        partial = partial_of(manifest_of(data), tmp_path, overwrite=overwrite)
+        with pytest.raises(DiskError, match="not ours"):
+            partial.open()
+        assert own.read_bytes() == theirs
+
+
+@pytest.mark.skipif(os.name == "nt", reason="hard links of POSIX")
+def test_a_sidecar_with_a_second_name_is_not_ours(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_bytes(b"")
+    os.link(precious, tmp_path / "x.bin.part.manifest")
+    partial = partial_of(manifest_of(some_bytes(100)), tmp_path)
+    with pytest.raises(DiskError, match="another name"):
+        partial.open()
+    partial.abandon()
+    assert precious.read_bytes() == b""
+    assert (tmp_path / "x.bin.part.manifest").exists()
+
+
+def test_a_sidecar_of_another_content_that_never_began_is_taken_over(tmp_path: Path) -> None:
+    other = some_bytes(100, seed=2)
+    (tmp_path / "x.bin.part.manifest").write_bytes(to_bytes(manifest_of(other)))
+    data = some_bytes(100)
+    partial = partial_of(manifest_of(data), tmp_path)
+    partial.open()
+    fill(partial, data)
+    partial.finish()
+    assert (tmp_path / "x.bin").read_bytes() == data
+
+
+def test_countless_empty_folders_are_synced_as_one_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = folder_manifest([("a", b"x")], folders=tuple(f"f{number}" for number in range(1000)))
+    synced: list[object] = []
+    monkeypatch.setattr(partial_module, "fsync_folder", synced.append)
+    monkeypatch.setattr(partial_module, "sync_disk", lambda fd: True)
+    partial = partial_of(manifest, tmp_path)
+    partial.open()
+    fill(partial, b"x")
+    partial.finish()
+    assert len(synced) < 10
+    assert len(list((tmp_path / "dir").iterdir())) == 1001
