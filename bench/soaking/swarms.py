@@ -18,6 +18,8 @@ from bench.soaking.report import Outcome
 from bench.soaking.rig import Rig, Scale, Target, in_cgroup, measured, raise_descriptors, watched, within
 
 GIB: Final = 1 << 30
+PIECES: Final = 512
+"""Of so many, the first, blocks are read; a file of a GiB or more has more pieces than that."""
 ROOM: Final = 256
 """MiB of memory that case 61 leaves."""
 STACK: Final = 1 << 30
@@ -61,11 +63,10 @@ async def memory(lab: Lab, scale: Scale) -> AsyncIterator[Outcome]:
     for gib in sizes:
         with Rig(lab) as rig:
             peer = rig.peer(rig.tracker(), sparse(lab.folder(f"sparse-{gib}") / "large.img", gib))
-            pieces = gib * 1000
             async with watched("memory", peer, read=True) as outcome:
                 with in_cgroup(peer, ROOM) as bounded:
                     outcome.notes["bounded by a cgroup"] = bounded
-                    async with Readers(peer.port, peer.content, pieces // 2, readers, random.Random(61)) as crowd:
+                    async with Readers(peer.port, peer.content, PIECES, readers, random.Random(61)) as crowd:
                         outcome.during = await measured(peer, seconds, read=True, rate=20)
                     outcome.notes["MiB/s"] = crowd.blocks / 16 / seconds
                     outcome.check("blocks read", crowd.blocks, readers, least=True)
