@@ -22,8 +22,8 @@ from bench.soaking.report import Outcome, Times
 
 LOOPBACK: Final = "127.0.0.1"
 _CGROUPS: Final = ((Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"), (Path("/sys/fs/cgroup"), "memory.max"))
-START_TIME: Final = 20.0
-"""Seconds within which a process must say where it listens."""
+START_TIME: Final = 180.0
+"""Seconds within which a process must say where it listens, or have hashed what it shares."""
 SETTLE: Final = 5.0
 """Seconds within which what a crowd cost must have been given back."""
 

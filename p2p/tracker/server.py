@@ -40,7 +40,7 @@ class ServerConfig:
     """Over it, as over any other bound, one that has said nothing yet gives way, or the newcomer is told `busy`."""
     max_per_host: int = 1_024
     """Connections from one address; loopback may use all there are."""
-    silent_timeout: float = 1.0
+    silent_timeout: float = 0.1
     """How long a connection may say nothing before it gives way where there is no room for another."""
     message_timeout: float = 10.0
     """From the first byte of a line (or, for the first line, from the start) until all of it is here."""

@@ -554,7 +554,7 @@ def test_case_12_one_that_says_nothing_gives_way_to_a_newcomer_and_one_that_spok
     start: Starter, monkeypatch: pytest.MonkeyPatch, bound: str
 ) -> None:
     monkeypatch.setattr("p2p.tracker.server.kind_of", lambda host: "private")
-    running = start(**{bound: 3})
+    running = start(silent_timeout=1.0, **{bound: 3})
     spoke, silent, slow = running.connect(), running.connect(), running.connect()
     assert spoke.ask("ping")["ok"]
     slow.send(b'{"op"')
