@@ -48,8 +48,8 @@ def read(content: str, piece: object = 0, offset: object = 0, length: object = 1
 # -- what is asked wrongly -----------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_not_shared_is_not_found_and_nothing_more_is_told(tmp_path: Path) -> None:
-    """Case 23: the same text for an unknown id, and for one that is only on the disk."""
+def test_case_23_what_is_not_shared_is_not_found_and_nothing_more_is_told(tmp_path: Path) -> None:
+    """The same text for an unknown id, and for one that is only on the disk."""
 
     async def work() -> None:
         async with sharer(tmp_path) as (_, node, content, port):
@@ -72,8 +72,7 @@ NO_IDS = ["../../etc/passwd", "/etc/passwd", "x.bin", "", "\0", "ab" * 31 + "a\0
 
 
 @pytest.mark.parametrize("wanted", NO_IDS)
-def test_a_path_instead_of_an_id_is_a_bad_field(tmp_path: Path, wanted: object) -> None:
-    """Case 23."""
+def test_case_23_a_path_instead_of_an_id_is_a_bad_field(tmp_path: Path, wanted: object) -> None:
 
     async def work() -> None:
         async with sharer(tmp_path) as (_, _, _, port), await Caller.dial(port) as caller:
@@ -106,8 +105,8 @@ def test_a_path_instead_of_an_id_is_a_bad_field(tmp_path: Path, wanted: object) 
         (0, 0, "1", "bad_field"),
     ],
 )
-def test_a_block_that_there_is_not_reads_nothing(tmp_path: Path, piece: object, offset: object, length: object, code: str) -> None:
-    """Case 24: a range that is no range of this content ends the connection."""
+def test_case_24_a_block_that_there_is_not_reads_nothing(tmp_path: Path, piece: object, offset: object, length: object, code: str) -> None:
+    """A range that is no range of this content ends the connection."""
 
     async def work() -> None:
         async with sharer(tmp_path) as (_, node, content, port), await Caller.dial(port) as caller:
@@ -138,8 +137,7 @@ def test_a_block_that_there_is_not_reads_nothing(tmp_path: Path, piece: object, 
     ],
     ids=["http", "tls", "ssh", "http2", "bytes", "list", "twice", "deep", "long", "answer", "body"],
 )
-def test_what_is_no_line_of_the_protocol_ends_the_connection_at_once(tmp_path: Path, data: bytes) -> None:
-    """Case 8."""
+def test_case_8_what_is_no_line_of_the_protocol_ends_the_connection_at_once(tmp_path: Path, data: bytes) -> None:
 
     async def work() -> None:
         async with sharer(tmp_path) as (_, _, _, port), await Caller.dial(port) as caller:
@@ -182,8 +180,8 @@ def test_case_24_a_have_that_does_not_fit_its_content_is_told_why_before_the_end
 # -- what is asked too often ---------------------------------------------------------------------------------------------------------
 
 
-def test_an_honest_peer_is_served_while_another_has_two_hundred_connections(tmp_path: Path) -> None:
-    """Case 25: each of them asks for blocks and takes no byte."""
+def test_case_25_an_honest_peer_is_served_while_another_has_two_hundred_connections(tmp_path: Path) -> None:
+    """Each of them asks for blocks and takes no byte."""
 
     async def work() -> None:
         async with sharer(tmp_path) as (swarm, node, content, port):
@@ -308,8 +306,8 @@ def test_case_25_hundreds_of_links_that_say_nothing_shut_out_nobody(tmp_path: Pa
 # -- who says nothing, or goes away --------------------------------------------------------------------------------------------------
 
 
-def test_a_handshake_that_is_never_finished_is_ended_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Case 26, with the ten seconds shortened."""
+def test_case_26_a_handshake_that_is_never_finished_is_ended_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the ten seconds shortened."""
     for module in (wire, conversation):
         monkeypatch.setattr(module, "LINE_TIME", 0.5)
     monkeypatch.setattr(conversation.converse, "__kwdefaults__", {"first_line": 0.5})
@@ -329,8 +327,7 @@ def test_a_handshake_that_is_never_finished_is_ended_in_time(tmp_path: Path, mon
     contained(work, 40)
 
 
-def test_hanging_up_in_the_middle_of_blocks_leaves_nothing_behind(tmp_path: Path) -> None:
-    """Case 27."""
+def test_case_27_hanging_up_in_the_middle_of_blocks_leaves_nothing_behind(tmp_path: Path) -> None:
 
     async def work() -> None:
         async with sharer(tmp_path) as (_, node, content, port):
@@ -358,8 +355,8 @@ async def _read_some(port: int, content: str) -> None:
 # -- two at once ---------------------------------------------------------------------------------------------------------------------
 
 
-def test_two_peers_that_dial_each_other_at_once_end_with_one_link_in_two_hundred_rounds(tmp_path: Path) -> None:
-    """Case 80: a cross dial."""
+def test_case_80_two_peers_that_dial_each_other_at_once_end_with_one_link_in_two_hundred_rounds(tmp_path: Path) -> None:
+    """A cross dial."""
 
     async def work() -> None:
         async with Swarm(tmp_path) as swarm:
@@ -390,8 +387,7 @@ def _linked(one: Node, two: Node) -> bool:
     return bool(near[0].wire._sock.getsockname() == far[0].wire._sock.getpeername())
 
 
-def test_links_closed_from_both_ends_while_they_are_used_end_at_once_in_two_hundred_rounds(tmp_path: Path) -> None:
-    """Case 80."""
+def test_case_80_links_closed_from_both_ends_while_they_are_used_end_at_once_in_two_hundred_rounds(tmp_path: Path) -> None:
 
     async def work() -> None:
         async with sharer(tmp_path) as (swarm, node, content, port):

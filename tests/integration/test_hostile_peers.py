@@ -129,15 +129,14 @@ def test_who_comes_first_with_the_id_of_an_honest_seed_does_not_keep_that_seed_a
     contained(work)
 
 
-def test_a_peer_that_flips_one_bit_is_dropped_and_costs_at_most_two_blocks(tmp_path: Path) -> None:
-    """Case 28."""
+def test_case_28_a_peer_that_flips_one_bit_is_dropped_and_costs_at_most_two_blocks(tmp_path: Path) -> None:
     flipper = kit.BitFlipper(SAMPLE)
     done, _ = meet(tmp_path, flipper, *honest(1))
     assert sum(done.bytes_from.values()) <= len(SAMPLE.data) + 2 * kit.PIECE
 
 
-def test_a_peer_that_sends_only_bad_data_is_dropped_after_few_blocks(tmp_path: Path) -> None:
-    """Case 29: at most five bad blocks of a thousand."""
+def test_case_29_a_peer_that_sends_only_bad_data_is_dropped_after_few_blocks(tmp_path: Path) -> None:
+    """At most five bad blocks of a thousand."""
     sample = kit.Sample.random("thousand.bin", 1000 * kit.PIECE)
     liar = kit.Liar(sample)
     done, _ = meet(tmp_path, liar, *honest(2, sample), seconds=40)
@@ -154,8 +153,8 @@ def test_what_comes_from_a_peer_that_is_gone_does_not_count_as_anothers(tmp_path
     assert done.bytes_from["good"] <= len(BIG.data) + 2 * MIB
 
 
-def test_a_peer_that_is_slow_and_honest_is_not_dropped(tmp_path: Path) -> None:
-    """Case 54: no false ban."""
+def test_case_54_a_peer_that_is_slow_and_honest_is_not_dropped(tmp_path: Path) -> None:
+    """No false ban."""
     slow = kit.Slow(SAMPLE)
     done, _ = meet(tmp_path, slow, *honest(1))
     assert "slow" in done.bytes_from
@@ -209,8 +208,7 @@ def test_an_honest_seed_among_many_that_are_made_up_is_found(tmp_path: Path, ans
     ],
     ids=lambda value: getattr(value, "vice", ""),
 )
-def test_when_all_peers_are_bad_the_error_says_so_soon(tmp_path: Path, vice: type[kit.PlainPeer], kind: type[Exception], said: str) -> None:
-    """Case 30."""
+def test_case_30_when_all_are_bad_it_is_said_soon(tmp_path: Path, vice: type[kit.PlainPeer], kind: type[Exception], said: str) -> None:
     error = fail(tmp_path, vice(SAMPLE))
     assert isinstance(error, kind)
     assert said in str(error)
@@ -248,8 +246,7 @@ def test_what_was_verified_is_kept_when_all_peers_turn_out_bad_and_a_later_downl
     contained(work)
 
 
-def test_a_peer_that_refuses_everything_is_not_asked_in_a_busy_loop(tmp_path: Path) -> None:
-    """Case 33."""
+def test_case_33_a_peer_that_refuses_everything_is_not_asked_in_a_busy_loop(tmp_path: Path) -> None:
     for vice in (kit.Refuser, kit.BusyRefuser):
         peer = vice(SAMPLE)
         began = time.process_time()
@@ -262,8 +259,7 @@ def test_a_peer_that_refuses_everything_is_not_asked_in_a_busy_loop(tmp_path: Pa
 
 
 @pytest.mark.parametrize("vice", [kit.EndlessManifest, kit.Overflower, kit.EndlessLine, kit.HaveFlooder], ids=lambda vice: vice.vice)
-def test_a_peer_that_never_stops_sending_costs_little_memory(tmp_path: Path, vice: type[kit.PlainPeer]) -> None:
-    """Case 31."""
+def test_case_31_a_peer_that_never_stops_sending_costs_little_memory(tmp_path: Path, vice: type[kit.PlainPeer]) -> None:
 
     async def work() -> int:
         async with Swarm(tmp_path) as swarm, kit.announced(swarm.address, vice(SAMPLE), *honest(1)):
@@ -282,8 +278,7 @@ def test_a_peer_that_never_stops_sending_costs_little_memory(tmp_path: Path, vic
 
 
 @pytest.mark.parametrize("reset", [True, False], ids=["reset", "closed"])
-def test_a_connection_cut_at_any_byte_of_an_answer_is_survived(tmp_path: Path, reset: bool) -> None:
-    """Case 57."""
+def test_case_57_a_connection_cut_at_any_byte_of_an_answer_is_survived(tmp_path: Path, reset: bool) -> None:
     header = len(kit.encoded({"ok": True, "seq": 1, "body": kit.PIECE}))
     sample = kit.Sample.random("small.bin", 5 * kit.PIECE + 1)
     for number, after in enumerate((0, 1, header - 1, header, header + 1, header + 1000, header + kit.PIECE - 1)):
@@ -293,8 +288,8 @@ def test_a_connection_cut_at_any_byte_of_an_answer_is_survived(tmp_path: Path, r
         assert took < QUICK.block_timeout + 1
 
 
-def test_a_download_goes_on_by_itself_when_its_only_peer_is_back_after_a_while(tmp_path: Path) -> None:
-    """Cases 55 and 56: half-open links are noticed by the ping, and dialled again."""
+def test_cases_55_56_a_download_goes_on_by_itself_when_its_only_peer_is_back_after_a_while(tmp_path: Path) -> None:
+    """Half-open links are noticed by the ping, and dialled again."""
 
     async def work() -> None:
         peer = kit.Freezer(SAMPLE)
@@ -317,8 +312,7 @@ def test_a_download_goes_on_by_itself_when_its_only_peer_is_back_after_a_while(t
 # -- names and contents --------------------------------------------------------------------------------------------------------------
 
 
-def test_two_contents_with_one_name_never_mix(tmp_path: Path) -> None:
-    """Case 34."""
+def test_case_34_two_contents_with_one_name_never_mix(tmp_path: Path) -> None:
     other = kit.Sample.random("image.bin", 2_000_000, seed=2)
 
     async def work() -> None:

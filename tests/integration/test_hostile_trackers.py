@@ -110,8 +110,7 @@ ANSWERS = [endless, dripping, silent, with_body, garbage, resetting, another_seq
 
 
 @pytest.mark.parametrize("answer", ANSWERS, ids=lambda answer: answer.__name__)
-def test_whatever_a_tracker_answers_the_client_says_soon_that_it_is_of_no_use(answer: Answering) -> None:
-    """Case 37."""
+def test_case_37_whatever_a_tracker_answers_the_client_says_soon_that_it_is_of_no_use(answer: Answering) -> None:
 
     async def work() -> int:
         async with tracker(answer) as address:
@@ -133,8 +132,7 @@ def test_whatever_a_tracker_answers_the_client_says_soon_that_it_is_of_no_use(an
 
 
 @pytest.mark.parametrize("size", [-1, 2**63, "7", 1.5, True, None])
-def test_a_size_that_is_none_is_refused_before_anything_is_written(tmp_path: Path, size: object) -> None:
-    """Case 38."""
+def test_case_38_a_size_that_is_none_is_refused_before_anything_is_written(tmp_path: Path, size: object) -> None:
 
     async def answer(writer: asyncio.StreamWriter, message: dict[str, Any]) -> None:
         hit = {"id": CONTENT, "name": "x", "size": size, "seeds": 1, "peers": 1}
@@ -175,8 +173,8 @@ def test_a_tracker_that_names_a_thousand_peers_that_are_not_there_costs_little_t
     contained(work)
 
 
-def test_a_question_after_one_that_was_not_answered_goes_over_a_new_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Case 55: the old connection may be half open, and would swallow everything until the system gives it up."""
+def test_case_55_a_question_after_one_that_was_not_answered_goes_over_a_new_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The old connection may be half open, and would swallow everything until the system gives it up."""
     connections: list[asyncio.StreamWriter] = []
 
     async def first_is_dead(writer: asyncio.StreamWriter, message: dict[str, Any]) -> None:
@@ -234,8 +232,7 @@ def test_a_tracker_whose_pages_never_end_is_given_up(monkeypatch: pytest.MonkeyP
 # -- addresses that lead nowhere -----------------------------------------------------------------------------------------------------
 
 
-def test_nobody_at_an_address_is_said_at_once_with_the_address() -> None:
-    """Case 58."""
+def test_case_58_nobody_at_an_address_is_said_at_once_with_the_address() -> None:
 
     async def work() -> None:
         with socket.socket() as taken:
@@ -251,8 +248,8 @@ def test_nobody_at_an_address_is_said_at_once_with_the_address() -> None:
     contained(work)
 
 
-def test_an_address_that_swallows_everything_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Case 58: a full backlog drops what comes, as a black hole does."""
+def test_case_58_an_address_that_swallows_everything_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full backlog drops what comes, as a black hole does."""
     monkeypatch.setattr(dialling, "DIAL_TIME", 0.4)
 
     async def work() -> None:
@@ -273,8 +270,8 @@ def test_an_address_that_swallows_everything_is_given_up(monkeypatch: pytest.Mon
     contained(work)
 
 
-def test_a_host_with_a_broken_address_is_reached_at_its_other_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Case 58: IPv6 first, and broken."""
+def test_case_58_a_host_with_a_broken_address_is_reached_at_its_other_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """IPv6 first, and broken."""
 
     async def work() -> None:
         with socket.socket() as door, socket.socket() as nobody:
@@ -294,8 +291,7 @@ def test_a_host_with_a_broken_address_is_reached_at_its_other_one(monkeypatch: p
     contained(work)
 
 
-def test_a_name_that_nobody_knows_is_said_with_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Case 58."""
+def test_case_58_a_name_that_nobody_knows_is_said_with_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def work() -> None:
         def resolve(host: str, port: int, flags: int) -> list[Any]:
@@ -308,8 +304,8 @@ def test_a_name_that_nobody_knows_is_said_with_the_name(monkeypatch: pytest.Monk
     contained(work)
 
 
-def test_a_connection_reset_as_it_is_made_is_unreachable_and_leaks_nothing(tmp_path: Path) -> None:
-    """Case 57: at the first message boundary there is."""
+def test_case_57_a_connection_reset_as_it_is_made_is_unreachable_and_leaks_nothing(tmp_path: Path) -> None:
+    """At the first message boundary there is."""
 
     async def work() -> None:
         with socket.socket() as door:

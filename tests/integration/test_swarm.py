@@ -157,8 +157,7 @@ def test_peers_that_come_late_and_go_early_do_not_disturb_the_others(tmp_path: P
     contained(work, 40)
 
 
-def test_a_killed_peer_is_gone_from_all_answers_within_its_lease(tmp_path: Path) -> None:
-    """Case 20."""
+def test_case_20_a_killed_peer_is_gone_from_all_answers_within_its_lease(tmp_path: Path) -> None:
 
     async def work() -> None:
         async with Swarm(tmp_path, ttl=1) as swarm:
@@ -197,8 +196,7 @@ def test_who_leaves_in_good_order_is_out_of_all_answers_at_once(tmp_path: Path, 
     contained(work)
 
 
-def test_a_logout_by_somebody_else_ends_a_peer_of_a_stored_session(tmp_path: Path) -> None:
-    """Case 79."""
+def test_case_79_a_logout_by_somebody_else_ends_a_peer_of_a_stored_session(tmp_path: Path) -> None:
     from p2p.peer.session_file import StoredSession, forget_session, save_session
     from p2p.peer.tracker_client import TrackerClient
     from p2p.protocol.tracker_messages import LoginAnswer
@@ -256,8 +254,7 @@ def test_a_running_download_goes_on_when_its_seed_shares_the_same_file_again(tmp
 # -- trackers that go away -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_download_goes_on_without_its_tracker(tmp_path: Path) -> None:
-    """Case 40."""
+def test_case_40_a_download_goes_on_without_its_tracker(tmp_path: Path) -> None:
 
     async def work() -> None:
         async with Swarm(tmp_path) as swarm:
@@ -272,8 +269,7 @@ def test_a_download_goes_on_without_its_tracker(tmp_path: Path) -> None:
     contained(work)
 
 
-def test_without_a_tracker_a_command_fails_soon_and_names_the_address(tmp_path: Path) -> None:
-    """Case 40."""
+def test_case_40_without_a_tracker_a_command_fails_soon_and_names_the_address(tmp_path: Path) -> None:
 
     async def work() -> None:
         async with Swarm(tmp_path) as swarm:
@@ -291,8 +287,7 @@ def test_without_a_tracker_a_command_fails_soon_and_names_the_address(tmp_path: 
     contained(work)
 
 
-def test_all_shares_are_registered_again_when_the_tracker_is_back(tmp_path: Path) -> None:
-    """Case 40."""
+def test_case_40_all_shares_are_registered_again_when_the_tracker_is_back(tmp_path: Path) -> None:
 
     async def work() -> None:
         async with Swarm(tmp_path, ttl=1) as swarm:
@@ -359,8 +354,8 @@ def test_a_limit_holds_roughly(tmp_path: Path, side: str) -> None:
     contained(work)
 
 
-def test_a_peer_that_sends_at_a_very_low_rate_stops_at_once(tmp_path: Path) -> None:
-    """Case 51: a worker that sleeps to keep the rate does not hold up the end."""
+def test_case_51_a_peer_that_sends_at_a_very_low_rate_stops_at_once(tmp_path: Path) -> None:
+    """A worker that sleeps to keep the rate does not hold up the end."""
 
     async def work() -> None:
         async with Swarm(tmp_path) as swarm:

@@ -86,8 +86,7 @@ def test_a_memory_that_cannot_be_kept_is_told_and_the_file_is_shared(tmp_path: P
     contained(work)
 
 
-def test_the_same_bytes_under_two_names_are_two_contents(tmp_path: Path) -> None:
-    """Case 34."""
+def test_case_34_the_same_bytes_under_two_names_are_two_contents(tmp_path: Path) -> None:
 
     async def work() -> None:
         async with Swarm(tmp_path) as swarm:
@@ -101,8 +100,7 @@ def test_the_same_bytes_under_two_names_are_two_contents(tmp_path: Path) -> None
     contained(work)
 
 
-def test_two_contents_with_one_name_are_told_apart_by_their_ids(tmp_path: Path) -> None:
-    """Case 34."""
+def test_case_34_two_contents_with_one_name_are_told_apart_by_their_ids(tmp_path: Path) -> None:
 
     async def work() -> None:
         async with Swarm(tmp_path) as swarm:
@@ -121,8 +119,7 @@ def test_two_contents_with_one_name_are_told_apart_by_their_ids(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("size", [0, 1, 65_535, 65_536, 65_537, 20 * 65_536, 20 * 65_536 + 1])
-def test_a_file_of_any_size_arrives(tmp_path: Path, size: int) -> None:
-    """Case 35."""
+def test_case_35_a_file_of_any_size_arrives(tmp_path: Path, size: int) -> None:
 
     async def work() -> None:
         async with Swarm(tmp_path) as swarm:
@@ -154,8 +151,7 @@ def test_a_folder_with_empty_folders_and_thousands_of_small_files_arrives(tmp_pa
     contained(work, 60)
 
 
-def test_a_download_into_a_target_that_exists_is_refused_and_leaves_it_alone(tmp_path: Path) -> None:
-    """Case 43."""
+def test_case_43_a_download_into_a_target_that_exists_is_refused_and_leaves_it_alone(tmp_path: Path) -> None:
 
     async def work() -> None:
         async with Swarm(tmp_path) as swarm:
@@ -170,8 +166,7 @@ def test_a_download_into_a_target_that_exists_is_refused_and_leaves_it_alone(tmp
     contained(work)
 
 
-def test_two_downloads_of_one_content_into_one_folder_at_once_end_with_one_file(tmp_path: Path) -> None:
-    """Case 43."""
+def test_case_43_two_downloads_of_one_content_into_one_folder_at_once_end_with_one_file(tmp_path: Path) -> None:
 
     async def work() -> None:
         async with Swarm(tmp_path) as swarm:

@@ -176,8 +176,7 @@ def test_what_is_dropped_is_withdrawn_at_once_and_a_quick_return_is_not(tmp_path
     in_virtual_time(work)
 
 
-def test_a_lost_tracker_is_tried_again_later_and_later_and_never_faster_than_once_a_second(tmp_path: Path) -> None:
-    """Case 21."""
+def test_case_21_a_lost_tracker_is_tried_again_later_and_later_and_never_faster_than_once_a_second(tmp_path: Path) -> None:
 
     async def work() -> None:
         scene = Scene(tmp_path)
@@ -200,8 +199,7 @@ def test_a_lost_tracker_is_tried_again_later_and_later_and_never_faster_than_onc
     in_virtual_time(work)
 
 
-def test_a_thousand_peers_do_not_come_back_at_once(tmp_path: Path) -> None:
-    """Case 21."""
+def test_case_21_a_thousand_peers_do_not_come_back_at_once(tmp_path: Path) -> None:
 
     async def work() -> None:
         scenes = [Scene(tmp_path, seed=number) for number in range(100)]

@@ -126,8 +126,8 @@ def test_a_peer_that_is_not_wanted_or_speaks_no_tcp_is_not_dialled() -> None:
     in_virtual_time(work)
 
 
-def test_a_peer_that_is_away_is_dialled_again_later_and_later_and_never_later_than_ten_seconds() -> None:
-    """Case 55: after ten minutes without a network a download goes on within seconds."""
+def test_case_55_a_peer_that_is_away_is_dialled_again_later_and_later_and_never_later_than_ten_seconds() -> None:
+    """After ten minutes without a network a download goes on within seconds."""
 
     async def work() -> None:
         world = World()

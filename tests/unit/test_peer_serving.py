@@ -150,8 +150,7 @@ def test_who_waits_is_served_when_another_is_done_and_who_goes_away_gives_up_its
     contained(work)
 
 
-def test_those_who_take_no_bytes_give_their_slots_to_those_who_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Case 25."""
+def test_case_25_those_who_take_no_bytes_give_their_slots_to_those_who_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "DEAF_TIME", 0.1)
 
     async def work() -> None:

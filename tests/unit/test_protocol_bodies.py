@@ -96,8 +96,7 @@ def test_an_answer_without_body_leaves_the_conversation_open() -> None:
 
 
 @pytest.mark.parametrize(("question", "most"), [(READ, 2**20), (AskManifest(id=ID), MAX_MANIFEST), (Ping(), 0)], ids=MOST_IDS)
-def test_a_body_larger_than_allowed_is_never_begun(question: Request, most: int) -> None:
-    """Hostile case 31."""
+def test_case_31_a_body_larger_than_allowed_is_never_begun(question: Request, most: int) -> None:
     session = a_peer()
     seq, _line = session.ask(question)
     assert fault(events(session, b'{"ok":true,"seq":%d,"body":%d}\n' % (seq, most + 1))[0]) == ("bad_body", True, None)
@@ -115,8 +114,8 @@ def test_a_body_larger_than_allowed_is_never_begun(question: Request, most: int)
     ("data", "clean"),
     [(b"", True), (b'{"op":"ping"}\n', True), (b'{"op":"pi', False), (b'{"op":"ping"}\n{', False), (b'{"op":"ping"}', False)],
 )
-def test_the_end_is_clean_after_a_whole_line_and_cut_inside_one(data: bytes, clean: bool) -> None:
-    """Hostile case 9: half a request is no request."""
+def test_case_9_the_end_is_clean_after_a_whole_line_and_cut_inside_one(data: bytes, clean: bool) -> None:
+    """Half a request is no request."""
     session = a_peer()
     session.receive_data(data)
     session.receive_data(b"")
@@ -149,8 +148,7 @@ def test_the_end_right_after_a_body_is_clean() -> None:
     assert session.next_event() == Ended(clean=True)
 
 
-def test_a_closed_conversation_holds_nothing_of_what_still_comes() -> None:
-    """Hostile case 1."""
+def test_case_1_a_closed_conversation_holds_nothing_of_what_still_comes() -> None:
     session = a_peer()
     events(session, b"no json\nrest")
     for _ in range(100):
@@ -158,8 +156,8 @@ def test_a_closed_conversation_holds_nothing_of_what_still_comes() -> None:
     assert len(session._lines) <= 4
 
 
-def test_a_line_is_partial_from_its_first_byte_until_its_end_and_a_body_never_is() -> None:
-    """Hostile case 13: the deadline is for the whole line."""
+def test_case_13_a_line_is_partial_from_its_first_byte_until_its_end_and_a_body_never_is() -> None:
+    """The deadline is for the whole line."""
     session = a_peer()
     assert not session.partial
     assert events(session, b'{"op":') == []

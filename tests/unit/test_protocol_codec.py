@@ -83,8 +83,7 @@ def test_every_answer_comes_back_as_it_was(cls: type[Request], values: Any) -> N
 
 
 @pytest.mark.parametrize(("cls", "field"), FIELDS, ids=op_of)
-def test_every_field_of_every_request_is_checked_and_named(cls: type[Request], field: str) -> None:
-    """Hostile case 6."""
+def test_case_6_every_field_of_every_request_is_checked_and_named(cls: type[Request], field: str) -> None:
     cases = [(path, data) for path, data in wrong_objects(cls) if path == field or path.startswith((field + ".", field + "["))]
     assert len(cases) >= 8
     for path, data in cases:
@@ -95,8 +94,7 @@ def test_every_field_of_every_request_is_checked_and_named(cls: type[Request], f
 
 
 @pytest.mark.parametrize(("cls", "field"), ANSWER_FIELDS, ids=op_of)
-def test_every_field_of_every_answer_is_checked_and_named_and_ends_the_connection(cls: type[Request], field: str) -> None:
-    """Hostile cases 6 and 38."""
+def test_cases_6_38_every_field_of_every_answer_is_checked_and_named_and_ends_the_connection(cls: type[Request], field: str) -> None:
     for path, data in wrong_objects(answer_of(cls)):
         if path.partition(".")[0].partition("[")[0] != field:
             continue
@@ -148,8 +146,7 @@ NO_OBJECT = [b"", b"   ", b"\r", b"null", b"[]", b"1", b'"x"', b"true", b"{", b"
 
 
 @pytest.mark.parametrize("text", NO_OBJECT)
-def test_a_line_that_is_no_json_object_ends_the_connection(text: bytes) -> None:
-    """Hostile case 3."""
+def test_case_3_a_line_that_is_no_json_object_ends_the_connection(text: bytes) -> None:
     with pytest.raises(ProtocolError) as caught:
         decode_line(text)
     assert (caught.value.code, caught.value.fatal) == ("bad_json", True)
@@ -186,8 +183,7 @@ def test_seq_may_be_left_out_or_be_anything_from_0_to_2_to_the_53_less_1() -> No
 # -- requests --------------------------------------------------------------------------------------------------------------------------
 
 
-def test_an_unknown_op_is_unsupported_and_the_connection_goes_on() -> None:
-    """Hostile case 7."""
+def test_case_7_an_unknown_op_is_unsupported_and_the_connection_goes_on() -> None:
     with pytest.raises(ProtocolError) as caught:
         decode_request(heard(op="steal", seq=3), by_op(PEER_OPS))
     assert (caught.value.code, caught.value.fatal, caught.value.seq) == ("unsupported", False, 3)
@@ -226,8 +222,8 @@ def test_an_answer_that_is_neither_yes_nor_no_ends_the_connection(ok: object) ->
 
 
 @pytest.mark.parametrize("cls", ASKED, ids=op_of)
-def test_a_body_larger_than_its_op_allows_ends_the_connection(cls: type[Request]) -> None:
-    """Hostile case 31: the size of a body is checked before a byte of it is read."""
+def test_case_31_a_body_larger_than_its_op_allows_ends_the_connection(cls: type[Request]) -> None:
+    """The size of a body is checked before a byte of it is read."""
     plain = right_object(answer_of(cls))
     assert isinstance(decode_answer(heard(ok=True, body=cls.BODY, **plain), cls), Answer)
     for size in (cls.BODY + 1, 2**63, 10**300):
@@ -288,8 +284,8 @@ NASTY = [
 @pytest.mark.parametrize("text", NASTY, ids=[f"text {i}" for i in range(len(NASTY))])
 @pytest.mark.parametrize("seq", [None, 2**53 - 1])
 @pytest.mark.parametrize("code", ["not_allowed", "line_too_long"])
-def test_an_error_line_is_less_than_1_kib_and_clean_and_read_by_our_own_side(code: str, seq: int | None, text: str) -> None:
-    """Hostile cases 8 and 42, and the common rule of the list."""
+def test_cases_8_42_an_error_line_is_less_than_1_kib_and_clean_and_read_by_our_own_side(code: str, seq: int | None, text: str) -> None:
+    """And the common rule of all cases."""
     for error in (Refused(code, text), ProtocolError(code, text)):
         sent = encode_error(error, seq)
         assert len(sent) < 1024
@@ -333,8 +329,8 @@ def test_the_encoded_size_is_what_a_part_takes_on_the_wire() -> None:
     assert encoded_size(share) == len(f'{{"id":"{"a" * 64}","name":"Ñandú.img","size":7,"have":7}}'.encode())  # type: ignore[arg-type]
 
 
-def test_a_read_of_a_block_beyond_all_limits_never_becomes_a_request() -> None:
-    """Hostile case 24, as far as numbers alone can say it."""
+def test_case_24_a_read_of_a_block_beyond_all_limits_never_becomes_a_request() -> None:
+    """As far as numbers alone can say it."""
     good = {"op": "read", "id": "a" * 64, "piece": 0, "offset": 0, "length": 1}
     assert isinstance(decode_request(heard(**good), OPS), Read)
     for field, values in (("piece", (-1, 262_144, 2**63)), ("offset", (-1, 16 * 2**20, 2**63)), ("length", (0, -65_536, 2**20 + 1))):

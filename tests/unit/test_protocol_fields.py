@@ -74,8 +74,7 @@ def test_a_right_value_is_kept_and_written_back_as_it_was(kind: Kind, value: obj
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.doc)
-def test_a_wrong_value_is_refused_by_a_sentence_that_begins_with_the_field(kind: Kind) -> None:
-    """Hostile case 6."""
+def test_case_6_a_wrong_value_is_refused_by_a_sentence_that_begins_with_the_field(kind: Kind) -> None:
     cases = list(wrong(kind))
     assert len(cases) >= 8
     for path, value in cases:
@@ -100,8 +99,8 @@ def test_half_of_a_surrogate_pair_is_refused_in_text() -> None:
         Text(8).check("a\ud800", "name")
 
 
-def test_a_sentence_about_a_wrong_key_or_value_never_repeats_it() -> None:
-    """Hostile case 42: what came from outside reaches neither log nor terminal through our own message."""
+def test_case_42_a_sentence_about_a_wrong_key_or_value_never_repeats_it() -> None:
+    """What came from outside reaches neither log nor terminal through our own message."""
     evil = "\x1b]52;c;evil\x07"
     for kind, value in ((MapOf(Int(0, 9), 3), {evil: 1}), (Text(8), evil), (Choice(("a",)), evil), (Hex(8), evil), (Base64(8), evil)):
         with pytest.raises(ProtocolError) as caught:

@@ -42,8 +42,7 @@ def test_a_line_that_comes_byte_by_byte_is_one_line() -> None:
 @pytest.mark.parametrize("newline", [b"\n", b"\r\n"], ids=["LF", "CRLF"])
 @pytest.mark.parametrize("step", [None, 1000, MAX_LINE - 1], ids=["whole", "in parts", "all but the newline first"])
 @pytest.mark.parametrize(("size", "fits"), [(MAX_LINE - 1, True), (MAX_LINE, True), (MAX_LINE + 1, False)])
-def test_a_line_at_the_limit_is_taken_and_one_byte_more_is_refused(size: int, fits: bool, step: int | None, newline: bytes) -> None:
-    """Hostile case 2."""
+def test_case_2_a_line_at_the_limit_is_taken_and_one_byte_more_is_refused(size: int, fits: bool, step: int | None, newline: bytes) -> None:
     data = b"x" * (size - len(newline)) + newline
     assert len(data) == size
     buffer = LineBuffer()
@@ -63,8 +62,7 @@ def test_a_line_at_the_limit_is_taken_and_one_byte_more_is_refused(size: int, fi
         assert (caught.value.code, caught.value.fatal) == ("line_too_long", True)
 
 
-def test_a_line_without_end_is_refused_as_soon_as_the_limit_is_reached() -> None:
-    """Hostile case 1."""
+def test_case_1_a_line_without_end_is_refused_as_soon_as_the_limit_is_reached() -> None:
     buffer = LineBuffer()
     buffer.feed(b"x" * (MAX_LINE - 1))
     assert buffer.next_line() is None
@@ -103,8 +101,8 @@ def test_a_newline_inside_a_body_that_was_scanned_already_ends_no_line() -> None
 
 
 @pytest.mark.parametrize("rest", [b"", b"begun"], ids=["all taken", "a line begun"])
-def test_an_idle_buffer_lets_go_of_what_was_taken(rest: bytes) -> None:
-    """Hostile case 12: ten thousand connections that sent much and then fell silent must cost next to nothing."""
+def test_case_12_an_idle_buffer_lets_go_of_what_was_taken(rest: bytes) -> None:
+    """Ten thousand connections that sent much and then fell silent must cost next to nothing."""
     buffer = LineBuffer()
     tracemalloc.start()
     try:

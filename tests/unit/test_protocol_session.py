@@ -133,8 +133,7 @@ def test_a_hello_from_the_other_side_may_follow_our_own() -> None:
 # -- requests --------------------------------------------------------------------------------------------------------------------------
 
 
-def test_requests_come_in_order_and_a_bad_one_among_them_harms_none_of_the_others() -> None:
-    """Hostile cases 6 and 7."""
+def test_cases_6_7_requests_come_in_order_and_a_bad_one_among_them_harms_none_of_the_others() -> None:
     session = a_peer()
     bad = b'{"op":"steal","seq":2}\r\n{"op":"read","seq":3}\n{"op":"ping","seq":-4}\n'
     found = events(session, b'{"op":"ping","seq":1}\n' + bad + b'{"op":"ping","seq":5}\n')
@@ -183,8 +182,8 @@ def test_requests_come_in_order_and_a_bad_one_among_them_harms_none_of_the_other
         pytest.param(b"{}\n", "bad_field", id="neither request nor answer"),
     ],
 )
-def test_a_gross_fault_ends_the_conversation_with_one_clean_error_and_nothing_after_it_is_read(data: bytes, code: str) -> None:
-    """Hostile cases 1 to 5 and 8; the number before each name is the case."""
+def test_cases_1_2_3_4_5_8_a_gross_fault_ends_the_conversation_with_one_clean_error_and_nothing_after_it_is_read(data: bytes, code: str) -> None:
+    """The number before each name is the case."""
     session = a_peer()
     found = events(session, encode_request(Ping(), 1) + data)
     assert found[0] == Asked(Ping(), 1)
@@ -213,8 +212,8 @@ def test_brackets_inside_a_string_are_not_nesting() -> None:
 @pytest.mark.parametrize("size", [MAX_LINE - 1, MAX_LINE, MAX_LINE + 1])
 @pytest.mark.parametrize("newline", [b"\n", b"\r\n"], ids=["LF", "CRLF"])
 @pytest.mark.parametrize("ours", [Ping(), READ, HELLO, COPY, Have(id=ID, add=(1, 2)), AskManifest(id=ID)], ids=lambda ours: ours.OP)
-def test_every_request_may_fill_a_line_to_its_last_byte(ours: Request, newline: bytes, size: int) -> None:
-    """Hostile case 2: spaces are JSON too."""
+def test_case_2_every_request_may_fill_a_line_to_its_last_byte(ours: Request, newline: bytes, size: int) -> None:
+    """Spaces are JSON too."""
     text = encode_request(ours)[:-1]
     found = events(a_peer(), text + b" " * (size - len(text) - len(newline)) + newline)
     if size <= MAX_LINE:

@@ -169,8 +169,8 @@ def test_peers_without_end_that_bring_nothing_are_not_all_remembered() -> None:
     assert talk.scheduler.next_wakeup() == pytest.approx(IDLERS / 1000 - 0.001 + Policy().patience_alone), "nor do they give time"
 
 
-def test_a_peer_of_which_nothing_has_verified_yet_has_few_pieces_begun() -> None:
-    """Case 29: what it sends may all be wrong, and the verdict takes its time."""
+def test_case_29_a_peer_of_which_nothing_has_verified_yet_has_few_pieces_begun() -> None:
+    """What it sends may all be wrong, and the verdict takes its time."""
     talk = Talk(50)
     wishes = talk.meet(A)
     for number in range(30):

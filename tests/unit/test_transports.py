@@ -168,8 +168,7 @@ def test_over_the_limit_of_connections_a_newcomer_is_told_busy_until_one_leaves(
     contained(work)
 
 
-def test_an_accept_that_fails_for_want_of_descriptors_waits_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Case 60."""
+def test_case_60_an_accept_that_fails_for_want_of_descriptors_waits_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def work() -> None:
         take, faults = socket.socket.accept, [OSError(24, "Too many open files"), ConnectionAbortedError(), OSError(22, "Invalid argument")]
