@@ -210,7 +210,7 @@ def test_fetches_are_served_in_the_order_asked(act: Callable[[Play], None]) -> N
 
 
 @pytest.mark.parametrize("code", ["not_found", "bad_range", "busy", "quota", "unavailable", "disk", "not_allowed"])
-def test_what_the_source_refuses_arrives_with_the_same_code(act: Callable[[Play], None], code: str) -> None:
+def test_case_77_what_the_source_refuses_arrives_with_the_same_code_over_each_transport(act: Callable[[Play], None], code: str) -> None:
     async def play(stage: Stage) -> None:
         stage.shelf.refuse[1] = code
         lane = await stage.lane()

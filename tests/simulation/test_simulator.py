@@ -21,6 +21,7 @@ from p2p.sim.peer import Plan
 from p2p.sim.report import figures, ratio, svg
 from p2p.sim.scenarios import SCENARIOS, Setup, make
 from p2p.sim.world import Conditions, SimulationFault, World
+from tests.effort import times
 
 RATE = 2_500_000.0
 SMALL = Setup(peers=12, pieces=96, piece_length=64 * KIB, rate=RATE, delay=0.001, degree=40, seed=7)
@@ -117,8 +118,8 @@ def worlds(draw: st.DrawFn) -> World:
 
 
 @given(world=worlds())
-@settings(max_examples=200, deadline=None, print_blob=True)
-def test_in_random_swarms_every_live_download_completes_and_the_origin_sends_no_more_than_each_would_take(world: World) -> None:
+@settings(max_examples=times(200), deadline=None, print_blob=True)
+def test_case_59_in_random_swarms_every_live_download_completes_and_the_origin_sends_no_more_than_each_would_take(world: World) -> None:
     world.run()
     receivers = world.peers[1:]
     for peer in receivers:

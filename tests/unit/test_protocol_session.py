@@ -182,7 +182,7 @@ def test_cases_6_7_requests_come_in_order_and_a_bad_one_among_them_harms_none_of
         pytest.param(b"{}\n", "bad_field", id="neither request nor answer"),
     ],
 )
-def test_cases_1_2_3_4_5_8_a_gross_fault_ends_the_conversation_with_one_clean_error_and_nothing_after_it_is_read(data: bytes, code: str) -> None:
+def test_cases_1_2_3_4_5_8_a_gross_fault_ends_the_conversation_with_one_clean_error_and_no_more_is_read(data: bytes, code: str) -> None:
     """The number before each name is the case."""
     session = a_peer()
     found = events(session, encode_request(Ping(), 1) + data)

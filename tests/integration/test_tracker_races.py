@@ -1,0 +1,105 @@
+"""Many clients of one tracker at once: what is left at the end is what each said last (hostile cases 78, 79)."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+
+import pytest
+
+from p2p.errors import Refused
+from p2p.model import Address, ContentId, PeerId
+from p2p.peer.tracker_client import TrackerClient
+from p2p.protocol.tracker_messages import (
+    Announce,
+    HitsAnswer,
+    List,
+    Login,
+    LoginAnswer,
+    Logout,
+    Lookup,
+    LookupAnswer,
+    Search,
+    Share,
+    Stats,
+    StatsAnswer,
+    Withdraw,
+)
+from tests.effort import limit, times
+from tests.integration.processes import start_tracker
+from tests.leaks import contained
+
+CLIENTS = 64
+CONTENT = ContentId("ab" * 32)
+
+
+class Racer:
+    """One client that announces, withdraws, logs out and asks about the same content, and remembers what it said last."""
+
+    def __init__(self, tracker: Address, number: int, seed: int) -> None:
+        self.peer = PeerId(f"{number:032x}")
+        self.in_it = False
+        self._client = TrackerClient(tracker, timeout=20.0)
+        self._rng = random.Random(f"{seed} {number}")
+
+    async def race(self, steps: int) -> None:
+        client = self._client
+        for _ in range(steps):
+            if client.session is None:
+                client.session = (await client.expect(Login(user="racer"), LoginAnswer)).session
+            match self._rng.choice(["announce", "announce", "withdraw", "leave", "logout", "search", "list", "lookup"]):
+                case "announce":
+                    have = self._rng.randint(0, 7)
+                    share = Share(id=CONTENT, name=self._rng.choice(["lab.img", "image"]), size=7, have=have)
+                    await client.ask(Announce(peer=self.peer, name="racer", listen={"tcp": 7000}, contents=(share,)))
+                    self.in_it = True
+                case "withdraw":
+                    await client.ask(Withdraw(peer=self.peer, ids=(CONTENT,)))
+                    self.in_it = False
+                case "leave":
+                    await client.ask(Withdraw(peer=self.peer))
+                    self.in_it = False
+                case "logout":
+                    await client.ask(Logout())
+                    client.session = None
+                    self.in_it = False
+                case "search":
+                    await client.expect(Search(text="image"), HitsAnswer)
+                case "list":
+                    await client.expect(List(), HitsAnswer)
+                case "lookup":
+                    try:
+                        await client.expect(Lookup(id=CONTENT), LookupAnswer)
+                    except Refused as refused:
+                        assert refused.code == "not_found", refused  # noqa: PT017  (any other answer is a failure of the tracker)
+
+    async def close(self) -> None:
+        await self._client.close()
+
+
+@limit(120)
+@pytest.mark.parametrize("store", ["memory", "sqlite"])
+def test_case_78_of_sixty_four_clients_that_race_for_one_content_each_is_where_it_said_last(tmp_path: Path, store: str) -> None:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    where = store if store == "memory" else f"sqlite:{tmp_path / 'store.db'}"
+
+    async def work(address: Address) -> None:
+        racers = [Racer(address, number + 1, seed) for number in range(CLIENTS)]
+        await asyncio.gather(*(racer.race(times(50)) for racer in racers))
+        inside = {racer.peer for racer in racers if racer.in_it}
+        client = TrackerClient(address)
+        stats = await client.expect(Stats(), StatsAnswer)
+        assert stats.shares == len(inside)
+        listed = (await client.expect(List(), HitsAnswer)).hits
+        assert [hit.peers for hit in listed] == ([len(inside)] if inside else [])
+        if inside:
+            found = await client.expect(Lookup(id=CONTENT, limit=100), LookupAnswer)
+            assert {source.peer for source in found.sources} == inside
+        await client.close()
+        for racer in racers:
+            await racer.close()
+
+    with start_tracker(tmp_path, store=where) as tracker:
+        contained(lambda: work(Address("127.0.0.1", tracker.port)), times(100))
