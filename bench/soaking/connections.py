@@ -85,11 +85,9 @@ async def slow(lab: Lab, scale: Scale) -> AsyncIterator[Outcome]:
                 async with healthy(target, read=read) as early:
                     await crowd.open(count, b"{")
                 outcome.notes["p99 of a healthy client while they all come at once, ms"] = early.times.p99
-                async with healthy(target, read=read) as client:
-                    trickling = asyncio.create_task(crowd.trickle(b'"op":"ping","pad":"' + b"x" * 1000, every))
+                slowly = crowd.trickling(b'"op":"ping","pad":"' + b"x" * 1000, every)
+                async with healthy(target, read=read) as client, slowly:
                     await within(lambda crowd=crowd: crowd.held == 0, DEADLINE + GRACE)  # type: ignore[misc]
-                    trickling.cancel()
-                    await asyncio.gather(trickling, return_exceptions=True)
                 outcome.before, outcome.during = before, client.times
                 outcome.check("p99 of a healthy client, ms more than before", client.times.p99 - before.p99, 10)
                 outcome.check("answers that a healthy client did not get", client.times.failed + early.times.failed, 0)

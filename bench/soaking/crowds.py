@@ -9,7 +9,8 @@ import random
 import socket
 import struct
 import time
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from bench.soaking.rig import LOOPBACK
@@ -101,8 +102,17 @@ class Crowd:
         now = time.monotonic()
         return max((((member.ended or now) - member.opened) for member in self.members), default=0.0)
 
-    async def trickle(self, text: bytes, every: float) -> None:
-        """Send one byte of `text` on each, every so many seconds, until cancelled."""
+    @asynccontextmanager
+    async def trickling(self, text: bytes, every: float) -> AsyncIterator[None]:
+        """While this lasts, send one byte of `text` on each, every so many seconds."""
+        task = asyncio.create_task(self._trickle(text, every))
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _trickle(self, text: bytes, every: float) -> None:
         for at in range(1 << 30):
             await asyncio.sleep(every)
             for member in self.members:

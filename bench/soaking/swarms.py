@@ -170,10 +170,8 @@ async def _noise(target: Target, rng: random.Random) -> None:
     while True:
         async with Crowd(target.port) as crowd:
             await crowd.open(rng.randrange(50, 200), b"{")
-            slow = asyncio.create_task(crowd.trickle(b'"op":"ping"', 1.0))
-            await churn(target.port, 100, rng.uniform(1, 5), NOISE)
-            slow.cancel()
-            await asyncio.gather(slow, return_exceptions=True)
+            async with crowd.trickling(b'"op":"ping"', 1.0):
+                await churn(target.port, 100, rng.uniform(1, 5), NOISE)
 
 
 def _judge(outcome: Outcome, samples: list[tuple[float, float, int, float]], target: Target, scale: Scale) -> None:

@@ -118,8 +118,9 @@ def _run_work(program: Program[C], words: Namespace, config: C, console: Console
     level = root.level
     root.addHandler(handler)
     root.setLevel(handler.level)
-    for library in ("asyncio", "grpc"):
-        logging.getLogger(library).setLevel(logging.WARNING)
+    # Faults are errors there; what asyncio calls a warning (a callback was slow, a child was ended) is said in development mode only.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
+    logging.getLogger("grpc").setLevel(logging.WARNING)
     try:
         with _TraceFile(getattr(config, "trace", ""), console) as writer, asyncio.Runner() as runner:
             trace, note = (writer.message, writer.swarm) if writer else (None, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import logging
 import os
 import select
@@ -236,10 +237,18 @@ class ConsoleLog(logging.Handler):
             console.complain(f"{console.prog}: {level}: {where}{printable(line)}")
 
 
+class _Nowhere(io.StringIO):
+    """Forgets what is written to it."""
+
+    def write(self, text: str) -> int:
+        """Forget `text`."""
+        return len(text)
+
+
 def _prepared(stream: TextIO | None) -> TextIO:
     """A stream that takes every character; where there is none (a service without one), one that forgets."""
     if stream is None:
-        return open(os.devnull, "w", encoding="utf-8")
+        return _Nowhere()
     reconfigure = getattr(stream, "reconfigure", None)
     if reconfigure is not None:
         reconfigure(errors="backslashreplace", newline="\n")

@@ -106,4 +106,4 @@ def _undo(kind: str, paths: list[str], saved: str) -> None:
         os.makedirs(os.path.dirname(paths[0]), exist_ok=True)
         os.rename(last, paths[0])
     if saved and not os.path.lexists(last) and os.path.isdir(os.path.dirname(last)):
-        os.link(saved, last)
+        os.replace(saved, last)

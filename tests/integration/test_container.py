@@ -168,13 +168,19 @@ class Builder:
         command = self.run_words(container, words, environment, {})
         return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60, check=False)
 
-    def close(self) -> None:
-        for service in self.services:
+    def end_services(self) -> None:
+        """End all that still runs."""
+        services, self.services = self.services, []
+        for service in services:
             if service.shell.poll() is None:
                 for pid in (*descendants(service.shell.pid), service.shell.pid):
                     kill(pid)
             service.shell.wait(timeout=10)
             service.lines.close()
+
+    def close(self) -> None:
+        """End everything, and take the containers away."""
+        self.end_services()
         self.call("rm", "--all")
 
 
@@ -219,6 +225,13 @@ def builder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Builder]:
     finally:
         made.close()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def _services_end(request: pytest.FixtureRequest) -> Iterator[None]:
+    yield
+    builder: Builder = request.getfixturevalue("builder")
+    builder.end_services()
 
 
 def test_the_image_is_not_root_and_says_where_it_listens_and_how_it_is_asked(builder: Builder) -> None:

@@ -186,6 +186,9 @@ def test_an_honest_seed_among_many_that_are_made_up_is_found(tmp_path: Path, ans
     contained(work, 60)
 
 
+NOBODY = (NotFound, Unreachable)
+"""Whether one that is hung up on and comes back is there at the end, chance decides."""
+
 # -- only bad peers ------------------------------------------------------------------------------------------------------------------
 
 
@@ -196,9 +199,9 @@ def test_an_honest_seed_among_many_that_are_made_up_is_found(tmp_path: Path, ans
         (kit.BitFlipper, IntegrityError, "bit flipper: piece 0"),
         (kit.ManifestForger, IntegrityError, "manifest forger"),
         (kit.EndlessManifest, Unreachable, "endless manifest"),
-        (kit.LongAnswer, NotFound, "its answers are broken"),
-        (kit.ShortAnswer, NotFound, "its answers are broken"),
-        (kit.HugeHeader, NotFound, "its answers are broken"),
+        (kit.LongAnswer, NOBODY, "its answers are broken"),
+        (kit.ShortAnswer, NOBODY, "its answers are broken"),
+        (kit.HugeHeader, NOBODY, "its answers are broken"),
         (kit.Refuser, NotFound, "pieces are missing"),
         (kit.BusyRefuser, Unreachable, "no peer gives"),
         (kit.OneByte, EnjambreError, "what came is kept"),
@@ -208,7 +211,9 @@ def test_an_honest_seed_among_many_that_are_made_up_is_found(tmp_path: Path, ans
     ],
     ids=lambda value: getattr(value, "vice", ""),
 )
-def test_case_30_when_all_are_bad_it_is_said_soon(tmp_path: Path, vice: type[kit.PlainPeer], kind: type[Exception], said: str) -> None:
+def test_case_30_when_all_are_bad_it_is_said_soon(
+    tmp_path: Path, vice: type[kit.PlainPeer], kind: type[Exception] | tuple[type[Exception], ...], said: str
+) -> None:
     error = fail(tmp_path, vice(SAMPLE))
     assert isinstance(error, kind)
     assert said in str(error)

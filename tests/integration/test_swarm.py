@@ -27,7 +27,7 @@ from tests.integration.swarm_kit import Swarm, old_file
 from tests.leaks import contained
 from tests.waiting import until
 
-SHORT = Policy(patience=1.5, patience_alone=1.0, patience_offline=1.5)
+SHORT = Policy(block_timeout=3.0, patience=1.5, patience_alone=1.0, patience_offline=1.5)
 """The real policy, for tests of what cannot succeed."""
 DATA = Random(5).randbytes(5_000_000)
 
