@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,23 @@ from pathlib import Path
 import pytest
 
 from tests.leaks import Snapshot, check_back_to, tasks_at_the_end_of_loops
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--shuffle SEED` runs files, and the tests of each file, in an order that the seed decides."""
+    parser.addoption("--shuffle", type=int, default=None, metavar="SEED", help="run the tests in the random order of this seed")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Shuffle, if that is asked for; a file's tests stay together, for what they set up together."""
+    seed = config.getoption("shuffle")
+    if seed is None:
+        return
+    rng = random.Random(seed)
+    rng.shuffle(items)
+    files = list({item.path: None for item in items})
+    rng.shuffle(files)
+    items.sort(key=lambda item: files.index(item.path))
 
 
 @pytest.fixture(scope="session", autouse=True)

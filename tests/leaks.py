@@ -117,9 +117,9 @@ def tasks_at_the_end_of_loops() -> Iterator[list[str]]:
     cancel: Callable[[asyncio.AbstractEventLoop], None] = asyncio.runners._cancel_all_tasks  # type: ignore[attr-defined]
 
     def note_and_cancel(loop: asyncio.AbstractEventLoop) -> None:
-        for task in asyncio.all_tasks(loop):
-            if type(task.get_coro()).__name__ != "async_generator_athrow":  # the loop's own, for a generator that nobody ended
-                found.append(f"task: {task.get_name()} {task.get_coro()}")
+        # Those of this type are the loop's own, for generators that nobody ended.
+        tasks = (task for task in asyncio.all_tasks(loop) if type(task.get_coro()).__name__ != "async_generator_athrow")
+        found.extend(f"task: {task.get_name()} {task.get_coro()}" for task in tasks)
         cancel(loop)
 
     with pytest.MonkeyPatch.context() as patch:

@@ -29,7 +29,7 @@ STACK: Final = 1 << 30
 async def herd(lab: Lab, scale: Scale) -> AsyncIterator[Outcome]:
     """Case 21: a tracker is killed and started again; thousands come back within a second. With and without a memory of them."""
     raise_descriptors()
-    count, rng = scale.pick(5000, 1000), random.Random(21)
+    count, rng = scale.pick(5000, 300), random.Random(21)
     for store in ("memory", f"sqlite:{lab.work}/herd.db"):
         with Rig(lab) as rig:
             tracker = rig.tracker(store=store)
