@@ -16,7 +16,7 @@ examples:
   bin/peer --tracker 10.0.0.5:6969 list         what a tracker knows
 
 'bin/peer COMMAND --help' tells more about each command.
-Exit codes: 0 done, 1 failed, 2 wrong command line, 3 not found, 4 refused, 5 integrity, 6 unreachable, 7 disk; 130 and 143 stopped.
+Exit codes: 0 done, 1 failed, 2 wrong command line, 3 not found, 4 refused, 5 integrity, 6 unreachable, 7 disk; 130, 143 and 129 stopped.
 """
 
 TARGET: Final = ("target", "NAME|ID|LINK", None, "a name, a content id, or a link in quotes")

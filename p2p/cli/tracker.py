@@ -24,7 +24,7 @@ examples:
   bin/tracker --json --trace -         for programs; every message on standard error
 
 Talk to it by hand: printf '{"op":"stats"}\\n' | nc 127.0.0.1 6969
-Exit codes: 0 done, 1 failed, 2 wrong command line, 7 disk; 130 and 143 stopped by Ctrl-C and by SIGTERM.
+Exit codes: 0 done, 1 failed, 2 wrong command line, 7 disk; 130, 143 and 129 stopped by Ctrl-C, SIGTERM and a hang-up.
 """
 
 

@@ -26,7 +26,7 @@ from typing import Any
 import pytest
 
 from p2p.model import Address
-from tests.integration.bad_peers import PlainPeer, Sample, Talk
+from tests.bad_peers import PlainPeer, Sample, Talk
 from tests.integration.processes import Ended, Running, clean_environment, command, run
 
 IS_ROOT = sys.platform == "linux" and os.geteuid() == 0

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.bad_peers import PIECE, PlainPeer, Sample, announced
+from tests.bad_peers import PIECE, PlainPeer, Sample, announced
 from tests.integration.disks import (
     OBEYS_MODES,
     Ext4,

@@ -17,7 +17,7 @@ import pytest
 from p2p.model import MIB, Address, ContentId
 from p2p.peer import conversation, links, wire
 from p2p.peer.node import Node
-from tests.integration.bad_peers import Caller
+from tests.bad_peers import Caller
 from tests.integration.swarm_kit import Swarm, old_file
 from tests.leaks import Snapshot, contained, open_descriptors
 from tests.waiting import until

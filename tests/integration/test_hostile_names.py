@@ -19,7 +19,7 @@ from p2p.errors import EnjambreError
 from p2p.model import ContentId
 from p2p.peer.reports import Downloaded
 from p2p.swarm.sources import Policy
-from tests.integration.bad_peers import PIECE, PlainPeer, Sample, Talk, announced, encoded
+from tests.bad_peers import PIECE, PlainPeer, Sample, Talk, announced, encoded
 from tests.integration.disks import Gate, Tree, disk_message, download, fetched
 from tests.integration.processes import clean_environment, command, old_file, run, run_peer, start_peer, start_tracker
 from tests.integration.swarm_kit import Swarm

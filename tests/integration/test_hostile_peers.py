@@ -18,7 +18,7 @@ from p2p.peer.reports import Downloaded
 from p2p.peer.tracker_client import TrackerClient
 from p2p.protocol.tracker_messages import Announce, Login, LoginAnswer, Share
 from p2p.swarm.sources import Policy
-from tests.integration import bad_peers as kit
+from tests import bad_peers as kit
 from tests.integration.swarm_kit import Swarm
 from tests.leaks import contained
 from tests.waiting import until

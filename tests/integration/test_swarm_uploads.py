@@ -17,7 +17,7 @@ from p2p.peer.node import Node
 from p2p.peer.reports import Received, Uploaded
 from p2p.protocol.messages import Replicate
 from p2p.protocol.tracker_messages import Source
-from tests.integration.bad_peers import Message, PlainPeer, Sample, Talk
+from tests.bad_peers import Message, PlainPeer, Sample, Talk
 from tests.integration.swarm_kit import Swarm, old_file
 from tests.leaks import contained
 
