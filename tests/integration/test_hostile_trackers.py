@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import socket
 import struct
 import time
 import tracemalloc
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,95 +22,18 @@ from p2p.peer.node import Node, NodeSettings
 from p2p.peer.tracker_client import TrackerClient
 from p2p.protocol.messages import Ping
 from p2p.protocol.tracker_messages import Lookup
+from tests.bad_trackers import USELESS, BadTracker, EndlessPages, Told, line
 from tests.leaks import contained
 from transports import load
 
 CONTENT = ContentId("ab" * 32)
-Answering = Callable[[asyncio.StreamWriter, dict[str, Any]], Awaitable[None]]
 
 
-@asynccontextmanager
-async def tracker(answer: Answering) -> AsyncIterator[Address]:
-    """A tracker that answers each line by `answer`."""
-    writers: set[asyncio.StreamWriter] = set()
-    tasks: set[asyncio.Task[Any]] = set()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writers.add(writer)
-        task = asyncio.current_task()
-        assert task is not None
-        tasks.add(task)
-        with contextlib.suppress(OSError, asyncio.CancelledError):
-            while line := await reader.readline():
-                await answer(writer, json.loads(line))
-        writer.transport.abort()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    try:
-        yield Address("127.0.0.1", server.sockets[0].getsockname()[1])
-    finally:
-        server.close()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        for writer in writers:
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
-
-
-def line(message: dict[str, Any]) -> bytes:
-    return json.dumps(message).encode() + b"\n"
-
-
-async def endless(writer: asyncio.StreamWriter, message: dict[str, Any]) -> None:
-    writer.write(b'{"ok":true,"seq":%d,"x":"' % message["seq"])
-    while True:
-        writer.write(b"x" * 65_536)
-        await writer.drain()
-
-
-async def dripping(writer: asyncio.StreamWriter, message: dict[str, Any]) -> None:
-    while True:
-        writer.write(b" ")
-        await writer.drain()
-        await asyncio.sleep(0.05)
-
-
-async def silent(writer: asyncio.StreamWriter, message: dict[str, Any]) -> None:
-    pass
-
-
-async def with_body(writer: asyncio.StreamWriter, message: dict[str, Any]) -> None:
-    writer.write(line({"ok": True, "seq": message["seq"], "body": 2**40}))
-    while True:
-        writer.write(b"x" * 65_536)
-        await writer.drain()
-
-
-async def garbage(writer: asyncio.StreamWriter, message: dict[str, Any]) -> None:
-    writer.write(b"\x00\xff\n")
-
-
-async def resetting(writer: asyncio.StreamWriter, message: dict[str, Any]) -> None:
-    writer.transport.abort()
-
-
-async def another_seq(writer: asyncio.StreamWriter, message: dict[str, Any]) -> None:
-    writer.write(line({"ok": True, "seq": message["seq"] + 1}))
-
-
-async def asking(writer: asyncio.StreamWriter, message: dict[str, Any]) -> None:
-    writer.write(line({"op": "ping", "seq": 1}))
-
-
-ANSWERS = [endless, dripping, silent, with_body, garbage, resetting, another_seq, asking]
-
-
-@pytest.mark.parametrize("answer", ANSWERS, ids=lambda answer: answer.__name__)
-def test_case_37_whatever_a_tracker_answers_the_client_says_soon_that_it_is_of_no_use(answer: Answering) -> None:
-
+@pytest.mark.parametrize("vice", USELESS, ids=lambda vice: vice.vice)
+def test_case_37_whatever_a_tracker_answers_the_client_says_soon_that_it_is_of_no_use(vice: type[BadTracker]) -> None:
     async def work() -> int:
-        async with tracker(answer) as address:
+        async with vice() as tracker:
+            address = tracker.address
             client = TrackerClient(address, timeout=1.0)
             tracemalloc.start()
             try:
@@ -139,7 +59,8 @@ def test_case_38_a_size_that_is_none_is_refused_before_anything_is_written(tmp_p
         writer.write(line({"ok": True, "seq": message["seq"], "content": hit, "sources": []}))
 
     async def work() -> None:
-        async with tracker(answer) as address:
+        async with Told(answer) as tracker:
+            address = tracker.address
             node = Node(
                 NodeSettings(name="victim", tracker=address, state=tmp_path / "state", host="127.0.0.1", port=0), load, lambda report: None
             )
@@ -159,7 +80,8 @@ def test_a_tracker_that_names_a_thousand_peers_that_are_not_there_costs_little_t
         writer.write(line({"ok": True, "seq": message["seq"], "content": hit, "sources": sources}))
 
     async def work() -> None:
-        async with tracker(answer) as address:
+        async with Told(answer) as tracker:
+            address = tracker.address
             node = Node(
                 NodeSettings(name="victim", tracker=address, state=tmp_path / "state", host="127.0.0.1", port=0), load, lambda report: None
             )
@@ -184,7 +106,8 @@ def test_case_55_a_question_after_one_that_was_not_answered_goes_over_a_new_conn
             writer.write(line({"ok": True, "seq": message["seq"]}))
 
     async def work() -> None:
-        async with tracker(first_is_dead) as address:
+        async with Told(first_is_dead) as tracker:
+            address = tracker.address
             client = TrackerClient(address, timeout=0.3)
             with pytest.raises(Unreachable):
                 await client.ask(Ping())
@@ -202,7 +125,8 @@ def test_many_questions_at_once_each_get_their_own_answer() -> None:
             writer.write(line({"ok": False, "seq": message["seq"], "error": "not_found", "message": message["id"][:2]}))
 
     async def work() -> None:
-        async with tracker(backwards) as address:
+        async with Told(backwards) as tracker:
+            address = tracker.address
             client = TrackerClient(address)
             ids = [ContentId(f"{n:02x}" * 32) for n in range(50)]
             found = await asyncio.gather(*(client.ask(Lookup(id=content)) for content in ids), client.ask(Ping()), return_exceptions=True)
@@ -216,11 +140,9 @@ def test_many_questions_at_once_each_get_their_own_answer() -> None:
 def test_a_tracker_whose_pages_never_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracker_client, "MOST_PAGES", 20)
 
-    async def answer(writer: asyncio.StreamWriter, message: dict[str, Any]) -> None:
-        writer.write(line({"ok": True, "seq": message["seq"], "total": 2**53 - 1, "next": message.get("offset", 0) + 1, "hits": []}))
-
     async def work() -> None:
-        async with tracker(answer) as address:
+        async with EndlessPages() as tracker:
+            address = tracker.address
             client = TrackerClient(address)
             with pytest.raises(Unreachable, match=f"list of tracker {address} does not end"):
                 await resolve(client, "image.bin")

@@ -23,8 +23,8 @@ from p2p.model import Address, ContentId, PeerId
 from p2p.peer import conversation, links
 from p2p.peer.node import Node, NodeSettings
 from p2p.protocol.lines import MAX_LINE
-from tests.effort import stateful
 from tests.bad_peers import Caller, Message, encoded
+from tests.effort import stateful
 from tests.integration.swarm_kit import old_file
 from tests.leaks import Snapshot, check_back_to
 from tests.waiting import until
