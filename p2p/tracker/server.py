@@ -72,6 +72,8 @@ class TrackerServer:
         self.ops: Mapping[str, type[Request]] = by_op(TRACKER_OPS)
         self.idle_timeout = float(self.config.idle_ttls * service.ttl)
         self.committer = Committer(service.store)
+        self.busy = 0
+        """Connections that had more to say than one turn allows, and have another coming."""
         self._connections: set[Connection] = set()  # also those that are just being told that there are too many
         self._silent: dict[Connection, None] = {}  # those that have said nothing whole, the first first
         self._per_host: Counter[str] = Counter()

@@ -652,6 +652,35 @@ def test_one_busy_connection_does_not_hold_up_another(start: Starter) -> None:
         thread.join(5)
 
 
+def test_case_14_dozens_that_ask_without_end_and_read_little_leave_a_newcomer_its_turn(start: Starter) -> None:
+    running = start()
+    floods = [running.connect() for _ in range(40)]
+    stop = threading.Event()
+
+    def flood() -> None:
+        while not stop.is_set():
+            for one in floods:
+                one.sock.setblocking(False)
+                with contextlib.suppress(BlockingIOError):
+                    one.sock.send(b'{"op":"stats"}\n' * 4000)
+                with contextlib.suppress(BlockingIOError):
+                    one.sock.recv(1 << 16)
+
+    thread = threading.Thread(target=flood)
+    thread.start()
+    try:
+        waits = []
+        for _ in range(10):
+            began = time.monotonic()
+            fresh_ping(running)
+            waits.append(time.monotonic() - began)
+    finally:
+        stop.set()
+        thread.join(5)
+    assert sorted(waits)[5] < 1.0, waits
+    assert running.server.busy <= 40
+
+
 def test_a_fault_of_ours_is_internal_and_the_server_lives(
     start: Starter, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
