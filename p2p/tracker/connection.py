@@ -27,8 +27,8 @@ READ_SIZE: Final = 65_536
 """Most bytes taken from the socket at once."""
 TURN: Final = 0.003
 TURN_LEAST: Final = 0.0002
-"""Seconds for one connection before others have their turn; what it began, it ends. Where several have more to say than that, they share it:
-of 50 that ask without end, a newcomer would wait for a tenth of a second and more at each of the few turns that its first question takes."""
+"""Seconds for one connection before others have their turn; what it began, it ends. Where several have more to say, they share it:
+of 50 that ask without end, a newcomer would wait for 0.1 s and more at each of the few turns that its first question takes."""
 MAX_HELD: Final = 2048
 """Answers that may wait for a commit on one connection."""
 HIGH_WATER: Final = 256 * 1024
