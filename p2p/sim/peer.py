@@ -138,6 +138,7 @@ class SimPeer:
         self.world.note(self, "left")
         for other in list(self.links.values()):
             self.world.unlink(self, other)
+            self.cut(other)  # also where the other side closed it first, and we have not heard of it yet
         self.access.close()
         self.under_way.clear()
         self.world.left(self)
@@ -254,6 +255,9 @@ class SimPeer:
                 self._finish()
             case GiveUp(missing):
                 self.gave_up, self.ended = missing, self.clock.now
+                for transfer in self.under_way.values():
+                    world.say(self, transfer.server, transfer.server.abandon, transfer)
+                self.under_way.clear()
                 world.note(self, "gave up")
                 world.ended(self)
 

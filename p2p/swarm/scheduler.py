@@ -56,6 +56,8 @@ class _Active:
     missing: set[BlockSpan]
     owner: PeerKey | None
     senders: set[PeerKey] = field(default_factory=set)
+    late: int = 0
+    """How often a block of it was not there in time."""
 
 
 class Scheduler:
@@ -312,6 +314,8 @@ class Scheduler:
             if self._ledger.close(entry.peer, entry.block) is None:
                 continue
             self._give_back(entry.block)
+            if entry.block.piece in self._active:
+                self._active[entry.block.piece].late += 1
             self._wishes.append(Cancel(entry.peer, entry.block))
             source = self._sources.get(entry.peer)
             if source is not None:
@@ -377,7 +381,8 @@ class Scheduler:
     def _ask(self, sources: Collection[SourcePeer], now: float) -> None:
         policy, ledger, length = self._policy, self._ledger, self._geometry.block_length
         few = self._few
-        for source in sorted(sources, key=lambda source: (ledger.count(source.peer), source.asked_at)):
+        # Who failed last comes last.
+        for source in sorted(sources, key=lambda source: (source.failures, ledger.count(source.peer), source.asked_at)):
             if source.paused_until > now:
                 continue
             room = min(source.window(policy, length, few=few) - ledger.count(source.peer), self._most - len(ledger))
@@ -446,7 +451,9 @@ class Scheduler:
             if entry.asked + self._policy.tail_patience > now or block.piece in self._alone or not source.has >> block.piece & 1:
                 continue
             asked = self._ledger.asked(block)
-            if source.peer not in asked and len(asked) < self._policy.duplicates:
+            # Where several stall, two at a time would each have the block for a whole timeout before the one that would bring it.
+            most = min(self._policy.duplicates + self._active[block.piece].late, self._policy.duplicates_most)
+            if source.peer not in asked and len(asked) < most:
                 self._active[block.piece].owner = source.peer
                 return block
         return None

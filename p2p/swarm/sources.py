@@ -34,7 +34,8 @@ class Policy:
     tail_patience: float = 1.0
     """At the tail, a block that is not here after this time is asked of a second peer too."""
     duplicates: int = 2
-    """At the tail, one block is asked of at most so many peers at once."""
+    duplicates_most: int = 8
+    """At the tail, one block is asked of so many peers at once; of one more for each time that it was late, up to the second number."""
     patience: float = 60.0
     """The download gives up when peers are here and nothing came for this long."""
     patience_alone: float = 10.0

@@ -275,7 +275,9 @@ class Node:
             window = scheduler._sources[peer].window(world.policy, world.geometry.block_length, few=few)
             world.must(sum(1 for who, _ in self.under_way if who == peer) <= window, "no more is under way than the window allows")
         copies = sum(1 for _, asked in self.under_way if asked == block)
-        world.must(copies <= world.policy.duplicates, "no block is asked for more often at once than the policy says")
+        late = world.now >= world.policy.block_timeout  # before, none can have been
+        most = world.policy.duplicates_most if late else world.policy.duplicates
+        world.must(copies <= most, "no block is asked for more often at once than the policy says")
         world.send(self, other, other.asked, transfer)
 
     def arrived(self, transfer: Transfer) -> None:

@@ -333,6 +333,19 @@ def test_a_peer_that_stalls_again_and_again_is_dropped_but_not_for_good() -> Non
     assert not talk.scheduler.banned(A)
 
 
+def test_case_32_of_many_peers_that_stall_with_the_last_block_one_that_would_bring_it_is_asked_after_one_timeout() -> None:
+    stalling = [PeerKey(f"stall {number}") for number in range(5)]
+    talk = Talk(1)
+    for peer in (*stalling, A):
+        talk.meet(peer)
+    while talk.now < 100:
+        wakeup = talk.scheduler.next_wakeup()
+        assert wakeup is not None
+        if asked(talk.tell(Tick(), at=wakeup), A):
+            break
+    assert talk.now < Policy().block_timeout + 3
+
+
 def test_a_connection_that_breaks_with_many_blocks_under_way_is_one_strike() -> None:
     talk = Talk(50, policy=Policy(window_least=8, trial=8))
     blocks = asked(talk.meet(A), A)
