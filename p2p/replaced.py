@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from p2p.system import OPEN_FILES_CANNOT_MOVE, FileLock, lock_file
+from p2p.disk import OPEN_FILES_CANNOT_MOVE, FileLock, lock_file
 
 _TRY_EVERY: Final = 0.01
 

@@ -208,7 +208,7 @@ def named_path(text: str, what: str = "PATH") -> Path:
     import os
     from pathlib import Path
 
-    from p2p.system import disk_error
+    from p2p.disk import disk_error
 
     if not text:
         raise UsageError(f"{what}: must not be empty")
@@ -305,7 +305,7 @@ class _TraceFile:
     def __enter__(self) -> Writer | None:
         import time
 
-        from p2p.system import disk_error
+        from p2p.disk import disk_error
         from p2p.trace import Trace
 
         if not self._where:

@@ -19,9 +19,10 @@ from p2p.cli.demo_report import Fetched, Outcome, receiver_event, report, result
 from p2p.cli.render import bar, count_text, fitting, percent, rate_text, size_text
 from p2p.config import DemoConfig
 from p2p.content.names import local_path
+from p2p.disk import disk_error, free_space
 from p2p.errors import DiskError, IntegrityError
 from p2p.model import MIB
-from p2p.system import disk_error, disk_io, free_space
+from p2p.system import disk_io
 
 SILENCE: Final = 30.0
 """Seconds without any event after which a process is held to be stuck; a working peer prints one each second."""

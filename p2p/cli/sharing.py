@@ -20,6 +20,7 @@ from p2p.cli.console import Console
 from p2p.cli.events import event_of, manifest_events
 from p2p.cli.render import amount_from, count_text, percent, rate_text, size_text, table, time_text
 from p2p.config import DEFAULT_PEER_PORT, DEFAULT_TRACKER_PORT, PeerConfig, check_text
+from p2p.disk import disk_error
 from p2p.errors import UsageError
 from p2p.link import Link, content_id, is_link, parse_link
 from p2p.model import Address
@@ -40,7 +41,7 @@ from p2p.peer.reports import (
     Warned,
     Withdrawn,
 )
-from p2p.system import disk_error, raise_descriptor_limit
+from p2p.system import raise_descriptor_limit
 
 Work = Job[PeerConfig]
 

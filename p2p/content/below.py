@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from p2p.system import open_write
+from p2p.disk import open_write
 
 _BY_STEPS: Final = {os.open, os.mkdir} <= os.supports_dir_fd and hasattr(os, "O_NOFOLLOW")
 _FOLDER: Final = (

@@ -12,9 +12,10 @@ from itertools import islice
 from typing import Final
 
 from p2p.content.geometry import Layout
+from p2p.disk import disk_error, scratch_file, sync_data
 from p2p.errors import DiskError, Refused
 from p2p.model import KIB, FileSpan
-from p2p.system import DiskIO, disk_error, scratch_file, sync_data
+from p2p.system import DiskIO
 
 MAX_SPANS: Final = 8
 """Most files that one block is sent from directly. A block may touch thousands of tiny files, and each would hold a descriptor."""

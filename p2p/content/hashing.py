@@ -23,9 +23,10 @@ from p2p.content.manifest import HASHES, Hash
 from p2p.content.names import printable
 from p2p.content.partial import PartialContent
 from p2p.content.scan import Scanned
+from p2p.disk import disk_error, open_read
 from p2p.errors import DiskError
 from p2p.model import KIB, MIB, BlockSpan
-from p2p.system import DiskIO, disk_error, disk_io, open_read
+from p2p.system import DiskIO, disk_io
 from p2p.workers import Together, in_thread
 
 _JOB: Final = 4 * MIB

@@ -17,9 +17,8 @@ import errno
 import os
 import shutil
 import stat
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from enum import Enum, auto
 from pathlib import Path
 from typing import Final, NoReturn
@@ -29,16 +28,15 @@ from p2p.content.bitmap import Bitmap
 from p2p.content.fileset import FileSet
 from p2p.content.flusher import Flusher
 from p2p.content.geometry import Geometry, Layout
-from p2p.content.landed import MOST_OF_MARK, is_landed, mark_of
-from p2p.content.manifest import MAX_MANIFEST, parse, to_bytes
-from p2p.content.names import MAX_PART, local_part, local_path, local_paths, printable
+from p2p.content.landed import is_landed
+from p2p.content.manifest import to_bytes
+from p2p.content.names import local_part, local_path, local_paths, printable
 from p2p.content.scan import located
-from p2p.errors import DiskError, EnjambreError
-from p2p.model import BlockSpan, ContentId, FileSpan, Manifest
-from p2p.system import (
+from p2p.content.sidecar import SIDECAR, add_mark, held_in, may_be_ours, replace_held, stem_of
+from p2p.disk import (
     OPEN_FILES_CANNOT_MOVE,
-    DiskIO,
     FileLock,
+    check_encodable,
     data_ranges,
     disk_error,
     free_space,
@@ -50,11 +48,13 @@ from p2p.system import (
     open_write,
     sync_disk,
 )
+from p2p.errors import DiskError
+from p2p.model import BlockSpan, ContentId, FileSpan, Manifest
+from p2p.system import DiskIO
 
-SIDECAR: Final = ".part.manifest"
 PART: Final = ".part"
 OLD: Final = ".old.part"
-"""Endings of what lies beside a download: its manifest, its bytes, and the former target while it is replaced."""
+"""Endings of what lies beside a download, and its sidecar: its bytes, and the former target while it is replaced."""
 
 _MANY_FILES: Final = 256
 _WAIT_FOR_READERS: Final = 30.0
@@ -92,7 +92,7 @@ class PartialContent:
         self.folder = folder
         self.resumed = False
         name = local_part(manifest.name, top=True)
-        stem = _stem(name, content_id)
+        stem = stem_of(name, content_id)
         self.target = folder / name
         self.part = folder / f"{stem}{PART}"
         self.sidecar = folder / f"{stem}{SIDECAR}"
@@ -118,7 +118,7 @@ class PartialContent:
         of another content, another download of it is running, or there is too little room.
         """
         for name in (self.target.name, *self._local):
-            _check_writable(name)
+            check_encodable(name)
         with _told("make folder", self.folder):
             make_folders(self.folder)
         if not os.path.lexists(self.sidecar):
@@ -224,7 +224,7 @@ class PartialContent:
             self._files.close(_WAIT_FOR_READERS if OPEN_FILES_CANNOT_MOVE else 0.0)
             with _told("rename", self.part):
                 self._fault("rename")
-                self._mark(lock)
+                add_mark(lock, self._canonical, self.part)
                 self._move_in()
             self._state = _State.MOVED
         with _told("sync", self.folder):
@@ -249,7 +249,7 @@ class PartialContent:
 
     def _prepare(self, lock: FileLock) -> None:
         canonical = to_bytes(self.manifest)
-        found = _read_all(lock.fd, MAX_MANIFEST + MOST_OF_MARK)
+        found = held_in(lock)
         ours = found.startswith(canonical)  # and a mark, or what a power cut left of one
         self._canonical = len(canonical)
         if ours:
@@ -261,22 +261,14 @@ class PartialContent:
         if self.resumed and not ours:
             whose = "is not a download of ours" if not found else "belongs to another content"
             raise DiskError(f"'{_shown(self.part)}' {whose}; delete it or choose another -o DIR")
-        if not ours and not _may_be_ours(found, canonical):
+        if not ours and not may_be_ours(found, canonical):
             raise DiskError(f"'{_shown(self.sidecar)}' is not ours; delete it or choose another -o DIR")
         need, have = self._unwritten(), free_space(self.folder)
         if need > have:
             raise DiskError(f"disk full: need {need:,} bytes, have {have:,}; cannot download to '{_shown(self.folder)}'")
         if not ours:
-            _write_all(lock.fd, canonical)
+            replace_held(lock, canonical)
         self._make()
-
-    def _mark(self, lock: FileLock) -> None:
-        """Write down behind the manifest what is moved to the target."""
-        # Without a mark, a crash in the next moments costs a second download; a disk that has no room for it must not cost the first.
-        with suppress(OSError):
-            os.ftruncate(lock.fd, self._canonical)
-            os.lseek(lock.fd, self._canonical, os.SEEK_SET)
-            os.write(lock.fd, mark_of(self.part))
 
     def _disown(self) -> NoReturn:
         """The target, which a crash left complete, does not verify any more: from now on it is like any other file."""
@@ -463,43 +455,12 @@ class PartialContent:
         return self._lock
 
 
-def _stem(name: str, content_id: ContentId) -> str:
-    """What the part's and the sidecar's names begin with: the content's name, or its beginning if the ending would make it too long."""
-    octets = name.encode("utf-8")
-    if len(octets) + len(SIDECAR) <= MAX_PART:
-        return name
-    mark = f"~{content_id[:8]}"
-    return octets[: MAX_PART - len(SIDECAR) - len(mark)].decode("utf-8", "ignore") + mark
-
-
 @contextmanager
 def _told(doing: str, path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise disk_error(error, doing, path) from error
-
-
-def _may_be_ours(found: bytes, canonical: bytes) -> bool:
-    """Whether a sidecar without a part is what a crash left: the beginning of the manifest, or the whole of another content's."""
-    begun = found.rstrip(b"\0")  # a power cut may leave a file its length and not its bytes
-    if canonical.startswith(begun):
-        return True
-    end = found.rfind(b"}\n") + 1 or len(found)  # a mark may stand behind it
-    try:
-        parse(found[:end], None)
-    except EnjambreError:
-        return False
-    return True
-
-
-def _check_writable(name: str) -> None:
-    """Raise `DiskError` for a name that the encoding of file names here does not have: Python would, much later, with another exception."""
-    try:
-        os.fsencode(name)
-    except UnicodeEncodeError as error:
-        why = f"names of files here are {sys.getfilesystemencoding()}; set PYTHONUTF8=1"
-        raise DiskError(f"the name '{printable(name)}' cannot be written: {why}") from error
 
 
 def _shown(path: Path) -> str:
@@ -518,24 +479,3 @@ def _delete(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink()
-
-
-def _read_all(fd: int, most: int) -> bytes:
-    os.lseek(fd, 0, os.SEEK_SET)
-    found = bytearray()
-    while len(found) < most:
-        data = os.read(fd, min(most - len(found), 1 << 20))
-        if not data:
-            break
-        found += data
-    return bytes(found)
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    """Replace what the file holds, and bring it to disk: the part must never be there without it."""
-    os.ftruncate(fd, 0)
-    os.lseek(fd, 0, os.SEEK_SET)
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(fd, rest) :]
-    os.fsync(fd)

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Final
 
 from p2p.content.scan import Scanned
+from p2p.disk import disk_error, make_private
 from p2p.replaced import replace_private
-from p2p.system import disk_error, make_private
 
 DIGEST: Final = 32
 """Bytes of a piece hash, and of the digests in a file."""

@@ -10,10 +10,10 @@ from typing import Final
 
 from p2p.content.manifest import MAX_FILES
 from p2p.content.names import MAX_DEPTH, check_part, check_path, fold, printable
+from p2p.disk import disk_error, open_read, whole_path
 from p2p.errors import DiskError, ProtocolError
 from p2p.frozen import frozen
 from p2p.model import MAX_SIZE, FileEntry
-from p2p.system import disk_error, open_read, whole_path
 
 _JUNCTION: Final = 0xA0000003
 """Reparse tag of a Windows junction: a link between folders that does not call itself a link."""

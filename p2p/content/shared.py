@@ -11,9 +11,10 @@ from p2p.content.fileset import FileSet
 from p2p.content.geometry import Geometry, Layout
 from p2p.content.names import local_paths
 from p2p.content.scan import Fingerprint, fingerprint_of, located
+from p2p.disk import disk_error, open_read
 from p2p.errors import Refused
 from p2p.model import BlockSpan, FileSpan, Manifest
-from p2p.system import DiskIO, disk_error, open_read
+from p2p.system import DiskIO
 
 
 def fingerprints(manifest: Manifest, root: Path) -> tuple[Fingerprint, ...]:

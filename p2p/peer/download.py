@@ -19,6 +19,7 @@ from p2p.content.geometry import Geometry
 from p2p.content.hashing import HashPool, PieceChecker, Verdict
 from p2p.content.partial import PartialContent
 from p2p.content.shared import SharedContent, fingerprints
+from p2p.disk import whole_path
 from p2p.errors import EnjambreError, IntegrityError, NotFound, ProtocolError, Refused, Unreachable
 from p2p.frozen import frozen
 from p2p.model import KIB, BlockSpan, ContentId, Manifest, PeerKey, peer_of
@@ -51,7 +52,6 @@ from p2p.swarm.mesh import EAGER_BELOW
 from p2p.swarm.pace import Pace
 from p2p.swarm.scheduler import Scheduler
 from p2p.swarm.sources import Policy
-from p2p.system import whole_path
 from p2p.trace import SwarmEvent
 
 REPORT_TIME: Final = 0.5

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+from p2p.disk import free_space
 from p2p.errors import DiskError, EnjambreError, Refused
 from p2p.frozen import frozen
 from p2p.model import ContentId, Manifest
@@ -14,7 +15,6 @@ from p2p.peer.holding import Holding
 from p2p.peer.links import Link
 from p2p.peer.reports import Downloaded, Received, Report, Warned
 from p2p.protocol.messages import Replicate
-from p2p.system import free_space
 
 AT_ONCE: Final = 8
 """Copies fetched at the same time; more are told to come later."""

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Final
 
 from p2p.content.names import printable
+from p2p.disk import disk_error, make_private
 from p2p.errors import DiskError, ProtocolError
 from p2p.frozen import frozen
 from p2p.model import Address
 from p2p.protocol.messages import SESSION, SHORT_NAME
 from p2p.replaced import beside, replace_private
 from p2p.strictjson import loads
-from p2p.system import disk_error, make_private
 
 MAX_FILE: Final = 65_536
 """Bytes that are read of a session file, at most."""

@@ -16,10 +16,10 @@ from typing import Final, Protocol
 
 from p2p.content.hashing import HashPool
 from p2p.content.scan import Scanned, scan
+from p2p.disk import disk_error, whole_path
 from p2p.errors import DiskError, EnjambreError, Refused
 from p2p.model import ContentId
 from p2p.peer.reports import Report, Warned
-from p2p.system import disk_error, whole_path
 
 LOOK_TIME: Final = 1.0
 """Seconds between two looks; ten times the length of a look if that is more, and `LOOK_MOST` at most, however long it hashed."""

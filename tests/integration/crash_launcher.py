@@ -58,8 +58,8 @@ class Crasher:
         """Wrap the functions of `os`, and the one call that `os` does not have: to sync a whole disk."""
         for kind in KINDS:
             setattr(os, kind, self._wrapped(kind, self._real[kind]))
-        system = import_module("p2p.system")
-        system.sync_disk = self._wrapped("sync", system.sync_disk)  # type: ignore[attr-defined]
+        disk = import_module("p2p.disk")
+        disk.sync_disk = self._wrapped("sync", disk.sync_disk)  # type: ignore[attr-defined]
 
     def _wrapped(self, kind: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **more: Any) -> Any:

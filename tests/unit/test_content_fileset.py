@@ -12,9 +12,10 @@ import pytest
 
 from p2p.content.fileset import MAX_SPANS, FileSet
 from p2p.content.geometry import Layout
+from p2p.disk import open_read
 from p2p.errors import DiskError, Refused
 from p2p.model import FileEntry, FileSpan
-from p2p.system import disk_io, open_read
+from p2p.system import disk_io
 from tests.unit.content_samples import some_bytes
 
 

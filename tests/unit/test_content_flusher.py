@@ -12,8 +12,8 @@ import pytest
 
 from p2p.content import partial as partial_module
 from p2p.content.flusher import Flusher
+from p2p.disk import sync_data
 from p2p.errors import DiskError
-from p2p.system import sync_data
 from tests.leaks import Snapshot, check_back_to
 from tests.unit.content_samples import fill, manifest_of, partial_of, some_bytes
 

@@ -644,11 +644,11 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, step: str, nth: int) -> Callable[[s
             real_link(*arguments, **more)  # type: ignore[arg-type]
             raise Killed
 
-        monkeypatch.setattr("p2p.system.os.link", link)
+        monkeypatch.setattr("p2p.disk.os.link", link)
     elif step == "old":
         monkeypatch.setattr("p2p.content.partial._delete", stop_at_second_delete())
     elif step == "sidecar":
-        monkeypatch.setattr("p2p.system.FileLock.remove", raise_killed)
+        monkeypatch.setattr("p2p.disk.FileLock.remove", raise_killed)
     elif step == "unlink":
         monkeypatch.setattr("p2p.content.partial.fsync_folder", raise_killed)
     return stop_at(step, Killed(), nth)
@@ -726,7 +726,7 @@ def test_case_50_what_a_kill_left_complete_and_somebody_changed_since_is_a_file_
 ) -> None:
     def killed_at_the_end() -> None:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("p2p.system.FileLock.remove", raise_killed)
+            patch.setattr("p2p.disk.FileLock.remove", raise_killed)
             partial = partial_of(manifest, tmp_path, overwrite=True)
             partial.open()
             fill(partial, DATA)
@@ -755,7 +755,7 @@ def test_case_50_what_a_kill_left_complete_and_somebody_changed_since_is_a_file_
 def test_case_50_what_a_kill_left_complete_and_does_not_verify_is_not_written_to(tmp_path: Path) -> None:
     """A file of a folder is changed and keeps its size, which only its hash tells."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("p2p.system.FileLock.remove", raise_killed)
+        patch.setattr("p2p.disk.FileLock.remove", raise_killed)
         partial = partial_of(FOLDER, tmp_path)
         partial.open()
         fill(partial, DATA)

@@ -183,7 +183,7 @@ def test_case_44_what_cannot_be_read_is_skipped(tmp_path: Path, monkeypatch: pyt
         return real_open(path, flags, *mode)
 
     monkeypatch.setattr("p2p.content.scan.os.scandir", scandir)
-    monkeypatch.setattr("p2p.system.os.open", open_file)
+    monkeypatch.setattr("p2p.disk.os.open", open_file)
     scanned, warnings = scan_with_warnings(tmp_path)
     assert paths(scanned) == ["open"]
     assert scanned.folders == ("closed",)

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from p2p.content.store import SharedContent, fingerprints
+from p2p.disk import open_read
 from p2p.errors import DiskError, Refused
 from p2p.model import BlockSpan, FileSpan
-from p2p.system import disk_io, open_read
+from p2p.system import disk_io
 from tests.unit.content_samples import fill, folder_manifest, manifest_of, partial_of, share, some_bytes
 
 DATA = some_bytes(200_000)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from p2p.disk import lock_file
 from p2p.replaced import beside, replace_private
-from p2p.system import lock_file
 from tests.leaks import Snapshot, check_back_to
 
 

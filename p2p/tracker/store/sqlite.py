@@ -20,9 +20,9 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
+from p2p.disk import make_private
 from p2p.errors import DiskError, Refused, UsageError
 from p2p.model import ContentId, PeerId
-from p2p.system import make_private
 from p2p.tracker.store.base import Caps, Claim, PeerRecord, SessionRecord
 from p2p.tracker.store.memory import MemoryStore
 
