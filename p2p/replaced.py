@@ -1,4 +1,4 @@
-"""Small private files that are replaced whole: after a crash there is the old one or the new.
+"""Small private files that are replaced whole: after a crash there is the old one or the new (on Windows, unless two write at once).
 
 The new bytes go into a file beside, `NAME.new`, which its writer holds locked. A lock dies with its holder, so a `.new` that nobody holds
 is nobody's any more, and the next writer takes it over instead of leaving one behind for each kill.

@@ -18,7 +18,7 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import Enum, auto
 from pathlib import Path
 from typing import Final, NoReturn
@@ -134,7 +134,7 @@ class PartialContent:
         try:
             with _told("prepare", self.part):
                 self._prepare(lock)
-                if self._many and hasattr(os, "O_DIRECTORY"):
+                if self._many and hasattr(os, "O_DIRECTORY") and os.access(self.folder, os.R_OK):
                     self._disk = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except BaseException:
             if lock.fd >= 0 and not os.fstat(lock.fd).st_size:
@@ -229,7 +229,8 @@ class PartialContent:
             self._state = _State.MOVED
         with _told("sync", self.folder):
             self._fault("fsync-folder")
-            fsync_folder(self.folder)
+            with suppress(PermissionError):  # a folder may be written to without being open to reading, and so to a sync
+                fsync_folder(self.folder)
         with _told("delete", self._old):
             _delete(self._old)
         with _told("delete", self.sidecar):
@@ -276,7 +277,8 @@ class PartialContent:
         if lock:
             with _told("delete", self.sidecar):
                 lock.remove()
-        raise DiskError(f"'{_shown(self.target)}' was changed after it was downloaded; use --overwrite or another -o DIR")
+        what = "download it again" if self._overwrite else "use --overwrite or another -o DIR"
+        raise DiskError(f"'{_shown(self.target)}' was changed after it was downloaded; {what}")
 
     def _tidy(self, lock: FileLock, mark: bytes) -> None:
         """Bring what a crash in `finish` left to the old state or the new one."""

@@ -32,6 +32,8 @@ RETRY_FIRST: Final = 1.0
 RETRY_MOST: Final = 10.0
 """Seconds between tries to reach a lost tracker: doubled each time, and up to half as much again by chance, so that a thousand peers do not
 come back at once."""
+FULL_TIME: Final = 60.0
+"""Seconds after which a tracker that had no room for all we share is offered the rest again."""
 LEAVE_TIME: Final = 1.5
 """Seconds that leaving may take; a tracker that does not answer by then will forget us by itself."""
 
@@ -76,6 +78,9 @@ class Announcer:
         self._gone: set[ContentId] = set()
         self._wake = asyncio.Event()
         self._beat = 10.0
+        self._retry = RETRY_FIRST
+        self._full_until = float("-inf")
+        """Until when a tracker that had no room is not offered the rest again."""
         self._lost = False
         self._task: asyncio.Task[None] | None = None
         self._settled = asyncio.Event()
@@ -91,7 +96,7 @@ class Announcer:
             self._identity = replace(self._identity, user=stored.user)
         try:
             await self._enter()
-        except (Unreachable, Refused) as error:
+        except EnjambreError as error:
             if require:
                 raise
             self._losing(error)
@@ -130,27 +135,39 @@ class Announcer:
     # -- talking -------------------------------------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
-        retry = RETRY_FIRST
         while True:
             try:
-                if self._lost:
-                    await asyncio.sleep(retry * self._rng.uniform(1.0, 1.5))
-                    retry = min(retry * 2, RETRY_MOST)
-                    await self._enter()
-                    retry = RETRY_FIRST
-                    self._lost = False
-                    self._report(SessionChanged("resumed", self._identity.user))
+                await self._turn()
+            except Refused as refused:
+                try:
+                    goes_on = await self._again(refused)
+                except EnjambreError as error:  # the stored session cannot be read now
+                    self._losing(error)
                 else:
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(self._beat * self._rng.uniform(0.9, 1.0)):
-                            await self._wake.wait()
-                    self._wake.clear()
-                    await self._say()
-            except Refused as error:
-                if not await self._again(error):
-                    return
+                    if not goes_on:
+                        return
             except EnjambreError as error:
                 self._losing(error)
+
+    async def _turn(self) -> None:
+        """Wait until there is something to say, and say it; or, while the tracker is lost, until it is time to try again."""
+        if self._lost:
+            await asyncio.sleep(self._retry * self._rng.uniform(1.0, 1.5))
+            self._retry = min(self._retry * 2, RETRY_MOST)
+            await self._enter()
+            self._found()
+        else:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._beat * self._rng.uniform(0.9, 1.0)):
+                    await self._wake.wait()
+            self._wake.clear()
+            await self._say()
+
+    def _found(self) -> None:
+        """The tracker is there again."""
+        self._retry = RETRY_FIRST
+        self._lost = False
+        self._report(SessionChanged("resumed", self._identity.user))
 
     async def _again(self, refused: Refused) -> bool:
         """What to do when the tracker says no; False when the session is over."""
@@ -165,10 +182,10 @@ class Announcer:
         if refused.code in ("unavailable", "busy", "internal"):
             self._losing(refused)
             return True
-        self._report(Warned(f"tracker {self._client.address} refuses: {refused}"))
         if refused.code == "quota":
-            self._news.clear()
+            self._over_quota(refused)
             return True
+        self._report(Warned(f"tracker {self._client.address} refuses: {refused}"))
         if refused.code == "not_allowed" and not self._renewed:
             self._renewed = True
             self._identity = replace(self._identity, peer=self._renew())
@@ -176,6 +193,17 @@ class Announcer:
             return True
         self.ended.set_result(refused)
         return False
+
+    def _over_quota(self, refused: Refused) -> None:
+        """Go on with what the tracker keeps of us, and offer it the rest again after a while."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._full_until:
+            self._report(Warned(f"tracker {self._client.address} refuses: {refused}"))
+        self._full_until = now + FULL_TIME
+        self._news.clear()
+        self._settled.set()
+        if self._lost and self._client.session is not None:
+            self._found()
 
     def _take_stored(self) -> bool:
         """Go on with the session that is stored, which another process may have opened anew; False when there is none any more."""
@@ -235,7 +263,7 @@ class Announcer:
                 self._gone.update(ids)
                 raise
             known -= len(ids)
-        if known < len(self._shares) and not self._news:
+        if known < len(self._shares) and not self._news and asyncio.get_running_loop().time() >= self._full_until:
             self._news = dict(self._shares)
             await self._announce()
         if not self._news and not self._gone:

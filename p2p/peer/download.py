@@ -183,14 +183,15 @@ class Download:
                 await self._swarm(holding, geometry)
             self._progress("finishing", manifest.size)
             path = await tools.pool.run(partial.finish)
-            finished = True
             if not self._keep:
+                finished = True
                 holding.news = None
                 return path
             marks = await tools.pool.run(lambda: fingerprints(manifest, path))
             holding.complete(SharedContent(manifest, path, marks, tools.pool.io), path)
             tools.register(holding)
             tools.changed(holding)
+            finished = True
         finally:
             if not finished:
                 if self._holding is not None:

@@ -43,6 +43,8 @@ class Finder:
         """How many other peers the tracker named at the last look; None when it could not be asked."""
         self._tried: set[PeerKey] = set()
         self._holders = 0
+        self._others = False
+        """Whether the last look named peers that none before had."""
         self.eager = True
         """Whether more peers are wanted soon."""
         self.members: Callable[[], int] | None = None
@@ -65,6 +67,8 @@ class Finder:
         places = {_key(source): source for source in answer.sources if "tcp" in source.listen}
         self.listed = sum(1 for key in places if self._wanted(key))
         self._holders = answer.content.peers
+        self._others = not places.keys() <= self._tried
+        self._tried.update(key for key in places if self._links.get(key) is not None)
         self._failures = {key: failure for key, failure in self._failures.items() if key in places}
         self._dial(places)
         for key in places:
@@ -74,8 +78,8 @@ class Finder:
 
     @property
     def more(self) -> bool:
-        """Whether the tracker knows of more peers than were ever dialled: each look names some of them, by chance."""
-        return self._holders > len(self._tried)
+        """Whether the tracker knows of more peers than were ever linked or dialled: each look names some of them, by chance."""
+        return self._others and self._holders > len(self._tried)
 
     async def run(self, told: Callable[[int | None], None]) -> None:
         """Look again and again until cancelled; `told` hears each time how many peers the tracker names.

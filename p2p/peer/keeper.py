@@ -76,10 +76,10 @@ class Keeper:
         if self._folder is None or not self._quota:
             raise Refused("not_allowed", "this peer accepts no uploads")
         held = self._holdings.get(request.id)
-        if held is not None and held.have.full:
-            return _done()
         running = self._running.get(request.id)
         if running is None:
+            if held is not None and held.have.full and held.whole.is_set():
+                return _done()  # not before it has its final name, which the disk may still refuse it
             if held is not None:
                 raise Refused("busy", "this peer is fetching it already, for itself")
             before = self._charged.get(request.id)

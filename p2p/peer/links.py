@@ -368,7 +368,8 @@ class Links:
             case Have():
                 self._handler.have(link, request)
             case Replicate():
-                work = self._handler.replicate(link, request)
+                work = asyncio.ensure_future(self._handler.replicate(link, request))
+                work.add_done_callback(lambda done: done.cancelled() or done.exception())  # whoever asked may be gone by then
                 await wire.send(wire.session.answer(ReplicateAnswer(state="accepted"), seq))
                 task = asyncio.create_task(self._replicated(wire, work, seq))
                 self._tasks.add(task)

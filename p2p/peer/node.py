@@ -21,7 +21,7 @@ from p2p.content.manifest import build, content_id, to_bytes
 from p2p.content.remembered import Remembered
 from p2p.content.scan import Scanned, scan
 from p2p.content.shared import SharedContent
-from p2p.errors import DiskError, EnjambreError, UsageError
+from p2p.errors import DiskError, EnjambreError, Refused, UsageError
 from p2p.frozen import frozen
 from p2p.model import Address, ContentId, Manifest, PeerId, PeerKey, peer_key
 from p2p.peer.announcer import Announcer, Identity
@@ -171,13 +171,17 @@ class Node:
         wanted = settings.port if own or not settings.port else min(ports["tcp"] + 1, 65_535)
         control = self._links if own else None
         try:
-            return await transport.listen(self._serving, Address(settings.host, wanted), control)
-        except OSError as error:
-            taken = error.errno in (errno.EADDRINUSE, errno.EACCES)
-            if taken and wanted and not (own and settings.port_is_fixed):
+            try:
+                return await transport.listen(self._serving, Address(settings.host, wanted), control)
+            except OSError as error:
+                taken = error.errno in (errno.EADDRINUSE, errno.EACCES)
+                if not taken or not wanted or (own and settings.port_is_fixed):
+                    raise
                 return await transport.listen(self._serving, Address(settings.host, 0), control)
-            why = error.strerror or str(error)
-            raise UsageError(f"cannot listen on {Address(settings.host, wanted)}: {why.lower()}; choose another --port") from error
+        except (OSError, UnicodeError) as error:
+            why = getattr(error, "strerror", None) or str(error)
+            address = Address(settings.host, wanted)
+            raise UsageError(f"cannot listen on {address}: {why.lower()}; choose another --host or --port") from error
 
     async def ended(self) -> EnjambreError:
         """Wait until the session was ended by somebody else, and return the reason."""
@@ -272,7 +276,7 @@ class Node:
         pieces = await self._pool.hash_content(scanned, name, piece_length, progress)
         try:
             await self._pool.run(lambda: self._remembered.keep(scanned, name, piece_length, pieces, began_at))
-        except DiskError as error:
+        except (DiskError, Refused) as error:
             self._report(Warned(f"it will be hashed again next time: {error}"))
         return pieces
 

@@ -137,7 +137,7 @@ class Watcher:
         try:
             seen.content = await self._library.publish(seen.scanned)
         except EnjambreError as error:
-            seen.refused = True
+            seen.refused = not _passing(error)
             self._warn(str(error))
 
     def _gone(self, path: Path) -> None:

@@ -171,10 +171,9 @@ class Connection(asyncio.BufferedProtocol):
 
     def _pump(self) -> None:
         """Handle what has come, for one turn."""
-        now = self._server.now()
         if self._goes_on:
-            self._goes_on = False
-            self._server.busy -= 1
+            return
+        now = self._server.now()
         turn = max(TURN / (1 + self._server.busy), TURN_LEAST)
         out: list[bytes] = []
         while self._server.now() - now < turn:
@@ -199,11 +198,16 @@ class Connection(asyncio.BufferedProtocol):
         else:
             self._goes_on = True
             self._server.busy += 1
-            asyncio.get_running_loop().call_soon(self._pump)
+            asyncio.get_running_loop().call_soon(self._go_on)
             self._transport.pause_reading()
         if self._stuffed:
             self._transport.pause_reading()
         self._write(out)
+
+    def _go_on(self) -> None:
+        self._goes_on = False
+        self._server.busy -= 1
+        self._pump()
 
     @property
     def _stuffed(self) -> bool:

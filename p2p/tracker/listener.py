@@ -36,11 +36,11 @@ class Listener:
                 sock = _listening(family, (name[0], port, *name[2:]))
                 sockets.append(sock)
                 port = sock.getsockname()[1]
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             for sock in sockets:
                 sock.close()
             raise UsageError(
-                f"cannot listen on {Address(host, port)}: {error.strerror or error}; choose another --host or --port"
+                f"cannot listen on {Address(host, port)}: {getattr(error, 'strerror', None) or error}; choose another --host or --port"
             ) from error
         names = [sock.getsockname() for sock in sockets]
         self._acceptors = [Acceptor(sock, self._welcome, self._on_failure, BURST) for sock in sockets]

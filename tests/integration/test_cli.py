@@ -327,7 +327,7 @@ def test_a_target_folder_that_is_a_file_is_a_disk_error(tmp_path: Path, tracker:
     "words",
     [["serve", "/no/such/folder"], ["share", "/no/such/file"], ["upload", "/no/such/file"], ["download", "p2p:nonsense"], ["login", "a\nb"],
      ["download", "x", "--port", "22"], ["download", "x", "--limit", "fast"], ["list", "--transport", "pigeon"], ["download", ""],
-     ["share", ""], ["serve", ""], ["upload", ""]],
+     ["share", ""], ["serve", ""], ["upload", ""], ["serve", "/tmp", "--host", "a..b"], ["serve", "/tmp", "--host", "x" * 70]],
 )  # fmt: skip
 def test_wrong_words_end_with_2_and_one_line(tmp_path: Path, words: list[str]) -> None:
     error_of(run_peer(tmp_path, *words), 2)

@@ -347,6 +347,60 @@ def test_a_peer_whose_id_another_has_taken_goes_on_under_a_new_one(tmp_path: Pat
     in_virtual_time(work)
 
 
+def test_a_session_file_that_cannot_be_read_for_a_moment_does_not_end_a_peers_announcing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As without a descriptor to spare, in the moment in which the tracker has forgotten the session."""
+    save_session(tmp_path, StoredSession(TRACKER, "alice", "a1" * 16))
+
+    async def work() -> None:
+        scene = Scene(tmp_path)
+        scene.tracker.sessions.add("a1" * 16)
+        await scene.announcer.start(require=True)
+        scene.announcer.set(share(1))
+        await asyncio.sleep(1)
+        scene.tracker.forget()
+
+        def broken(*_: object) -> None:
+            raise DiskError("cannot open the session file: too many open files")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "load_session", broken)
+            await asyncio.sleep(30)
+            assert not scene.announcer.ended.done()
+        scene.tracker.sessions.add("a1" * 16)
+        await asyncio.sleep(30)
+        assert share(1).id in scene.tracker.shares
+        await scene.announcer.stop()
+
+    in_virtual_time(work)
+
+
+def test_a_tracker_that_is_full_keeps_what_it_has_and_is_offered_the_rest_once_a_minute(tmp_path: Path) -> None:
+    async def work() -> None:
+        scene = Scene(tmp_path)
+        for number in range(3):
+            scene.announcer.set(share(number))
+        full = Refused("quota", "your host announces more contents than the tracker keeps for one")
+        scene.tracker.fault = lambda request: full if isinstance(request, Announce) and request.contents else None
+        await scene.announcer.start(require=False)
+        await scene.announcer.known(5)
+        await asyncio.sleep(300)
+        offers = [at for at, request in scene.tracker.asked if isinstance(request, Announce) and request.contents]
+        assert 3 <= len(offers) <= 10
+        assert sum(isinstance(report, Warned) and "refuses" in report.message for report in scene.reports) <= 10
+        began = asyncio.get_running_loop().time()
+        await scene.announcer.known(5)
+        assert asyncio.get_running_loop().time() - began < 0.1, "nobody waits for what it has no room for"
+        scene.tracker.fault = lambda request: None
+        await asyncio.sleep(100)
+        assert len(scene.tracker.shares) == 3
+        await scene.announcer.stop()
+        assert isinstance(scene.tracker.asked[-1][1], Logout), "it is in contact, and takes its leave"
+
+    in_virtual_time(work)
+
+
 def test_a_tracker_that_forbids_it_ends_the_session_with_its_reason(tmp_path: Path) -> None:
     async def work() -> None:
         scene = Scene(tmp_path)

@@ -56,7 +56,7 @@ class World:
         self.looks.append(asyncio.get_running_loop().time())
         if self.fault is not None:
             raise self.fault
-        hit = HitRow(id=CONTENT, name="x", size=7, seeds=1, peers=1)
+        hit = HitRow(id=CONTENT, name="x", size=7, seeds=1, peers=len(self.listed))
         answer: Any = LookupAnswer(content=hit, sources=tuple(self.listed))
         assert isinstance(answer, kind)
         return answer
@@ -271,5 +271,21 @@ def test_closing_ends_the_dials_under_way() -> None:
         await finder.close()
         assert world.under_way == 0
         assert world.links == {}
+
+    in_virtual_time(work)
+
+
+def test_those_that_are_linked_or_cannot_be_dialled_are_not_waited_for_as_untried() -> None:
+    async def work() -> None:
+        world = World(takes=0.1)
+        for number in range(3):
+            world.add(number)
+        world.listed.append(Source(peer=peer(9), name="x", host="10.0.0.9", listen={"grpc": 7000}, have=7))
+        finder = world.finder()
+        await finder.look()
+        await finder.settled()
+        await finder.look()
+        assert not finder.more
+        await finder.close()
 
     in_virtual_time(work)

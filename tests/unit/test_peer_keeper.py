@@ -25,9 +25,12 @@ class FakeLink:
 class FakeHolding:
     """A content that is here, all of it or some."""
 
-    def __init__(self, *, full: bool) -> None:
+    def __init__(self, *, full: bool, whole: bool = True) -> None:
         self.have = self
         self.full = full
+        self.whole = asyncio.Event()
+        if whole:
+            self.whole.set()
 
 
 def ask(number: int, size: int = 10) -> Replicate:
@@ -213,6 +216,25 @@ def test_what_is_here_already_is_verified_at_once_and_what_is_being_fetched_is_b
             scene.keeper.accept(scene.link, ask(2))
         assert refused.value.code == "busy"
         assert scene.fetched == []
+
+    in_virtual_time(work)
+
+
+def test_a_copy_is_not_called_verified_before_it_has_its_final_name(tmp_path: Path) -> None:
+    """Every piece may be here, and the disk still refuse the last sync: whoever asks meanwhile waits for the same end."""
+
+    async def work() -> None:
+        scene = Scene(tmp_path, 100)
+        first = scene.keeper.accept(scene.link, ask(1, 60))
+        await asyncio.sleep(0)
+        scene.holdings[ask(1).id] = FakeHolding(full=True, whole=False)
+        second = scene.keeper.accept(scene.link, ask(1, 60))
+        scene.fault = DiskError("cannot sync")
+        scene.let_go.set()
+        found = await asyncio.gather(first, second, return_exceptions=True)
+        assert [type(one) for one in found] == [DiskError, DiskError]
+        with pytest.raises(Refused, match="already"):
+            scene.keeper.accept(scene.link, ask(1, 60))
 
     in_virtual_time(work)
 

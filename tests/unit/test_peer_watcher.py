@@ -297,3 +297,20 @@ def test_what_is_shared_stays_shared_when_a_look_fails_for_lack_of_descriptors(
         assert scene.log == [("retract", "a.txt")]
 
     in_virtual_time(work)
+
+
+def test_case_60_a_file_that_could_not_be_hashed_for_want_of_a_descriptor_is_tried_again_at_the_next_look(tmp_path: Path) -> None:
+    full = DiskError("cannot open 'a': this process has too many open files")
+    full.__cause__ = OSError(errno.EMFILE, "Too many open files")
+
+    async def play(scene: Scene) -> None:
+        scene.library.fault = full
+        write(tmp_path / "a", b"a", 1)
+        await asyncio.sleep(2 * LOOK_TIME)
+        assert ("publish", "a") in scene.log
+        assert not scene.library.shared
+        scene.library.fault = None
+        await asyncio.sleep(2 * LOOK_TIME)
+        assert [path.name for path in scene.library.shared.values()] == ["a"]
+
+    watching(tmp_path, play)

@@ -30,7 +30,7 @@ class MemoryStore:
     """`TrackerStore` in memory. A store that also writes to disk overrides `_session_changed`, `_peer_changed` and `_claim_changed`."""
 
     _loading = False
-    """Whether what comes was kept before, so that no cap may refuse it."""
+    """Whether what comes was kept before, so that no bound of a host may refuse it."""
 
     def __init__(self, caps: Caps | None = None) -> None:
         self._caps = caps or Caps()
