@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from random import Random
+from typing import Final
 
 from p2p.content.bitmap import Bitmap
 from p2p.content.geometry import Geometry
@@ -47,6 +48,9 @@ from p2p.swarm.patience import Patience
 from p2p.swarm.picker import as_bits, numbers, pick
 from p2p.swarm.sources import Policy, SourcePeer
 
+LEAST_UNDER_WAY: Final = 4
+"""Blocks that may always be under way: of fewer, the peers are to blame when none comes, and not our own link."""
+
 
 @dataclass(slots=True)
 class _Active:
@@ -69,7 +73,9 @@ class Scheduler:
         self._rng = rng
         self._policy = policy or Policy()
         self._most = self._policy.in_flight(geometry.block_length)
-        """Blocks under way from all peers together, at most."""
+        """Blocks under way from all peers together, at most. Fewer where all that was under way came too late: the own link is thin, and
+        shared by so many that none is done in time."""
+        self._arrived_at = now
         self._sources: dict[PeerKey, SourcePeer] = {}
         self._availability = Availability(geometry.pieces)
         self._ledger = Ledger()
@@ -234,6 +240,8 @@ class Scheduler:
         if entry is None:
             return
         self._patience.progress(now)
+        self._arrived_at = now
+        self._most = min(self._most + 1, self._policy.in_flight(self._geometry.block_length))
         source = self._sources.get(peer)
         if source is not None:
             source.arrived(block.length, entry.asked, now)
@@ -310,6 +318,8 @@ class Scheduler:
         earliest = self._ledger.earliest()
         if earliest is None or earliest > now:
             return False
+        if self._arrived_at + self._policy.block_timeout <= now:
+            self._most = min(self._most, max(LEAST_UNDER_WAY, len(self._ledger) // 2))
         for entry in self._ledger.overdue(now):
             if self._ledger.close(entry.peer, entry.block) is None:
                 continue
@@ -360,9 +370,13 @@ class Scheduler:
         self._disown(block.piece, active)
 
     def _disown(self, piece: int, active: _Active) -> None:
-        """Let any peer go on with a piece; to fetch it from one peer only comes second to fetching it at all."""
+        """Let any peer go on with a piece; to fetch it from one peer only comes second to fetching it at all.
+
+        As long as nothing of it has come, another can still be the one: who only says "busy" must not undo what finds out a liar.
+        """
         active.owner = None
-        self._alone.discard(piece)
+        if active.senders:
+            self._alone.discard(piece)
 
     # -- asking --------------------------------------------------------------------------------------------------------------------
 

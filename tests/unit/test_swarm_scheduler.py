@@ -32,7 +32,7 @@ from p2p.swarm.events import (
     Wish,
 )
 from p2p.swarm.patience import IDLERS
-from p2p.swarm.scheduler import Scheduler
+from p2p.swarm.scheduler import LEAST_UNDER_WAY, Scheduler
 from p2p.swarm.sources import Policy
 from tests.unit.swarm_node import picture
 
@@ -344,6 +344,24 @@ def test_case_32_of_many_peers_that_stall_with_the_last_block_one_that_would_bri
         if asked(talk.tell(Tick(), at=wakeup), A):
             break
     assert talk.now < Policy().block_timeout + 3
+
+
+def test_where_all_that_is_under_way_comes_too_late_less_is_asked_for_at_once_until_it_comes_again() -> None:
+    """A thin link of ours, shared by a block from each of twelve peers: none would ever be done in time."""
+    talk = Talk(100, policy=Policy(strikes=100, patience=1000.0))
+    wishes = [wish for number in range(12) for wish in talk.meet(PeerKey(f"peer {number}"))]
+    assert sum(isinstance(wish, Fetch) for wish in wishes) >= 12
+    for most in (12, 6, LEAST_UNDER_WAY):
+        wishes = []
+        timeout = talk.now + Policy().block_timeout
+        while talk.now < timeout + 5:
+            wakeup = talk.scheduler.next_wakeup()
+            assert wakeup is not None
+            wishes += talk.tell(Tick(), at=wakeup)
+        assert len(talk.scheduler._ledger) <= most
+    (entry, *_) = talk.scheduler._ledger.entries()
+    talk.tell(BlockArrived(entry.peer, entry.block))
+    assert talk.scheduler._most > LEAST_UNDER_WAY
 
 
 def test_a_connection_that_breaks_with_many_blocks_under_way_is_one_strike() -> None:
