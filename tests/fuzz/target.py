@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -60,16 +59,21 @@ class Target:
         return [*self.seeds(), *(path.read_bytes() for path in self.kept())]
 
 
-@contextmanager
-def within(most: int) -> Iterator[None]:
-    """Fail if what is done inside takes more than `most` bytes of memory at its peak, as Python's allocators count them."""
-    tracemalloc.start()
-    try:
-        yield
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert peak <= most, f"{peak:,} bytes of memory at the peak, where {most:,} are allowed"
+def check_memory(target: Target, data: bytes) -> None:
+    """Fail if `data` takes more memory at its peak than it may, as Python's allocators count it.
+
+    They count what other threads of the process do meanwhile, too: only what is too much three times is the input's own.
+    """
+    target.run(data)  # what is made once, such as a table or an import, is not memory of an input
+    peaks: list[int] = []
+    while len(peaks) < 3 and (not peaks or min(peaks) > target.most(len(data))):
+        tracemalloc.start()
+        try:
+            target.run(data)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+    assert min(peaks) <= target.most(len(data)), f"{peaks} bytes of memory at the peak, where {target.most(len(data)):,} are allowed"
 
 
 def check_refused(error: ProtocolError, *codes: str, fatal: bool | None = None) -> None:
