@@ -904,3 +904,20 @@ def test_countless_empty_folders_are_synced_as_one_disk(tmp_path: Path, monkeypa
     partial.finish()
     assert len(synced) < 10
     assert len(list((tmp_path / "dir").iterdir())) == 1001
+
+
+def test_a_folder_that_may_be_written_to_and_not_read_gets_its_download_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a folder cannot be opened, and so not synced."""
+
+    def refuse(path: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(partial_module, "fsync_folder", refuse)
+    data = some_bytes(100)
+    partial = partial_of(manifest_of(data), tmp_path)
+    partial.open()
+    fill(partial, data)
+    assert partial.finish().read_bytes() == data
+    assert [path.name for path in tmp_path.iterdir()] == ["x.bin"]
