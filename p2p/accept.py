@@ -15,7 +15,7 @@ import errno
 import os
 import socket
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from p2p.system import descriptor_limit
 
@@ -23,6 +23,22 @@ PAUSE: Final = 0.1
 """Seconds without accepting after the system refused."""
 KEPT: Final = 128
 """Descriptors that are kept for those who are in, or a quarter of all where these are few."""
+
+
+def listening(family: int, name: tuple[Any, ...], backlog: int) -> socket.socket:
+    """A socket that listens at `name`, and for IPv6 at nothing else. Raises what the system says, `OSError` mostly."""
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if os.name == "posix":  # elsewhere it would let two programs share a port
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(name)
+        sock.listen(backlog)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 class Acceptor:

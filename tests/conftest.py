@@ -44,5 +44,5 @@ def _nothing_is_left_behind(request: pytest.FixtureRequest, _temporary_files: Pa
     before = Snapshot.take(_temporary_files)
     with tasks_at_the_end_of_loops() as tasks:
         yield
-    check_back_to(before, _temporary_files)
+    check_back_to(before, _temporary_files, getattr(request.module, "KEPT", ()))
     assert not tasks or request.node.get_closest_marker("interrupts_loop"), f"left to be cancelled at the end: {'; '.join(tasks)}"

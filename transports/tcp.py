@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import socket
 import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-from p2p.accept import Acceptor
+from p2p.accept import Acceptor, listening
 from p2p.errors import ProtocolError, Refused, Unreachable
 from p2p.model import Address, BlockSpan, ContentId, PeerId, is_loopback
 from p2p.peer.conversation import converse
@@ -30,6 +29,7 @@ CONNECTIONS: Final = 1024
 """Connections that one door holds open in all; over it, one that has said nothing yet gives way, or the newcomer is told `busy`."""
 CONNECTIONS_OF_ONE: Final = 128
 """The same from one host; loopback, where many peers share a host, may have them all."""
+BACKLOG: Final = 512
 SILENT_TIME: Final = 0.1
 """Seconds that a connection may say nothing before it gives way where there is no room for another: so many a tenth of a second as there
 are places can be let in. With a whole second, a client beside a crowd of 10,000 that came in four was told `busy` one time in fourteen."""
@@ -58,10 +58,10 @@ class TcpTransport:
         loop = asyncio.get_running_loop()
         infos = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, _, _, _, target = infos[0]
-        socks = [_listening(family, target)]
+        socks = [listening(family, target, BACKLOG)]
         if address.host == "0.0.0.0":
             with contextlib.suppress(OSError):
-                socks.append(_listening(socket.AF_INET6, ("::", socks[0].getsockname()[1])))
+                socks.append(listening(socket.AF_INET6, ("::", socks[0].getsockname()[1]), BACKLOG))
         return TcpListener(socks, source, control, self._io, self._trace)
 
     async def connect(self, address: Address, me: PeerId | None = None) -> TcpLane:
@@ -148,21 +148,6 @@ class TcpListener:
             task.cancel()
         await asyncio.gather(*self._open, return_exceptions=True)
         self._senders.shutdown(wait=False)
-
-
-def _listening(family: int, target: tuple[Any, ...]) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        if os.name == "posix":  # elsewhere it would let two programs share a port
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind(target)
-        sock.listen(512)
-    except OSError:
-        sock.close()
-        raise
-    return sock
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 from collections.abc import Callable
 from typing import Final
 
-from p2p.accept import Acceptor
+from p2p.accept import Acceptor, listening
 from p2p.errors import UsageError
 from p2p.model import Address, canonical_host
 
@@ -33,7 +32,7 @@ class Listener:
         try:
             found = await loop.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
             for family, _, _, _, name in dict.fromkeys(found):
-                sock = _listening(family, (name[0], port, *name[2:]))
+                sock = listening(family, (name[0], port, *name[2:]), BACKLOG)
                 sockets.append(sock)
                 port = sock.getsockname()[1]
         except (OSError, UnicodeError) as error:
@@ -72,18 +71,3 @@ class Listener:
             if not isinstance(error, OSError):
                 raise
             self._on_failure(error)
-
-
-def _listening(family: int, name: tuple[str | int, ...]) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        if os.name == "posix":  # elsewhere it would let two programs share a port
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind(name)
-        sock.listen(BACKLOG)
-    except BaseException:
-        sock.close()
-        raise
-    return sock

@@ -17,7 +17,7 @@ from p2p.errors import EnjambreError, ProtocolError, Refused, Unreachable
 from p2p.model import MAX_BLOCK, Address, BlockSpan, ContentId, FileSpan
 from p2p.peer.transport import Lane, LaneClosed, Listener, Source, Transport
 from p2p.system import disk_io
-from tests.leaks import contained
+from tests.leaks import KEPT_BY_GRPC, contained
 from tests.shelf import CONTENT, PIECE, SIZE, Shelf
 from tests.waiting import until
 from transports.grpc import GrpcTransport
@@ -26,6 +26,7 @@ from transports.tcp import TcpTransport
 
 OTHER: Final = ContentId("cd" * 32)
 LOOPBACK: Final = Address("127.0.0.1", 0)
+KEPT: Final = KEPT_BY_GRPC
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def _memory() -> tuple[Transport, Transport]:
 KINDS: Final = (
     Kind("memory", _memory),
     Kind("tcp", lambda: (TcpTransport(disk_io()), TcpTransport(disk_io()))),
-    Kind("grpc", lambda: (GrpcTransport(disk_io()), GrpcTransport(disk_io())), ("anon_inode:[eventpoll]", "anon_inode:[eventfd]")),
+    Kind("grpc", lambda: (GrpcTransport(disk_io()), GrpcTransport(disk_io())), KEPT),
     Kind("tcp-portable", lambda: (TcpTransport(disk_io(portable=True)), TcpTransport(disk_io(portable=True)))),
 )
 

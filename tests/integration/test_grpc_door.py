@@ -27,7 +27,7 @@ from p2p.system import disk_io
 from protos import transfer_pb2_grpc
 from protos.transfer_pb2 import Block, ReadRequest
 from tests.integration.raw_http2 import RawCaller
-from tests.leaks import contained, open_descriptors
+from tests.leaks import KEPT_BY_GRPC, contained, open_descriptors
 from tests.shelf import CONTENT, PIECE, SIZE, Shelf
 from tests.waiting import until
 from transports.grpc import GrpcTransport, door
@@ -35,7 +35,7 @@ from transports.grpc.door import GrpcDoor
 from transports.grpc.words import CODE_KEY, READ, STATUS_OF_CODE
 
 TransferStub: Any = transfer_pb2_grpc.TransferStub
-KEPT = ("anon_inode:[eventpoll]", "anon_inode:[eventfd]")
+KEPT = KEPT_BY_GRPC
 """What gRPC's core keeps for later."""
 
 

@@ -18,13 +18,13 @@ from p2p.model import MAX_BLOCK, Address, BlockSpan
 from p2p.peer.transport import Lane, LaneClosed
 from p2p.system import disk_io
 from protos.transfer_pb2 import Chunk, ReadRequest
-from tests.leaks import contained
+from tests.leaks import KEPT_BY_GRPC, contained
 from tests.shelf import CONTENT
 from tests.waiting import until
 from transports.grpc import GrpcTransport, lane
 from transports.grpc.words import CODE_KEY, MIN_CHUNK, SERVICE
 
-KEPT = ("anon_inode:[eventpoll]", "anon_inode:[eventfd]")
+KEPT = KEPT_BY_GRPC
 
 Answer = Callable[[Any, Any], AsyncIterator[bytes]]
 """What a server does with a request: yields messages as bytes, or ends the call by its context."""

@@ -16,8 +16,9 @@ from p2p.swarm.sources import Policy
 from tests.effort import times
 from tests.faulty_network import NONE, Fault, FaultyNetwork
 from tests.integration.swarm_kit import Swarm, old_file
-from tests.leaks import contained
+from tests.leaks import KEPT_BY_GRPC, contained
 
+KEPT = KEPT_BY_GRPC
 QUICK = Policy(block_timeout=2.0, patience=10.0, patience_alone=5.0, patience_offline=5.0, tail_patience=0.4, busy_pause=0.2)
 DATA = random.Random(3).randbytes(1_500_000)
 
@@ -46,7 +47,7 @@ def fetch(tmp_path: Path, faults: Callable[[int], Fault], data: bytes = DATA) ->
             assert network.count, "it was tried"
             return done
 
-    return contained(work, 80)
+    return contained(work, 80, KEPT)
 
 
 def test_case_54_grpc_byte_by_byte_and_late_is_grpc_still(tmp_path: Path) -> None:

@@ -20,12 +20,12 @@ from p2p.peer.node import Node
 from p2p.peer.reports import Downloaded
 from tests.integration.processes import ROOT, Running, clean_environment, start_tracker
 from tests.integration.swarm_kit import Swarm, old_file
-from tests.leaks import contained
+from tests.leaks import KEPT_BY_GRPC, contained
 from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(90)
 
-KEPT = ("anon_inode:[eventpoll]", "anon_inode:[eventfd]")
+KEPT = KEPT_BY_GRPC
 """What gRPC's core keeps for later."""
 SIZE = 6 * MIB + 12_345
 
