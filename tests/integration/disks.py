@@ -30,7 +30,7 @@ from tests.bad_peers import PlainPeer, Sample, Talk
 from tests.integration.processes import Ended, Running, clean_environment, command, run
 
 IS_ROOT = sys.platform == "linux" and os.geteuid() == 0
-NEEDED = ("mount", "umount", "mkfs.ext4", "setpriv", "prlimit")
+NEEDED = ("mount", "umount", "losetup", "mkfs.ext4", "setpriv", "prlimit")
 
 
 def _why_not() -> str:
@@ -78,6 +78,34 @@ def _unmount(place: Path) -> None:
             time.sleep(0.02)
 
 
+@contextmanager
+def _told_elsewhere(place: Path) -> Iterator[None]:
+    """What is unmounted in the folder `place` is unmounted in every mount namespace, not in ours alone.
+
+    `ip netns exec` and containers copy all mounts for as long as they run: a copy keeps a disk alive that was taken
+    away here, and its device busy. With a shared mount above it, the copies hear of it (mount_namespaces(7)).
+    """
+    _mount(place, "-t", "tmpfs", "-o", "size=64K", "tmpfs")
+    try:
+        _run("mount", "--make-shared", place)
+        yield
+    finally:
+        _unmount(place)
+
+
+def _let_go(image: Path) -> None:
+    """Wait until no loop device has the image: before, it would be the same disk that is mounted again, not one read anew.
+
+    Raises:
+        TimeoutError: something keeps it.
+    """
+    end = time.monotonic() + 60
+    while devices := subprocess.run(["losetup", "-j", str(image)], capture_output=True, text=True, check=True).stdout:
+        if time.monotonic() > end:
+            raise TimeoutError(f"something keeps a disk that was unmounted: {devices.strip()}")
+        time.sleep(0.02)
+
+
 def more_files(place: Path, files: int) -> None:
     """Give a disk in memory room for so many files."""
     _run("mount", "-o", f"remount,nr_inodes={files}", place)
@@ -107,6 +135,7 @@ class Ext4:
     def unmount(self) -> None:
         """Take it away; it must not be in use."""
         _unmount(self.place)
+        _let_go(self.image)
 
     def abort(self) -> None:
         """Let it be found damaged: it is read-only from now on, also for files that are open."""
@@ -122,21 +151,38 @@ class Ext4:
 
 
 @contextmanager
-def ext4(place: Path, image: Path, size: int, *options: str) -> Iterator[Ext4]:
-    """A new ext4 disk of `size` bytes in the file `image`."""
+def ext4(place: Path, image: Path, size: int, *, thin: bool = False) -> Iterator[Ext4]:
+    """A new ext4 disk of `size` bytes in the file `image`; a `thin` one is for an image whose own disk has less room than that.
+
+    Blocks of a thin one are as large as pages, so that no write begins in a page that the image has and goes on in one
+    that it lacks: a loop device calls a write that got half way a success (seen with Linux 6.18), and nobody is told.
+    """
     with image.open("wb") as file:
         file.truncate(size)
-    _run("mkfs.ext4", "-q", "-F", "-m", "0", "-O", "^has_journal" if "nojournal" in options else "has_journal", image)
-    disk = Ext4(place, image)
-    disk.mount(*(option for option in options if option != "nojournal"))
-    try:
-        yield disk
-    finally:
-        disk.unmount()
+    _run("mkfs.ext4", "-q", "-F", "-m", "0", *(["-O", "^has_journal", "-b", "4096"] if thin else ["-O", "has_journal"]), image)
+    with _told_elsewhere(place):
+        disk = Ext4(place / "disk", image)
+        disk.mount()
+        try:
+            yield disk
+        finally:
+            disk.unmount()
+
+
+@contextmanager
+def disk_of(kind: str, tmp_path: Path, size: int) -> Iterator[Path]:
+    """A disk with a little more than `size` bytes of room."""
+    if kind == "tmpfs":
+        with tmpfs(tmp_path / "disk", size) as place:
+            yield place
+    else:
+        with ext4(tmp_path / "disk", tmp_path / "image", size + (3 << 20)) as disk:
+            yield disk.place
 
 
 def fill_up(disk: Path, leave: int = 0) -> Path:
-    """Write a file that takes all the room of a disk but `leave` bytes; returns it."""
+    """Write a file that takes all the room of a small disk but `leave` bytes; returns it."""
+    assert shutil.disk_usage(disk).total <= 1 << 30, f"{disk} is not a disk of a test"
     path = disk / "other"
     with path.open("ab", buffering=0) as file:
         while (room := shutil.disk_usage(disk).free - leave) > 0:

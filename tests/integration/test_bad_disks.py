@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,6 +16,7 @@ from tests.integration.disks import (
     Gate,
     Tree,
     disk_message,
+    disk_of,
     download,
     ext4,
     fetched,
@@ -44,17 +43,6 @@ def on_disk(path: Path) -> int:
         return path.stat().st_blocks * 512
     except FileNotFoundError:
         return 0
-
-
-@contextmanager
-def disk_of(kind: str, tmp_path: Path, size: int) -> Iterator[Path]:
-    """A disk with a little more than `size` bytes of room."""
-    if kind == "tmpfs":
-        with tmpfs(tmp_path / "disk", size) as place:
-            yield place
-    else:
-        with ext4(tmp_path / "disk", tmp_path / "image", size + 3 * MIB) as disk:
-            yield disk.place
 
 
 async def reaches(gate: Gate, out: Path) -> None:
@@ -253,7 +241,7 @@ def test_case_47_a_disk_that_takes_bytes_and_loses_them_later_gets_no_final_name
             gate.opened.set()
             return await running
 
-    with tmpfs(tmp_path / "device", 2 * MIB) as device, ext4(tmp_path / "disk", device / "image", 16 * MIB, "nojournal") as disk:
+    with tmpfs(tmp_path / "device", 2 * MIB) as device, ext4(tmp_path / "disk", device / "image", 16 * MIB, thin=True) as disk:
         out = disk.place / "out"
         said = disk_message(contained(lambda: work(device, out), 60))
         assert "cannot sync" in said

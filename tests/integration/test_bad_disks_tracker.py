@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.disks import OBEYS_MODES, disk_message, ext4, fill_up, needs_disks, tmpfs
+from tests.integration.disks import OBEYS_MODES, disk_message, disk_of, ext4, fill_up, needs_disks, tmpfs
 from tests.integration.processes import Ended, Running, clean_environment, command, run
 
 pytestmark = [*needs_disks, pytest.mark.timeout(120)]
@@ -121,9 +121,7 @@ def killed_and_back(tracker: Running, store: Path, state: Path, promised: set[st
 
 @pytest.mark.parametrize("kind", ["tmpfs", "ext4"])
 def test_case_46_a_tracker_whose_disk_fills_up_refuses_and_goes_on_when_there_is_room(tmp_path: Path, kind: str) -> None:
-    disk = tmpfs(tmp_path / "disk", 2 * MIB) if kind == "tmpfs" else ext4(tmp_path / "disk", tmp_path / "image", 8 * MIB)
-    with disk:
-        place = tmp_path / "disk"
+    with disk_of(kind, tmp_path, 2 * MIB) as place:
         store = place / "t.db"
         with tracker_on(store, tmp_path / "s") as tracker, client_of(tracker) as client:
             assert client.announce() == "ok"

@@ -1,0 +1,65 @@
+"""The disks that tests mount: gone once taken away, whoever else copied the mounts meanwhile; and nothing but them is filled up."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.integration.disks import ext4, fill_up, needs_disks
+from tests.waiting import until
+
+pytestmark = [*needs_disks, pytest.mark.timeout(120)]
+
+MIB = 1 << 20
+
+
+@contextmanager
+def copied_mounts(propagation: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process with a mount namespace of its own, which has every mount of ours; it ends when its input does."""
+    words = ["unshare", "--mount", "--propagation", propagation, "sh", "-c", "echo; exec cat"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        try:
+            assert process.stdout.readline() == b"\n"
+            yield process
+        finally:
+            process.stdin.close()
+
+
+def test_a_disk_is_gone_once_taken_away_though_others_copied_the_mounts_as_ip_netns_exec_does(tmp_path: Path) -> None:
+    with ext4(tmp_path / "disk", tmp_path / "image", 8 * MIB) as disk, copied_mounts("slave"):
+        disk.pull_out()
+        disk.unmount()
+        disk.mount()
+        (disk.place / "new").write_bytes(b"n")
+        disk.unmount()
+        disk.mount("ro")
+        with pytest.raises(OSError, match="Read-only"):
+            (disk.place / "other").touch()
+
+
+def test_a_disk_that_a_private_copy_of_the_mounts_keeps_is_waited_for(tmp_path: Path) -> None:
+    with ext4(tmp_path / "disk", tmp_path / "image", 8 * MIB) as disk, copied_mounts("private") as holder:
+        taken = threading.Thread(target=disk.unmount)
+        taken.start()
+        asyncio.run(until(lambda: not disk.place.is_mount()))
+        assert taken.is_alive()
+        assert holder.stdin is not None
+        holder.stdin.close()
+        holder.wait(30)
+        taken.join(30)
+        assert not taken.is_alive()
+        disk.mount("ro")
+
+
+def test_only_small_disks_are_filled_up(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="not a disk of a test"):
+        fill_up(tmp_path)
+    assert not any(tmp_path.iterdir())
