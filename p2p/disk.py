@@ -198,6 +198,15 @@ def sync_data(fd: int) -> None:
         os.fsync(fd)
 
 
+def drop_cached(fd: int) -> None:
+    """Let the kernel forget what it keeps of a file in memory, as far as that is on disk, or is lost. Raises `OSError`.
+
+    Does nothing where a program cannot ask for that (macOS, Windows).
+    """
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def whole_path(path: str | os.PathLike[str]) -> Path:
     """`path` from the root on, without `..`, links not followed (`Path.absolute` keeps "..", and `resolve` follows links).
 

@@ -108,18 +108,26 @@ class FileSet:
             else:
                 yield [FileSpan(stack.enter_context(self._using(index)), start, part) for index, start, part in slices]
 
-    def sync(self) -> None:
-        """Bring to disk what was written to the files that are open now. Raises `OSError`."""
+    def sync(self) -> set[int]:
+        """Bring to disk what was written to the files that are open now; returns which these are.
+
+        Raises the first `OSError` when all have been tried.
+        """
         self.check()
         with self._changed:
-            entries = list(self._open.values())
-            for entry in entries:
+            entries = dict(self._open)
+            for entry in entries.values():
                 entry.users += 1
-        try:
-            for entry in entries:
+        fault: OSError | None = None
+        for entry in entries.values():
+            try:
                 sync_data(entry.fd)
-        finally:
-            self._release(*entries)
+            except OSError as error:
+                fault = fault or error
+        self._release(*entries.values())
+        if fault is not None:
+            raise fault
+        return set(entries)
 
     def check(self) -> None:
         """Raise the `OSError` of a file that could not be closed: what was written to it may be lost."""

@@ -23,30 +23,25 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import Final, NoReturn
 
-from p2p.content.below import make_below, make_folder, open_below
 from p2p.content.bitmap import Bitmap
-from p2p.content.fileset import FileSet
 from p2p.content.flusher import Flusher
-from p2p.content.geometry import Geometry, Layout
+from p2p.content.geometry import Geometry
 from p2p.content.landed import is_landed
 from p2p.content.manifest import to_bytes
-from p2p.content.names import local_part, local_path, local_paths, printable
+from p2p.content.names import local_part, printable
+from p2p.content.partfiles import PartFiles
 from p2p.content.scan import located
 from p2p.content.sidecar import SIDECAR, add_mark, held_in, may_be_ours, replace_held, stem_of
 from p2p.disk import (
     OPEN_FILES_CANNOT_MOVE,
     FileLock,
     check_encodable,
-    data_ranges,
     disk_error,
     free_space,
     fsync_folder,
     lock_file,
     make_folders,
     move_new,
-    open_read,
-    open_write,
-    sync_disk,
 )
 from p2p.errors import DiskError
 from p2p.model import BlockSpan, ContentId, FileSpan, Manifest
@@ -56,7 +51,6 @@ PART: Final = ".part"
 OLD: Final = ".old.part"
 """Endings of what lies beside a download, and its sidecar: its bytes, and the former target while it is replaced."""
 
-_MANY_FILES: Final = 256
 _WAIT_FOR_READERS: Final = 30.0
 
 
@@ -100,13 +94,9 @@ class PartialContent:
         self._overwrite = overwrite
         self._fault = fault
         self._lock: FileLock | None = None
-        self._disk = -1
         self._state = _State.WRITING
-        self._place = self.part  # where the bytes are now
         self._canonical = 0
-        self._local = local_paths(manifest)
-        self._made: set[int] = set()
-        self._files = FileSet(Layout(manifest.files), io, open_file=self._open_file, path_of=self._path_of)
+        self._files = PartFiles(manifest, self.part, io)
         self._flusher = Flusher(self._flush)
 
     def open(self) -> None:
@@ -117,7 +107,7 @@ class PartialContent:
         Raises `DiskError`, having changed nothing that was there, if the target exists and may not be overwritten, the part is not ours or
         of another content, another download of it is running, or there is too little room.
         """
-        for name in (self.target.name, *self._local):
+        for name in (self.target.name, *self._files.local):
             check_encodable(name)
         with _told("make folder", self.folder):
             make_folders(self.folder)
@@ -134,8 +124,7 @@ class PartialContent:
         try:
             with _told("prepare", self.part):
                 self._prepare(lock)
-                if self._many and hasattr(os, "O_DIRECTORY") and os.access(self.folder, os.R_OK):
-                    self._disk = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                self._files.watch_disk()
         except BaseException:
             if lock.fd >= 0 and not os.fstat(lock.fd).st_size:
                 lock.remove()
@@ -150,7 +139,7 @@ class PartialContent:
         else:
             pairs = [
                 (self.manifest.name, self.target.name),
-                *((e.path, here) for e, here in zip(self.manifest.files, self._local, strict=True)),
+                *((e.path, here) for e, here in zip(self.manifest.files, self._files.local, strict=True)),
             ]
         return tuple((name, here) for name, here in pairs if name != here)
 
@@ -161,17 +150,17 @@ class PartialContent:
         try:
             with _told("write", self.part):
                 self._fault("write")
-            self._files.write(self.geometry.offset(block), view[: block.length])
+            self._files.open.write(self.geometry.offset(block), view[: block.length])
             with _told("sync", self.part):
                 self._flusher.wrote(block.length)
         except DiskError as error:
             if isinstance(error.__cause__, OSError):
-                raise disk_error(error.__cause__, "write", self.part, need=self._unwritten()) from error.__cause__
+                raise disk_error(error.__cause__, "write", self.part, need=self._files.unwritten()) from error.__cause__
             raise
 
     def read(self, block: BlockSpan, into: memoryview) -> None:
         """Read `block` back into the first bytes of `into`. Raises `DiskError`."""
-        self._files.read(self.geometry.offset(block), into[: block.length])
+        self._files.open.read(self.geometry.offset(block), into[: block.length])
 
     @contextmanager
     def opened(self, block: BlockSpan) -> Iterator[list[FileSpan]]:
@@ -180,25 +169,12 @@ class PartialContent:
         Raises `Refused`: `bad_range`, or `unavailable` once the download is finished; and `DiskError`.
         """
         self.geometry.check(block)
-        with self._files.opened(self.geometry.offset(block), block.length) as spans:
+        with self._files.open.opened(self.geometry.offset(block), block.length) as spans:
             yield spans
 
     def written(self) -> Bitmap:
         """The pieces that may hold bytes already, since they are not all hole. Raises `DiskError`."""
-        layout, length, bits = Layout(self.manifest.files), self.manifest.piece_length, 0
-        for index, entry in enumerate(self.manifest.files):
-            if not entry.size:
-                continue
-            path = self._path_of(index)
-            (fd, _), base = open_read(path), layout.start(index)
-            try:
-                with _told("read", path):
-                    for start, end in data_ranges(fd, entry.size):
-                        first, last = (base + start) // length, (base + end - 1) // length
-                        bits |= ((1 << (last - first + 1)) - 1) << first
-            finally:
-                os.close(fd)
-        return Bitmap(self.geometry.pieces, bits)
+        return self._files.written()
 
     def finish(self) -> Path:
         """Bring all bytes to disk, give them their final name, and return it. Call it when every piece has been verified.
@@ -208,7 +184,7 @@ class PartialContent:
         """
         lock = self._held()
         if self._state is _State.MOVED:
-            self._files.close()
+            self._files.open.close()
         if self._state is _State.UNSURE:
             raise DiskError(f"the disk could not be synced; '{_shown(self.part)}' must be verified anew")
         if self._state is _State.WRITING:
@@ -217,11 +193,11 @@ class PartialContent:
                 self._flusher.finish()
                 self._fault("fsync")
                 self._check_here()
-                self._sync()
+                self._files.sync()
             self._state = _State.SYNCED
         if self._state is _State.SYNCED:
             # Others are served up to here: a sync may take long, and a swarm should not lose a peer while it lasts.
-            self._files.close(_WAIT_FOR_READERS if OPEN_FILES_CANNOT_MOVE else 0.0)
+            self._files.open.close(_WAIT_FOR_READERS if OPEN_FILES_CANNOT_MOVE else 0.0)
             with _told("rename", self.part):
                 self._fault("rename")
                 add_mark(lock, self._canonical, self.part)
@@ -236,14 +212,14 @@ class PartialContent:
         with _told("delete", self.sidecar):
             lock.remove()
         self._lock = None
-        self._leave_disk()
+        self._files.leave_disk()
         return self.target
 
     def abandon(self) -> None:
         """Close everything and keep the part, so that a later download resumes it. Harmless after `finish`, and when called again."""
         self._flusher.leave()
-        self._files.close()
-        self._leave_disk()
+        self._files.open.close()
+        self._files.leave_disk()
         lock, self._lock = self._lock, None
         if lock:
             lock.close()
@@ -264,12 +240,12 @@ class PartialContent:
             raise DiskError(f"'{_shown(self.part)}' {whose}; delete it or choose another -o DIR")
         if not ours and not may_be_ours(found, canonical):
             raise DiskError(f"'{_shown(self.sidecar)}' is not ours; delete it or choose another -o DIR")
-        need, have = self._unwritten(), free_space(self.folder)
+        need, have = self._files.unwritten(), free_space(self.folder)
         if need > have:
             raise DiskError(f"disk full: need {need:,} bytes, have {have:,}; cannot download to '{_shown(self.folder)}'")
         if not ours:
             replace_held(lock, canonical)
-        self._make()
+        self._files.make(new=not self.resumed)
 
     def _disown(self) -> NoReturn:
         """The target, which a crash left complete, does not verify any more: from now on it is like any other file."""
@@ -292,9 +268,9 @@ class PartialContent:
         if not os.path.lexists(self.target) or os.path.lexists(self.part):
             return
         sizes = (entry.size for entry in self.manifest.files)
-        paths = (located(self.target, self.manifest.kind, local) for local in self._local)
+        paths = (located(self.target, self.manifest.kind, local) for local in self._files.local)
         if mark and is_landed(mark, self.target, zip(paths, sizes, strict=True)):
-            self._state, self._place, self.resumed = _State.MOVED, self.target, True
+            self._state, self._files.place, self.resumed = _State.MOVED, self.target, True
         elif not self._overwrite:
             lock.remove()
             self._lock = None
@@ -311,7 +287,7 @@ class PartialContent:
         """To overwrite is to replace files by the content's own, never to delete others that happen to lie in the same folder."""
         if self.manifest.kind == "file":
             raise DiskError(f"'{_shown(self.target)}' is a folder; move it away or choose another -o DIR")
-        ours = set(self._local)
+        ours = set(self._files.local)
         for place, folders, files in os.walk(self.target):
             links = [name for name in folders if Path(place, name).is_symlink()]
             for name in (*files, *links):
@@ -322,45 +298,10 @@ class PartialContent:
                         "move it away or choose another -o DIR"
                     )
 
-    def _make(self) -> None:
-        """Make what of the part is not there: its folders, and its files at their full size, as holes.
-
-        Of a new folder only the empty files are made here; ten thousand others are made when something is written to them.
-        """
-        if self.manifest.kind == "folder":
-            make_folder(self.part)
-            for folder in sorted(self._folders()):
-                make_below(self.part, folder)
-        for index, entry in enumerate(self.manifest.files):
-            if entry.size and self._lazy:
-                continue
-            try:
-                fd = self._open_at(index, create=True)
-            except FileExistsError:
-                if not self.resumed:
-                    raise
-                fd = self._open_at(index, create=False)
-            try:
-                if os.fstat(fd).st_size != entry.size:
-                    os.ftruncate(fd, entry.size)
-            finally:
-                os.close(fd)
-
-    def _folders(self) -> set[str]:
-        """All folders below the content's own, as they are called on disk."""
-        found: set[str] = set()
-        for path in (*(path.rpartition("/")[0] for path in self._local), *map(local_path, self.manifest.folders)):
-            folder = path
-            while folder and folder not in found:
-                found.add(folder)
-                folder = folder.rpartition("/")[0]
-        return found
-
     def _flush(self) -> None:
         self._fault("flush")
         self._check_here()
-        if not self._many:
-            self._files.sync()
+        self._files.flush()
 
     def _check_here(self) -> None:
         """Raise `FileNotFoundError` if the folder was taken away below us: its open files take bytes that nobody would ever see."""
@@ -373,26 +314,6 @@ class PartialContent:
             here = False
         if not here:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-
-    def _sync(self) -> None:
-        self._files.check()
-        # One call for all: syncing ten thousand small files one by one takes longer than fetching them.
-        if self._disk >= 0 and sync_disk(self._disk):
-            return
-        for index in range(len(self._local)):
-            fd = self._open_at(index, create=False)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-        if self.manifest.kind == "folder":
-            for folder in ("", *self._folders()):
-                fsync_folder(self.part / folder)
-
-    def _leave_disk(self) -> None:
-        fd, self._disk = self._disk, -1
-        if fd >= 0:
-            os.close(fd)
 
     def _move_in(self) -> None:
         if not self._overwrite:
@@ -415,41 +336,6 @@ class PartialContent:
             except OSError:
                 self._old.rename(self.target)
                 raise
-
-    def _unwritten(self) -> int:
-        """Bytes that the rest of the content will take on disk."""
-        have = 0
-        for index in range(len(self._local) if os.path.lexists(self.part) else 0):
-            try:
-                found = os.lstat(self._path_of(index))
-            except OSError:
-                continue  # not made yet
-            have += min(getattr(found, "st_blocks", found.st_size) * 512, found.st_size)
-        return max(self.manifest.size - have, 0)
-
-    def _open_file(self, index: int) -> int:
-        create = self._lazy and index not in self._made
-        fd = self._open_at(index, create=create)
-        if create:
-            self._made.add(index)
-        return fd
-
-    def _open_at(self, index: int, *, create: bool) -> int:
-        if self.manifest.kind == "file":
-            return open_write(self._place, create=create)
-        return open_below(self._place, self._local[index], create=create)
-
-    @property
-    def _many(self) -> bool:
-        return len(self._local) + len(self.manifest.folders) > _MANY_FILES
-
-    @property
-    def _lazy(self) -> bool:
-        """Whether files are made when they are first written."""
-        return self.manifest.kind == "folder" and not self.resumed
-
-    def _path_of(self, index: int) -> str:
-        return located(self._place, self.manifest.kind, self._local[index])
 
     def _held(self) -> FileLock:
         if self._lock is None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from p2p.content import partfiles as partfiles_module
 from p2p.content import partial as partial_module
 from p2p.content.bitmap import Bitmap
 from p2p.content.manifest import to_bytes
@@ -533,7 +534,7 @@ def test_case_47_a_close_that_fails_is_told_and_the_content_is_not_finished(
             raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "close", close)
-    monkeypatch.setattr(partial._files, "_limit", 0)
+    monkeypatch.setattr(partial._files.open, "_limit", 0)
 
     def all_of_it() -> None:
         fill(partial, DATA)
@@ -614,7 +615,7 @@ def test_many_files_are_synced_in_one_go(tmp_path: Path, monkeypatch: pytest.Mon
         calls.append("sync")
         return True
 
-    monkeypatch.setattr("p2p.content.partial.sync_disk", sync)
+    monkeypatch.setattr("p2p.content.partfiles.sync_disk", sync)
     monkeypatch.setattr(os, "fsync", fsync)
     partial.finish()
     assert calls.count("sync") == 1
@@ -897,7 +898,8 @@ def test_countless_empty_folders_are_synced_as_one_disk(tmp_path: Path, monkeypa
     manifest = folder_manifest([("a", b"x")], folders=tuple(f"f{number}" for number in range(1000)))
     synced: list[object] = []
     monkeypatch.setattr(partial_module, "fsync_folder", synced.append)
-    monkeypatch.setattr(partial_module, "sync_disk", lambda fd: True)
+    monkeypatch.setattr(partfiles_module, "fsync_folder", synced.append)
+    monkeypatch.setattr(partfiles_module, "sync_disk", lambda fd: True)
     partial = partial_of(manifest, tmp_path)
     partial.open()
     fill(partial, b"x")
