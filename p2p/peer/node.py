@@ -25,7 +25,8 @@ from p2p.errors import DiskError, EnjambreError, Refused, UsageError
 from p2p.frozen import frozen
 from p2p.model import Address, ContentId, Manifest, PeerId, PeerKey, peer_key
 from p2p.peer.announcer import Announcer, Identity
-from p2p.peer.download import Download, Tools
+from p2p.peer.download import Download
+from p2p.peer.fetching import Tools
 from p2p.peer.finder import Finder
 from p2p.peer.holding import Holding
 from p2p.peer.keeper import Keeper

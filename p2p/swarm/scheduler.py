@@ -13,7 +13,6 @@ Guarantees, which `tests/property` checks: no peer is asked for what it lacks; t
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
 from random import Random
 from typing import Final
 
@@ -21,6 +20,7 @@ from p2p.content.bitmap import Bitmap
 from p2p.content.geometry import Geometry
 from p2p.model import BlockSpan, PeerKey
 from p2p.swarm.availability import Availability
+from p2p.swarm.begun import Begun, Piece
 from p2p.swarm.events import (
     BlockArrived,
     BlockFailed,
@@ -52,18 +52,6 @@ LEAST_UNDER_WAY: Final = 4
 """Blocks that may always be under way: of fewer, the peers are to blame when none comes, and not our own link."""
 
 
-@dataclass(slots=True)
-class _Active:
-    """A piece that was begun: its blocks not yet asked for, how many have not come, and who sent some of it."""
-
-    todo: list[BlockSpan]
-    missing: set[BlockSpan]
-    owner: PeerKey | None
-    senders: set[PeerKey] = field(default_factory=set)
-    late: int = 0
-    """How often a block of it was not there in time."""
-
-
 class Scheduler:
     """Decides for one content. `have` are the pieces already verified; it is kept up to date here, and belongs to the scheduler."""
 
@@ -79,10 +67,7 @@ class Scheduler:
         self._sources: dict[PeerKey, SourcePeer] = {}
         self._availability = Availability(geometry.pieces)
         self._ledger = Ledger()
-        self._active: dict[int, _Active] = {}
-        self._unbegun = have.missing().bits
-        self._alone: set[int] = set()
-        """Pieces that came corrupt from several peers: to be fetched from one only, so that the next fault has a name."""
+        self._begun = Begun(geometry, have)
         self._resting: dict[PeerKey, SourcePeer] = {}
         """Sources that are paused or that suggest: those that may be asked again only because time has passed."""
         self._banned: set[PeerKey] = set()
@@ -184,7 +169,7 @@ class Scheduler:
         if source is None:
             return True
         gained = as_bits(news.pieces) & ~source.has
-        if gained & self._unbegun or any(piece in self._active and self._active[piece].todo for piece in news.pieces):
+        if gained & self._begun.unbegun or any(map(self._begun.wants, news.pieces)):
             room = source.window(self._policy, self._geometry.block_length, few=self._few) - self._ledger.count(news.peer)
             if room > 0 and len(self._ledger) < self._most:
                 return False
@@ -217,9 +202,7 @@ class Scheduler:
             return
         source.has = bits
         self._availability.remove(lost)
-        for piece, active in self._active.items():
-            if active.owner == peer and not bits >> piece & 1:
-                self._disown(piece, active)
+        self._begun.leave(peer, lambda piece: bits >> piece & 1)
 
     def _suggested(self, peer: PeerKey, pieces: tuple[int, ...], now: float) -> None:
         source = self._sources.get(peer)
@@ -245,9 +228,7 @@ class Scheduler:
         source = self._sources.get(peer)
         if source is not None:
             source.arrived(block.length, entry.asked, now)
-        active = self._active[block.piece]
-        active.missing.discard(block)
-        active.senders.add(peer)
+        self._begun.arrived(peer, block)
         self._cancel(block)
 
     def _cancel(self, block: BlockSpan) -> None:
@@ -274,42 +255,36 @@ class Scheduler:
 
     def _verified(self, piece: int, now: float) -> None:
         self.have.add(piece)
-        self._unbegun &= ~(1 << piece)
-        self._alone.discard(piece)
         self._patience.progress(now)
-        active = self._end(piece)
-        senders = [self._sources[peer] for peer in sorted(active.senders & self._sources.keys())] if active is not None else []
+        begun = self._end(self._begun.verified(piece))
+        senders = [self._sources[peer] for peer in sorted(begun.senders & self._sources.keys())] if begun is not None else []
         self._off_trial = [source for source in senders if not source.proven]
         for source in senders:
             source.proven = True
-        if len(senders) == 1 and active is not None and len(active.senders) == 1:
+        if len(senders) == 1 and begun is not None and len(begun.senders) == 1:
             senders[0].corrupt = 0
         for source in self._sources.values():
             source.suggested.pop(piece, None)
         self._wishes.append(Tell(piece))
 
     def _corrupt(self, piece: int) -> None:
-        active = self._end(piece)
-        if active is None:
+        begun = self._end(self._begun.corrupt(piece))
+        if begun is None:
             return
-        self._unbegun |= 1 << piece
-        if len(active.senders) > 1:
-            self._alone.add(piece)
-        for peer in sorted(active.senders & self._sources.keys()):
+        for peer in sorted(begun.senders & self._sources.keys()):
             source = self._sources[peer]
             source.corrupt += 1
-            if len(active.senders) == 1:
+            if len(begun.senders) == 1:
                 self._drop(peer, f"piece {piece} from it does not match its hash", corrupt=True)
             elif source.corrupt >= self._policy.strikes:
                 self._drop(peer, f"it took part in {source.corrupt} pieces that do not match their hash", corrupt=False)
 
-    def _end(self, piece: int) -> _Active | None:
-        """Close a piece, whatever may still be under way of it."""
-        active = self._active.pop(piece, None)
-        if active is not None:
-            for block in sorted(active.missing):
+    def _end(self, begun: Piece | None) -> Piece | None:
+        """Call off whatever may still be under way of a piece that is done with."""
+        if begun is not None:
+            for block in sorted(begun.missing):
                 self._cancel(block)
-        return active
+        return begun
 
     # -- peers that fail -----------------------------------------------------------------------------------------------------------
 
@@ -324,8 +299,9 @@ class Scheduler:
             if self._ledger.close(entry.peer, entry.block) is None:
                 continue
             self._give_back(entry.block)
-            if entry.block.piece in self._active:
-                self._active[entry.block.piece].late += 1
+            begun = self._begun.get(entry.block.piece)
+            if begun is not None:
+                begun.late += 1
             self._wishes.append(Cancel(entry.peer, entry.block))
             source = self._sources.get(entry.peer)
             if source is not None:
@@ -357,26 +333,11 @@ class Scheduler:
         for entry in self._ledger.of(peer):
             self._ledger.close(peer, entry.block)
             self._give_back(entry.block)
-        for piece, active in self._active.items():
-            if active.owner == peer:
-                self._disown(piece, active)
+        self._begun.leave(peer)
 
     def _give_back(self, block: BlockSpan) -> None:
-        active = self._active.get(block.piece)
-        if active is None or block not in active.missing or self._ledger.asked(block) or block in active.todo:
-            return
-        active.todo.append(block)
-        active.todo.sort()
-        self._disown(block.piece, active)
-
-    def _disown(self, piece: int, active: _Active) -> None:
-        """Let any peer go on with a piece; to fetch it from one peer only comes second to fetching it at all.
-
-        As long as nothing of it has come, another can still be the one: who only says "busy" must not undo what finds out a liar.
-        """
-        active.owner = None
-        if active.senders:
-            self._alone.discard(piece)
+        if not self._ledger.asked(block):
+            self._begun.give_back(block)
 
     # -- asking --------------------------------------------------------------------------------------------------------------------
 
@@ -410,35 +371,25 @@ class Scheduler:
                 room -= 1
 
     def _choose(self, source: SourcePeer, now: float) -> BlockSpan | None:
-        block = self._go_on(source)
+        begun = self._begun
+        block = begun.go_on(source.peer, source.has)
         if block is not None:
             return block
-        left = self._unbegun & source.has
+        left = begun.unbegun & source.has
         if not left:
             return self._at_the_tail(source, now)
-        if not source.proven and self._begun(source.peer) >= self._policy.trial:
+        if not source.proven and begun.count(source.peer) >= self._policy.trial:
             return None
         piece = self._suggestion(source)
         if piece is None and not self._waits_for_suggestion(source, now):
             piece = pick(left, self._availability, self._geometry.pieces, self._rng)
-        return None if piece is None else self._begin(piece, source)
-
-    def _go_on(self, source: SourcePeer) -> BlockSpan | None:
-        for piece, active in self._active.items():
-            if active.todo and active.owner in (None, source.peer) and source.has >> piece & 1:
-                active.owner = source.peer
-                return active.todo.pop(0)
-        return None
-
-    def _begun(self, peer: PeerKey) -> int:
-        """How many pieces a peer is bringing, or has brought and they are not verified yet."""
-        return sum(1 for active in self._active.values() if active.owner == peer or peer in active.senders)
+        return None if piece is None else begun.begin(piece, source.peer)
 
     def _suggestion(self, source: SourcePeer) -> int | None:
         while source.suggested:
             piece = next(iter(source.suggested))
             del source.suggested[piece]
-            if self._unbegun & source.has & (1 << piece):
+            if self._begun.unbegun & source.has & (1 << piece):
                 return piece
         return None
 
@@ -450,31 +401,28 @@ class Scheduler:
         source.suggests = False
         return False
 
-    def _begin(self, piece: int, source: SourcePeer) -> BlockSpan:
-        first, *rest = self._geometry.blocks(piece)
-        self._unbegun &= ~(1 << piece)
-        self._active[piece] = _Active(rest, {first, *rest}, source.peer)
-        return first
-
     def _at_the_tail(self, source: SourcePeer, now: float) -> BlockSpan | None:
         """A block that another peer is slow to bring, and from then on its piece. Sooner would send bytes twice for nothing."""
         if self._ledger.count(source.peer) >= self._policy.window_least or not self._is_tail():
             return None
         for entry in self._ledger.entries():
             block = entry.block
-            if entry.asked + self._policy.tail_patience > now or block.piece in self._alone or not source.has >> block.piece & 1:
+            if entry.asked + self._policy.tail_patience > now or not source.has >> block.piece & 1:
+                continue
+            begun = self._begun.get(block.piece)
+            if begun is None or not self._begun.shareable(block.piece):
                 continue
             asked = self._ledger.asked(block)
             # Where several stall, two at a time would each have the block for a whole timeout before the one that would bring it.
-            most = min(self._policy.duplicates + self._active[block.piece].late, self._policy.duplicates_most)
+            most = min(self._policy.duplicates + begun.late, self._policy.duplicates_most)
             if source.peer not in asked and len(asked) < most:
-                self._active[block.piece].owner = source.peer
+                begun.owner = source.peer
                 return block
         return None
 
     def _is_tail(self) -> bool:
         """Whether every piece that anybody has was begun."""
-        return self._availability.nobody(self._unbegun) == self._unbegun
+        return self._availability.nobody(self._begun.unbegun) == self._begun.unbegun
 
     # -- the end -------------------------------------------------------------------------------------------------------------------
 

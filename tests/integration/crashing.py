@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from p2p.peer.download import SPARE_BUFFERS
+from p2p.peer.fetching import SPARE_BUFFERS
 from p2p.swarm.sources import Policy
 from tests.effort import times
 from tests.integration.processes import Ended, Running, clean_environment, command, run, start_peer, start_tracker

@@ -397,10 +397,10 @@ def picture(scheduler: Scheduler) -> object:
         peer: (s.has, tuple(s.suggested), s.suggests, s.suggested_at, s.paused_until, s.rate, s.last_arrival, s.failures, s.corrupt)
         for peer, s in scheduler._sources.items()
     }
-    active = {piece: (tuple(a.todo), frozenset(a.missing), a.owner, frozenset(a.senders)) for piece, a in scheduler._active.items()}
+    active = {piece: (tuple(a.todo), frozenset(a.missing), a.owner, frozenset(a.senders)) for piece, a in scheduler._begun._pieces.items()}
     rest = (
-        scheduler._unbegun,
-        frozenset(scheduler._alone),
+        scheduler._begun.unbegun,
+        frozenset(scheduler._begun._alone),
         frozenset(scheduler._banned),
         scheduler._patience.until(alone=False),
         scheduler.have.bits,

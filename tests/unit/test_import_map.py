@@ -42,6 +42,7 @@ PURE: Final = [
     "p2p.swarm.availability",
     "p2p.swarm.picker",
     "p2p.swarm.ledger",
+    "p2p.swarm.begun",
     "p2p.swarm.sources",
     "p2p.swarm.patience",
     "p2p.swarm.scheduler",

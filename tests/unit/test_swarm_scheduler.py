@@ -584,7 +584,7 @@ def test_at_the_tail_the_rest_of_a_slow_peers_piece_goes_to_the_peer_that_helps(
         for block in took:
             wishes = talk.tell(BlockArrived(B, block), at=talk.now + 0.01)
             took = took[1:] + asked(wishes, B)
-    assert talk.scheduler._active[0].missing == set()
+    assert talk.scheduler._begun._pieces[0].missing == set()
     assert talk.now < 1.2
 
 
