@@ -17,6 +17,7 @@ from typing import Final
 from p2p.content.bitmap import Bitmap
 from p2p.content.geometry import choose_piece_length
 from p2p.content.hashing import HashPool
+from p2p.content.kept import Kept
 from p2p.content.manifest import build, content_id, to_bytes
 from p2p.content.remembered import Remembered
 from p2p.content.scan import Scanned, scan
@@ -102,6 +103,7 @@ class Node:
         self._listeners: list[Listener] = []
         self._pool = HashPool(io=self._io)
         self._remembered = Remembered(settings.state / "hashes")
+        self._kept = Kept(settings.state / "kept")
         self._serving = Serving(self._files_changed, settings.limit_up)
         self._lanes = Lanes(self._transports, self.peer)
         self._links = Links(Me(self.peer, settings.name, {}), self, self._serving, self._io, trace)
@@ -241,18 +243,13 @@ class Node:
 
     async def publish(self, scanned: Scanned) -> ContentId:
         """Hash what was scanned, unless that is remembered, and share it. Raises `DiskError`."""
-        piece_length = choose_piece_length(scanned.size)
-        pieces = await self._hashes(scanned, piece_length)
-        manifest = build(
-            name=scanned.name,
-            kind=scanned.kind,
-            hash_name=self.settings.hash_name,
-            piece_length=piece_length,
-            files=scanned.entries,
-            folders=scanned.folders,
-            pieces=pieces,
-        )
-        data = await self._pool.run(lambda: to_bytes(manifest))
+        hint = await self._pool.run(lambda: self._kept.recall(scanned))
+        kept = hint and hint.manifest
+        if hint and kept and await self._hashes(hint.scanned, kept.hash_name, kept.piece_length) == kept.pieces:
+            manifest, data, scanned = kept, hint.data, hint.scanned
+        else:
+            manifest = await self._manifest_of(scanned)
+            data = await self._pool.run(lambda: to_bytes(manifest))
         content = content_id(data)
         if content not in self._serving.holdings:
             storage = SharedContent(manifest, scanned.root, scanned.files, self._io)
@@ -262,8 +259,20 @@ class Node:
         self._report(Shared(manifest.name, content, manifest.size, scanned.root))
         return content
 
-    async def _hashes(self, scanned: Scanned, piece_length: int) -> tuple[bytes, ...]:
-        loop, name = asyncio.get_running_loop(), self.settings.hash_name
+    async def _manifest_of(self, scanned: Scanned) -> Manifest:
+        name, piece_length = self.settings.hash_name, choose_piece_length(scanned.size)
+        return build(
+            name=scanned.name,
+            kind=scanned.kind,
+            hash_name=name,
+            piece_length=piece_length,
+            files=scanned.entries,
+            folders=scanned.folders,
+            pieces=await self._hashes(scanned, name, piece_length),
+        )
+
+    async def _hashes(self, scanned: Scanned, name: str, piece_length: int) -> tuple[bytes, ...]:
+        loop = asyncio.get_running_loop()
         if not self.settings.rehash:
             known = await self._pool.run(lambda: self._remembered.recall(scanned, name, piece_length))
             if known is not None:
@@ -328,7 +337,14 @@ class Node:
         return result
 
     async def _fetch_copy(self, content: ContentId, folder: Path, link: Link, admit: Callable[[Manifest], None]) -> Downloaded:
-        return await Download(content, folder, self._tools, first=link, admit=admit).run()
+        done = await Download(content, folder, self._tools, first=link, admit=admit).run()
+        holding = self._serving.holdings.get(content)
+        if holding is not None:
+            try:
+                await self._pool.run(lambda: self._kept.keep(done.path, holding.data))
+            except (DiskError, Refused) as error:
+                self._report(Warned(f"after a restart this copy may be shared under another id: {error}"))
+        return done
 
     async def manifest_of(self, content: ContentId) -> bytes:
         """Bring a manifest's bytes, checked against the id, without fetching the content. Raises as `download`."""

@@ -20,6 +20,7 @@ from p2p.protocol.tracker_messages import Source
 from tests.bad_peers import Message, PlainPeer, Sample, Talk
 from tests.integration.swarm_kit import Swarm, old_file
 from tests.leaks import contained
+from tests.waiting import until
 
 DATA = Random(5).randbytes(5_000_000)
 
@@ -143,5 +144,60 @@ def test_a_peer_that_accepts_a_copy_and_never_fetches_it_does_not_hold_up_an_upl
                 assert "gained nothing" in fault
             finally:
                 await silent.stop()
+
+    contained(work)
+
+
+@pytest.mark.parametrize(
+    ("paths", "kept"),
+    [
+        (["x.bin"], ["x.bin"]),
+        (["a:b?.bin"], ["a_b_.bin"]),
+        (["notes.part"], ["notes_part"]),
+        (["tree/z", 'tree/a"b', "tree/a0", "tree/NUL", "tree/s/.h"], ["tree/z", "tree/a_b", "tree/a0", "tree/_NUL", "tree/s/.h"]),
+    ],
+    ids=["plain", "odd", "part", "folder"],
+)
+def test_a_copy_kept_for_others_is_the_same_content_after_its_keeper_was_restarted(
+    tmp_path: Path, paths: list[str], kept: list[str]
+) -> None:
+    """Whatever the publisher chose that this peer would not: another hash function, another order of names, names no disk can hold."""
+
+    async def work() -> None:
+        async with Swarm(tmp_path) as swarm:
+            node = await keeper(swarm, "keeper")
+            origin = await swarm.peer("origin", hash_name="sha256")
+            for number, path in enumerate(paths):
+                old_file(tmp_path / "mine" / path, DATA[number * 200_000 : (number + 1) * 200_000])
+            result = await upload(origin, tmp_path / "mine" / Path(paths[0]).parts[0], 1, lambda _: None)
+            assert all((tmp_path / "keeper" / path).is_file() for path in kept)
+            await swarm.stop("keeper")
+            await swarm.stop("origin")
+            node = await swarm.peer("keeper", accept_uploads=MIB, folder=tmp_path / "keeper")
+            watching = asyncio.create_task(node.watch(tmp_path / "keeper"))
+            try:
+                await until(lambda: node.holds(result.id), seconds=30)
+                reader = await swarm.peer("reader")
+                done = await reader.download(result.id, tmp_path / "out")
+                assert done.size == sum(path.stat().st_size for path in (tmp_path / "mine").rglob("*") if path.is_file())
+            finally:
+                watching.cancel()
+                await asyncio.gather(watching, return_exceptions=True)
+
+    contained(work)
+
+
+def test_a_kept_copy_that_was_changed_is_shared_as_what_it_is_now(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with Swarm(tmp_path) as swarm:
+            node = await keeper(swarm, "keeper")
+            origin = await swarm.peer("origin", hash_name="sha256")
+            result = await upload(origin, old_file(tmp_path / "x.bin", DATA[:200_000]), 1, lambda _: None)
+            await swarm.stop("keeper")
+            old_file(tmp_path / "keeper" / "x.bin", DATA[1:200_001])
+            node = await swarm.peer("keeper", accept_uploads=MIB, folder=tmp_path / "keeper")
+            shared = await node.share(tmp_path / "keeper" / "x.bin")
+            assert shared.id != result.id
+            assert not node.holds(result.id)
 
     contained(work)
