@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import shutil
 import stat
 import sys
@@ -27,6 +28,10 @@ OPEN_FILES_CANNOT_MOVE: Final = os.name == "nt"
 _SAFE: Final = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOINHERIT", 0)
 _NO_WAIT: Final = getattr(os, "O_NONBLOCK", 0)
 _NO_FOLDER_SYNC: Final = frozenset({errno.EINVAL, errno.EBADF, errno.ENOTSUP})
+_FIRST_TO_TELL: Final = (5, 8)
+"""The Linux whose `syncfs` first told of lost bytes; syncfs(2)."""
+_TELL: Final = frozenset(("bcachefs", "btrfs", "exfat", "ext2", "ext3", "ext4", "f2fs", "ntfs3", "tmpfs", "vfat", "xfs"))
+"""Kinds of disks that tell. One that lies on another, as `overlay` in a container, is not told itself."""
 _REASONS: Final = {
     errno.EACCES: "no permission",
     errno.EPERM: "no permission",
@@ -303,12 +308,29 @@ def _nearest(path: str | os.PathLike[str]) -> Path:
     return place
 
 
+def _tells_losses(fd: int) -> bool:
+    release = re.match(r"(\d+)\.(\d+)", os.uname().release)
+    return release is not None and tuple(map(int, release.groups())) >= _FIRST_TO_TELL and _kind_of_disk(fd) in _TELL
+
+
+def _kind_of_disk(fd: int) -> str:
+    """What Linux calls the kind of disk on which an open file lies; empty when it does not say."""
+    try:
+        mount = re.search(r"^mnt_id:\s*(\d+)$", Path(f"/proc/self/fdinfo/{fd}").read_text(), re.MULTILINE)
+        mounts = Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
+    except OSError:  # no /proc here; each file can be synced instead
+        return ""
+    kind = mount and re.search(rf"^{mount[1]} .* - (\S+)", mounts, re.MULTILINE)
+    return kind[1] if kind else ""
+
+
 def sync_disk(fd: int) -> bool:
     """Bring to disk all that was written to the disk on which the open folder `fd` lies; returns False where that cannot be asked for.
 
-    Raises `OSError` if anything that was written there since `fd` was opened has been lost. `os.sync` would tell nobody of that.
+    Raises `OSError` if anything that was written there since `fd` was opened has been lost. `os.sync` would tell nobody of that, and nor
+    do all kernels and kinds of disks.
     """
-    if sys.platform != "linux":
+    if sys.platform != "linux" or not _tells_losses(fd):
         return False
     import ctypes  # needed for folders of many files only
 

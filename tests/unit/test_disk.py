@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -265,6 +266,8 @@ def test_case_47_a_disk_is_synced_as_a_whole_or_it_is_told(tmp_path: Path, monke
     fd = os.open(tmp_path, os.O_RDONLY)
     assert sync_disk(fd)
     os.close(fd)
+    assert not sync_disk(fd)
+    monkeypatch.setattr("p2p.disk._tells_losses", lambda _fd: True)
     with pytest.raises(OSError, match="descriptor") as caught:
         sync_disk(fd)
     assert caught.value.errno == errno.EBADF
@@ -272,6 +275,33 @@ def test_case_47_a_disk_is_synced_as_a_whole_or_it_is_told(tmp_path: Path, monke
     assert not sync_disk(fd)
     monkeypatch.setattr(sys, "platform", "darwin")
     assert not sync_disk(fd)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks for syncfs")
+@pytest.mark.parametrize(
+    ("release", "kind", "asked"),
+    [
+        ("5.8.0-63-generic", "ext4", True),
+        ("6.18.44", "xfs", True),
+        ("10.1", "btrfs", True),
+        ("5.7.19", "ext4", False),
+        ("4.18.0-553.el8.x86_64", "xfs", False),
+        ("6.1.0", "overlay", False),
+        ("6.1.0", "fuse.sshfs", False),
+        ("6.1.0", "", False),
+        ("odd", "ext4", False),
+    ],
+)
+def test_case_47_only_a_kernel_and_a_disk_that_tell_of_lost_bytes_are_synced_as_a_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, release: str, kind: str, asked: bool
+) -> None:
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(release=release))
+    monkeypatch.setattr("p2p.disk._kind_of_disk", lambda _fd: kind)
+    fd = os.open(tmp_path, os.O_RDONLY)
+    try:
+        assert sync_disk(fd) is asked
+    finally:
+        os.close(fd)
 
 
 def test_a_fault_without_a_number_has_a_sentence_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
