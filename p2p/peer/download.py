@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from p2p.content.geometry import Geometry
-from p2p.content.hashing import PieceChecker
+from p2p.content.hashing import HashPool, PieceChecker
 from p2p.content.partial import PartialContent
 from p2p.content.shared import SharedContent, fingerprints
 from p2p.disk import whole_path
+from p2p.errors import Refused
 from p2p.model import ContentId, Manifest, PeerKey
 from p2p.peer.fetching import Fetching, Tools
 from p2p.peer.holding import Holding
@@ -107,7 +108,7 @@ class Download:
                 if holding is not None:
                     holding.news = None
                     tools.unregister(holding)
-                await asyncio.shield(tools.pool.run(partial.abandon))
+                await asyncio.shield(_abandon(partial, tools.pool))
         return path
 
     def _warn_of_names(self, renamed: Sequence[tuple[str, str]]) -> None:
@@ -123,3 +124,10 @@ class Download:
         size = self.manifest.size if self.manifest is not None else 0
         peers = self._fetching.sources if self._fetching is not None else 0
         self._tools.report(Progress(phase, done, size, rate, peers))
+
+
+async def _abandon(partial: PartialContent, pool: HashPool) -> None:
+    try:
+        await pool.run(partial.abandon)
+    except Refused:  # no thread to be had; the lock must be given back all the same
+        partial.abandon()

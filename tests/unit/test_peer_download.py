@@ -1,0 +1,31 @@
+"""Tests of p2p/peer/download.py that need no swarm."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from p2p.content.hashing import HashPool
+from p2p.disk import lock_file
+from p2p.errors import Refused
+from p2p.peer.download import _abandon
+from tests.unit.content_samples import manifest_of, partial_of
+
+
+def test_case_62_a_download_gives_its_lock_back_though_no_thread_can_be_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else each later try would say that another download of it is running."""
+    partial = partial_of(manifest_of(b"x"), tmp_path)
+    partial.open()
+    pool = HashPool()
+
+    async def refuse(_work: Callable[[], None]) -> NoReturn:
+        raise Refused("unavailable", "this side cannot start another thread now; try again later")
+
+    monkeypatch.setattr(pool, "run", refuse)
+    asyncio.run(_abandon(partial, pool))
+    pool.close()
+    lock_file(partial.sidecar).close()
