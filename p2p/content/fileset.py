@@ -129,6 +129,11 @@ class FileSet:
             raise fault
         return set(entries)
 
+    def stats(self) -> dict[int, os.stat_result]:
+        """What the system says of the files that are open now. Raises `OSError`."""
+        with self._changed:
+            return {index: os.fstat(entry.fd) for index, entry in self._open.items()}
+
     def check(self) -> None:
         """Raise the `OSError` of a file that could not be closed: what was written to it may be lost."""
         if self._fault is not None:

@@ -32,6 +32,9 @@ _UNPRINTABLE: Final = re.compile(f"[{_UNSEEN}]")
 _ODD: Final = re.compile(r'[<>:"|?*]')
 _RESERVED: Final = re.compile(r"(?:con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$|clock\$)(?: *\..*)?", re.IGNORECASE | re.DOTALL)
 
+_OURS: Final = re.compile(r"\.(?=part(?:\.manifest)?\Z)", re.IGNORECASE)
+"""The dot of an ending that a download's own files have (`partial`): a publisher who chose such a name could pass for one of them."""
+
 
 def printable(text: str) -> str:
     r"""`text` from another machine, safe to print: control, direction and unseen characters become `\x..`, `\u....` or `\U........`."""
@@ -64,8 +67,8 @@ def check_path(path: str) -> None:
 def local_part(part: str, top: bool = False) -> str:
     """The name under which `part`, which passed `check_part`, is written: the same on every system and safe on each.
 
-    `top` is for a content's own name, which lands among the user's files: there it may not be hidden or look like an option or a home.
-    Applied again it changes nothing.
+    `top` is for a content's own name, which lands among the user's files: there it may not be hidden or look like an option or a home, nor
+    like what lies beside a download until it is done. Applied again it changes nothing.
     """
     name = _ODD.sub("_", part)
     stripped = name.rstrip(". ")
@@ -74,7 +77,7 @@ def local_part(part: str, top: bool = False) -> str:
         name = f"_{name}"
     if len(name) * 4 > MAX_PART:
         name = _shortened(name)
-    return name
+    return _OURS.sub("_", name) if top else name
 
 
 def local_path(path: str) -> str:

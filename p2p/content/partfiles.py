@@ -3,14 +3,13 @@
 A kernel that cannot bring written bytes to disk tells it once to each program that has the file open, forgets it, and may keep the bytes in
 memory as if all were well: to sync again succeeds, and to verify again finds them right. What PostgreSQL found out in 2018 (its wiki's page
 "Fsync Errors"). So files are synced through the descriptors that wrote them where those are still open, one fault does not keep the others
-from being told, and after one what the kernel keeps in memory is dropped: who resumes verifies what lies on the disk.
+from being told, and what a resume finds in memory is dropped before it is verified, whoever was told of a loss meanwhile.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import stat
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +17,7 @@ from p2p.content.below import make_below, make_folder, open_below
 from p2p.content.bitmap import Bitmap
 from p2p.content.fileset import FileSet
 from p2p.content.geometry import Geometry, Layout
-from p2p.content.names import local_path, local_paths
+from p2p.content.names import local_path, local_paths, printable
 from p2p.content.scan import located
 from p2p.disk import data_ranges, disk_error, drop_cached, fsync_folder, open_read, open_write, sync_disk
 from p2p.errors import DiskError
@@ -83,7 +82,7 @@ class PartFiles:
             os.close(fd)
 
     def written(self) -> Bitmap:
-        """The pieces that may hold bytes already, since they are not all hole. Raises `DiskError`."""
+        """The pieces that may hold bytes already, since they are not all hole, to be read from the disk itself. Raises `DiskError`."""
         geometry, length, bits = Geometry(self._manifest.size, self._manifest.piece_length), self._manifest.piece_length, 0
         for index, entry in enumerate(self._manifest.files):
             if not entry.size:
@@ -91,6 +90,7 @@ class PartFiles:
             path = self._path_of(index)
             (fd, _), base = open_read(path), self._layout.start(index)
             try:
+                drop_cached(fd)
                 for start, end in data_ranges(fd, entry.size):
                     first, last = (base + start) // length, (base + end - 1) // length
                     bits |= ((1 << (last - first + 1)) - 1) << first
@@ -114,20 +114,18 @@ class PartFiles:
     def flush(self) -> None:
         """Bring to disk what was written until now, unless those are many files. Raises `OSError` for bytes that are lost."""
         if not self._many:
-            with self._nothing_kept_of_a_loss():
-                self.open.sync()
+            self.open.sync()
 
     def sync(self) -> None:
-        """Bring all files and their names to disk. Raises `OSError` for bytes that are lost."""
-        with self._nothing_kept_of_a_loss():
-            self.open.check()
-            # One call for all: syncing ten thousand small files one by one takes longer than fetching them.
-            if self._disk >= 0 and sync_disk(self._disk):
-                return
+        """Bring all files and their names to disk. Raises `OSError` for lost bytes, `DiskError` for a file that is not ours any more."""
+        self.open.check()
+        # One call for all: syncing ten thousand small files one by one takes longer than fetching them.
+        if not (self._disk >= 0 and sync_disk(self._disk)):
             self._sync_each()
             if self._manifest.kind == "folder":
                 for folder in ("", *self._folders()):
                     fsync_folder(self.place / folder)
+        self._check_in_place()
 
     def _sync_each(self) -> None:
         fault: OSError | None = None
@@ -150,19 +148,14 @@ class PartFiles:
         if fault is not None:
             raise fault
 
-    @contextmanager
-    def _nothing_kept_of_a_loss(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError:
-            for index in range(len(self.local)):
-                with suppress(OSError, DiskError):
-                    fd = self._open_at(index, create=False)
-                    try:
-                        drop_cached(fd)
-                    finally:
-                        os.close(fd)
-            raise
+    def _check_in_place(self) -> None:
+        """What is written through a descriptor reaches its file also when that has lost its name; what has the name now gets renamed."""
+        opened = self.open.stats()
+        for index, entry in enumerate(self._manifest.files):
+            found = os.lstat(self._path_of(index))
+            ours = stat.S_ISREG(found.st_mode) and found.st_size == entry.size
+            if not ours or (index in opened and not os.path.samestat(found, opened[index])):
+                raise DiskError(f"'{printable(self._path_of(index))}' was changed by another program during the download; begin it again")
 
     def _folders(self) -> set[str]:
         """All folders below the content's own, as they are called on disk."""

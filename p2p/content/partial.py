@@ -90,7 +90,7 @@ class PartialContent:
         self.target = folder / name
         self.part = folder / f"{stem}{PART}"
         self.sidecar = folder / f"{stem}{SIDECAR}"
-        self._old = folder / f"{content_id[:32]}{OLD}"  # by the id, since this one is deleted: nobody else has a file of that name
+        self._old = folder / f"{content_id[:32]}{OLD}"  # by the id, since this one is deleted; no content is given such a name
         self._overwrite = overwrite
         self._fault = fault
         self._lock: FileLock | None = None
@@ -260,13 +260,11 @@ class PartialContent:
         """Bring what a crash in `finish` left to the old state or the new one."""
         if self.part.is_file() and os.path.lexists(self.target) and os.path.samestat(os.lstat(self.part), os.lstat(self.target)):
             self.part.unlink()
-        if os.path.lexists(self._old):
-            if os.path.lexists(self.target):
-                _delete(self._old)
-            else:
-                self._old.rename(self.target)
+        if os.path.lexists(self._old) and not os.path.lexists(self.target):
+            self._old.rename(self.target)
         if not os.path.lexists(self.target) or os.path.lexists(self.part):
-            return
+            return  # also with an old one, which a target that somebody made since has not replaced
+        _delete(self._old)
         sizes = (entry.size for entry in self.manifest.files)
         paths = (located(self.target, self.manifest.kind, local) for local in self._files.local)
         if mark and is_landed(mark, self.target, zip(paths, sizes, strict=True)):
@@ -288,7 +286,7 @@ class PartialContent:
         if self.manifest.kind == "file":
             raise DiskError(f"'{_shown(self.target)}' is a folder; move it away or choose another -o DIR")
         ours = set(self._files.local)
-        for place, folders, files in os.walk(self.target):
+        for place, folders, files in os.walk(self.target, onerror=_raised):
             links = [name for name in folders if Path(place, name).is_symlink()]
             for name in (*files, *links):
                 path = Path(place, name).relative_to(self.target).as_posix()
@@ -349,6 +347,10 @@ def _told(doing: str, path: str | os.PathLike[str]) -> Iterator[None]:
         yield
     except OSError as error:
         raise disk_error(error, doing, path) from error
+
+
+def _raised(error: OSError) -> NoReturn:
+    raise error
 
 
 def _shown(path: Path) -> str:

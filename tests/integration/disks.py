@@ -170,6 +170,19 @@ def ext4(place: Path, image: Path, size: int, *, thin: bool = False) -> Iterator
 
 
 @contextmanager
+def overlay(place: Path, upper: Path) -> Iterator[Path]:
+    """A disk as containers have it: empty below, and what is written goes to the folder `upper`."""
+    below, work = place.with_name(f"{place.name}-below"), upper.with_name(f"{upper.name}-work")
+    for folder in (below, upper, work):
+        folder.mkdir()
+    _mount(place, "-t", "overlay", "-o", f"lowerdir={below},upperdir={upper},workdir={work}", "overlay")
+    try:
+        yield place
+    finally:
+        _unmount(place)
+
+
+@contextmanager
 def disk_of(kind: str, tmp_path: Path, size: int) -> Iterator[Path]:
     """A disk with a little more than `size` bytes of room."""
     if kind == "tmpfs":

@@ -289,6 +289,98 @@ def test_files_of_the_user_that_look_like_our_own_are_never_deleted_or_renamed(
     assert dict(tree(tmp_path / "dir")) == FOLDER_TREE
 
 
+def test_a_part_that_another_file_took_the_place_of_never_gets_the_final_name(opened: Opener, tmp_path: Path) -> None:
+    """What is written through a descriptor goes on to the file that lost its name, and all of it syncs without a fault."""
+    partial = opened(SINGLE)
+    fill(partial, DATA)
+    other = tmp_path / "other"
+    other.write_bytes(some_bytes(len(DATA), seed=9))
+    other.replace(partial.part)
+    with pytest.raises(DiskError, match=r"x\.bin\.part' was changed by another program"):
+        partial.finish()
+    assert not partial.target.exists()
+
+
+@posix_only
+@pytest.mark.parametrize("damage", ["gone", "shorter", "swapped", "link"])
+@pytest.mark.parametrize("files", [4, 300])
+def test_a_file_of_a_part_that_another_program_touched_is_seen_before_the_folder_gets_its_name(
+    opened: Opener, tmp_path: Path, files: int, damage: str
+) -> None:
+    partial = opened(FOLDER if files == 4 else folder_manifest([(f"f{n:03}", DATA[n * 100 : n * 100 + 100]) for n in range(files)]))
+    fill(partial, DATA)
+    path = partial.part / ("a" if files == 4 else "f007")
+    size = path.stat().st_size
+    path.unlink()
+    if damage == "shorter":
+        path.write_bytes(bytes(size - 1))
+    elif damage == "swapped" and files == 4:
+        path.write_bytes(bytes(size))
+    elif damage == "swapped":
+        path.mkdir()
+    elif damage == "link":
+        path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DiskError, match=r"changed by another program|does not exist|symbolic link|not a regular file"):
+        partial.finish()
+    assert not partial.target.exists()
+
+
+@pytest.mark.parametrize("what", ["the old one", "a part", "a sidecar"])
+def test_case_41_a_content_whose_name_is_that_of_another_downloads_own_files_gets_another(
+    opened: Opener, tmp_path: Path, what: str
+) -> None:
+    """Ids and names are public: who chose such a name could have his bytes pass for those of another download, or have them deleted."""
+    name = {"the old one": f"{id_of(SINGLE)[:32]}.old.part", "a part": "x.bin.part", "a sidecar": "x.bin.Part.Manifest"}[what]
+    first = opened(SINGLE)
+    first.abandon()
+    manifest = manifest_of(b"other", name)
+    other = opened(manifest)
+    fill(other, b"other")
+    landed = other.finish()
+    assert landed.read_bytes() == b"other"
+    assert other.renamed == ((name, landed.name),)
+    again = opened(SINGLE)
+    fill(again, DATA)
+    again.finish()
+    assert dict(tree(tmp_path)) == {"x.bin": DATA, landed.name: b"other"}
+
+
+def test_an_old_folder_is_kept_as_long_as_the_new_one_has_not_come(tmp_path: Path) -> None:
+    """After a kill between both renames somebody may make a new folder of that name before the next run."""
+    (tmp_path / "dir").mkdir()
+    (tmp_path / "dir" / "a").write_bytes(b"old")
+    killed = partial_of(FOLDER, tmp_path, overwrite=True, fault=stop_at("rename", Killed(), 2))
+    killed.open()
+    fill(killed, DATA)
+    with pytest.raises(Killed):
+        killed.finish()
+    killed.abandon()
+    (tmp_path / "dir").mkdir()
+    again = partial_of(FOLDER, tmp_path)
+    with pytest.raises(DiskError, match="exists"):
+        again.open()
+    (old,) = tmp_path.glob("*.old.part")
+    assert dict(tree(old)) == {"a": b"old"}
+
+
+def test_a_folder_that_holds_one_that_cannot_be_listed_is_not_overwritten(
+    opened: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = tmp_path / "dir" / "closed"
+    closed.mkdir(parents=True)
+    real = os.scandir
+
+    def scandir(path: str) -> object:
+        if str(path) == str(closed):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(DiskError, match="no permission"):
+        opened(FOLDER, overwrite=True)
+    assert closed.is_dir()
+
+
 def test_names_that_are_written_otherwise_are_told(opened: Opener) -> None:
     assert opened(manifest_of(b"x", "a:b")).renamed == (("a:b", "a_b"),)
     assert opened(SINGLE).renamed == ()
