@@ -26,6 +26,7 @@ from p2p.protocol.tracker_messages import (
     Logout,
     Share,
     Withdraw,
+    WithdrawAnswer,
 )
 
 RETRY_FIRST: Final = 1.0
@@ -247,8 +248,8 @@ class Announcer:
             self._client.session = answer.session
             if self._stored:
                 save_session(self._state, StoredSession(self._client.address, self._identity.user, answer.session))
+        # What is gone stays noted: a resumed session may have it still, and to withdraw what is not there does no harm.
         self._news = dict(self._shares)
-        self._gone.clear()
         await self._say()
 
     async def _say(self) -> None:
@@ -258,11 +259,11 @@ class Announcer:
             ids = tuple(self._gone)[:IDS_PER_WITHDRAW]
             self._gone.difference_update(ids)
             try:
-                await self._client.ask(Withdraw(peer=self._identity.peer, ids=ids))
+                answer = await self._client.expect(Withdraw(peer=self._identity.peer, ids=ids), WithdrawAnswer)
             except EnjambreError:
-                self._gone.update(ids)
+                self._gone.update(content for content in ids if content not in self._shares)
                 raise
-            known -= len(ids)
+            known -= answer.withdrawn
         if known < len(self._shares) and not self._news and asyncio.get_running_loop().time() >= self._full_until:
             self._news = dict(self._shares)
             await self._announce()

@@ -67,9 +67,7 @@ class FakeTracker:
                 self.shares.update({share.id: share for share in request.contents})
                 return AnnounceAnswer(ttl=self.ttl, known=len(self.shares))
             case Withdraw():
-                for content in request.ids:
-                    self.shares.pop(content, None)
-                return WithdrawAnswer(withdrawn=len(request.ids))
+                return WithdrawAnswer(withdrawn=sum(self.shares.pop(content, None) is not None for content in request.ids))
             case Logout():
                 return LogoutAnswer(peers=1, contents=len(self.shares))
         raise AssertionError(request)
@@ -171,6 +169,47 @@ def test_what_is_dropped_is_withdrawn_at_once_and_a_quick_return_is_not(tmp_path
         scene.announcer.set(share(2))
         await scene.announcer.known(1)
         assert set(scene.tracker.shares) == {share(2).id}
+        await scene.announcer.stop()
+
+    in_virtual_time(work)
+
+
+def test_what_was_dropped_while_the_tracker_was_away_is_withdrawn_when_it_is_back_with_all_it_knew(tmp_path: Path) -> None:
+    async def work() -> None:
+        scene = Scene(tmp_path)
+        for number in (1, 2):
+            scene.announcer.set(share(number))
+        await scene.announcer.start(require=True)
+        scene.tracker.fault = away
+        scene.announcer.drop(share(1).id)
+        await asyncio.sleep(30)
+        scene.tracker.fault = lambda request: None
+        await asyncio.sleep(30)
+        assert set(scene.tracker.shares) == {share(2).id}
+        await scene.announcer.stop()
+
+    in_virtual_time(work)
+
+
+def test_what_comes_back_while_its_withdrawal_fails_is_announced_and_not_withdrawn_afterwards(tmp_path: Path) -> None:
+    async def work() -> None:
+        scene = Scene(tmp_path)
+        scene.announcer.set(share(1))
+        await scene.announcer.start(require=True)
+
+        def fails(request: Request) -> EnjambreError | None:
+            if not isinstance(request, Withdraw):
+                return None
+            scene.announcer.set(share(1))  # while the question is under way
+            scene.tracker.fault = lambda request: None
+            return away(request)
+
+        scene.tracker.fault = fails
+        scene.announcer.drop(share(1).id)
+        await asyncio.sleep(3)
+        assert scene.states == ["lost", "resumed"]
+        assert set(scene.tracker.shares) == {share(1).id}
+        assert len(scene.tracker.times(Withdraw)) == 1
         await scene.announcer.stop()
 
     in_virtual_time(work)
