@@ -175,7 +175,8 @@ class Announcer:
         if refused.code == "login_needed":
             if self._stored and not self._take_stored():
                 self._report(SessionChanged("ended", self._identity.user))
-                self.ended.set_result(Refused("login_needed", f"the session of {self._identity.user} was ended by a logout"))
+                why = f"the session of {self._identity.user} was ended by a logout, or by the login of another"
+                self.ended.set_result(Refused("login_needed", why))
                 return False
             await self._client.close()
             self._losing(Unreachable("the tracker does not know our session any more"))
@@ -207,9 +208,12 @@ class Announcer:
             self._found()
 
     def _take_stored(self) -> bool:
-        """Go on with the session that is stored, which another process may have opened anew; False when there is none any more."""
+        """Go on with the session that is stored, which another process may have opened anew.
+
+        False when there is none any more, or it is another user's: who logged in meanwhile has not asked for our contents to be his.
+        """
         stored = load_session(self._state, self._client.address)
-        if stored is None:
+        if stored is None or stored.user != self._identity.user:
             return False
         self._client.session = stored.token
         return True

@@ -248,6 +248,20 @@ def test_logout_takes_a_serving_peer_out_and_it_ends_saying_why(tmp_path: Path) 
             assert origin.wait() == 4
 
 
+def test_a_login_of_somebody_else_takes_a_serving_peer_out_and_it_ends_saying_why(tmp_path: Path) -> None:
+    old_file(tmp_path / "shared" / "lab.img", b"x")
+    environ = {"P2P_STATE": str(tmp_path / "state-run")}
+    with start_tracker(tmp_path, "--ttl", "6") as tracker:
+        assert run_peer(tmp_path, "login", "alice", tracker=tracker.address).code == 0
+        with start_peer(tmp_path, "serve", str(tmp_path / "shared"), tracker=tracker.address, name="origin", env=environ) as origin:
+            origin.event("shared")
+            assert run_peer(tmp_path, "login", "bob", tracker=tracker.address).code == 0
+            assert origin.event("error", timeout=30)["code"] == "login_needed"
+            assert origin.wait() == 4
+        assert run_peer(tmp_path, "list", tracker=tracker.address).events == []
+        assert run_peer(tmp_path, "status", tracker=tracker.address).event("stats")["user"] == "bob"
+
+
 def test_no_secret_reaches_a_trace(tmp_path: Path, tracker: Running) -> None:
     trace = tmp_path / "trace.jsonl"
     run_peer(tmp_path, "login", "alice", "--trace", str(trace), tracker=tracker.address)

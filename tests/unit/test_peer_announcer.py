@@ -326,6 +326,30 @@ def test_a_logout_ends_a_peer_of_the_stored_session(tmp_path: Path) -> None:
     in_virtual_time(work)
 
 
+def test_a_login_of_somebody_else_ends_a_peer_of_the_session_before_it(tmp_path: Path) -> None:
+    async def work() -> None:
+        scene = Scene(tmp_path)
+        save_session(tmp_path, StoredSession(TRACKER, "alice", "ab" * 16))
+        scene.tracker.sessions.add("ab" * 16)
+        scene.announcer.set(share(1))
+        await scene.announcer.start(require=True)
+        scene.tracker.forget()
+        scene.tracker.sessions.add("cd" * 16)
+        save_session(tmp_path, StoredSession(TRACKER, "bob", "cd" * 16))
+        await asyncio.sleep(11)
+        assert scene.announcer.ended.done()
+        ended = scene.announcer.ended.result()
+        assert isinstance(ended, Refused)
+        assert ended.code == "login_needed"
+        assert "alice" in str(ended)
+        assert scene.states == ["ended"]
+        assert scene.tracker.shares == {}, "bob has what was alice's"
+        await scene.announcer.stop()
+        assert load_session(tmp_path, TRACKER) == StoredSession(TRACKER, "bob", "cd" * 16)
+
+    in_virtual_time(work)
+
+
 def test_a_disk_that_refuses_the_session_file_does_not_silence_the_heartbeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*args: object) -> None:
         raise DiskError("disk full")
