@@ -45,7 +45,8 @@ class Identity:
 
     peer: PeerId
     name: str
-    user: str
+    user: str | None
+    """Who was said to log in; None: whoever's session is stored, else somebody with the peer's name."""
     listen: dict[str, int]
     advertise: str | None = None
 
@@ -66,6 +67,7 @@ class Announcer:
         """`renew` makes this peer known by a new id, and returns it: ids are no secret, and somebody else may have taken ours."""
         self._client = client
         self._identity = identity
+        self._user = identity.user or identity.name
         self._room = room
         self._report = report
         self._rng = rng
@@ -74,6 +76,7 @@ class Announcer:
         self._renewed = False
         """Whether the id is a new one that the tracker has not accepted yet."""
         self._stored = False
+        """Whether the session is the one that the user keeps, and not one of this peer alone."""
         self._shares: dict[ContentId, Share] = {}
         self._news: dict[ContentId, Share] = {}
         self._gone: set[ContentId] = set()
@@ -91,10 +94,10 @@ class Announcer:
     async def start(self, *, require: bool) -> None:
         """Log in and announce; then keep at it. With `require`, raises `Unreachable` or `Refused` when that cannot be done now."""
         stored = load_session(self._state, self._client.address)
-        if stored is not None:
+        if stored is not None and self._identity.user in (None, stored.user):
             self._stored = True
             self._client.session = stored.token
-            self._identity = replace(self._identity, user=stored.user)
+            self._user = stored.user
         try:
             await self._enter()
         except EnjambreError as error:
@@ -168,14 +171,14 @@ class Announcer:
         """The tracker is there again."""
         self._retry = RETRY_FIRST
         self._lost = False
-        self._report(SessionChanged("resumed", self._identity.user))
+        self._report(SessionChanged("resumed", self._user))
 
     async def _again(self, refused: Refused) -> bool:
         """What to do when the tracker says no; False when the session is over."""
         if refused.code == "login_needed":
             if self._stored and not self._take_stored():
-                self._report(SessionChanged("ended", self._identity.user))
-                why = f"the session of {self._identity.user} was ended by a logout, or by the login of another"
+                self._report(SessionChanged("ended", self._user))
+                why = f"the session of {self._user} was ended by a logout, or by the login of another"
                 self.ended.set_result(Refused("login_needed", why))
                 return False
             await self._client.close()
@@ -213,7 +216,7 @@ class Announcer:
         False when there is none any more, or it is another user's: who logged in meanwhile has not asked for our contents to be his.
         """
         stored = load_session(self._state, self._client.address)
-        if stored is None or stored.user != self._identity.user:
+        if stored is None or stored.user != self._user:
             return False
         self._client.session = stored.token
         return True
@@ -227,7 +230,7 @@ class Announcer:
 
     def _losing(self, error: EnjambreError) -> None:
         if not self._lost:
-            self._report(SessionChanged("lost", self._identity.user))
+            self._report(SessionChanged("lost", self._user))
             self._report(Warned(f"{error}; trying again"))
         self._lost = True
         self._settled.set()
@@ -248,10 +251,10 @@ class Announcer:
 
     async def _announce_all(self) -> None:
         if self._client.session is None:
-            answer = await self._client.expect(Login(user=self._identity.user), LoginAnswer)
+            answer = await self._client.expect(Login(user=self._user), LoginAnswer)
             self._client.session = answer.session
             if self._stored:
-                save_session(self._state, StoredSession(self._client.address, self._identity.user, answer.session))
+                save_session(self._state, StoredSession(self._client.address, self._user, answer.session))
         # What is gone stays noted: a resumed session may have it still, and to withdraw what is not there does no harm.
         self._news = dict(self._shares)
         await self._say()

@@ -71,6 +71,7 @@ class NodeSettings:
     patience: float = 60.0
     portable: bool = False
     user: str | None = None
+    """Who logs in; None: who logged in last, else the peer's name."""
     hash_name: str = "blake2b-256"
     rehash: bool = False
     """Whether to read again what is remembered to be unchanged."""
@@ -142,7 +143,7 @@ class Node:
             identity = Identity(
                 self.peer,
                 settings.name,
-                settings.user or settings.name,
+                settings.user,
                 self._links.me.listen,
                 advertise.host if advertise else None,
             )

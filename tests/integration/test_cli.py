@@ -248,6 +248,21 @@ def test_logout_takes_a_serving_peer_out_and_it_ends_saying_why(tmp_path: Path) 
             assert origin.wait() == 4
 
 
+def test_a_user_who_is_named_is_who_logs_in_whatever_session_is_stored(tmp_path: Path, tracker: Running) -> None:
+    old_file(tmp_path / "shared" / "lab.img", b"x")
+    environ = {"P2P_STATE": str(tmp_path / "state-run")}
+    assert run_peer(tmp_path, "login", "alice", tracker=tracker.address).code == 0
+    for words, more in ((["--user", "bob"], {}), ([], {"P2P_USER": "bob"}), ([], {})):
+        serve = ["serve", str(tmp_path / "shared"), *words]
+        with start_peer(tmp_path, *serve, tracker=tracker.address, name="origin", env={**environ, **more}) as origin:
+            origin.event("shared")
+            user = run_peer(tmp_path, "peers", tracker=tracker.address).event("peer")["user"]
+            assert user == ("bob" if words or more else "alice")
+            origin.stop()
+        assert run_peer(tmp_path, "peers", tracker=tracker.address).events == []
+    assert run_peer(tmp_path, "status", tracker=tracker.address).event("stats")["user"] == "alice"
+
+
 def test_a_login_of_somebody_else_takes_a_serving_peer_out_and_it_ends_saying_why(tmp_path: Path) -> None:
     old_file(tmp_path / "shared" / "lab.img", b"x")
     environ = {"P2P_STATE": str(tmp_path / "state-run")}

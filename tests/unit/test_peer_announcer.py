@@ -92,11 +92,11 @@ class FakeTracker:
 class Scene:
     """An announcer with its fake tracker and its reports."""
 
-    def __init__(self, state: Path, ttl: int = 30, seed: int = 1) -> None:
+    def __init__(self, state: Path, ttl: int = 30, seed: int = 1, user: str | None = None) -> None:
         self.tracker = FakeTracker(ttl)
         self.reports: list[Report] = []
         client: Any = self.tracker
-        identity = Identity(PEER, "lab-07", "lab-07", {"tcp": 6970})
+        identity = Identity(PEER, "lab-07", user, {"tcp": 6970})
         self.announcer = Announcer(client, identity, lambda: 7, self.reports.append, Random(seed), state, lambda: PeerId("6e" * 16))
 
     @property
@@ -346,6 +346,35 @@ def test_a_login_of_somebody_else_ends_a_peer_of_the_session_before_it(tmp_path:
         assert scene.tracker.shares == {}, "bob has what was alice's"
         await scene.announcer.stop()
         assert load_session(tmp_path, TRACKER) == StoredSession(TRACKER, "bob", "cd" * 16)
+
+    in_virtual_time(work)
+
+
+def test_who_was_said_to_log_in_gets_a_session_of_his_own_beside_the_stored_one_of_another(tmp_path: Path) -> None:
+    async def work() -> None:
+        scene = Scene(tmp_path, user="bob")
+        alice = StoredSession(TRACKER, "alice", "ab" * 16)
+        save_session(tmp_path, alice)
+        scene.tracker.sessions.add("ab" * 16)
+        await scene.announcer.start(require=True)
+        scene.tracker.forget()
+        await asyncio.sleep(30)
+        assert [request.user for _, request in scene.tracker.asked if isinstance(request, Login)] == ["bob", "bob"]
+        assert load_session(tmp_path, TRACKER) == alice
+        await scene.announcer.stop()
+        assert isinstance(scene.tracker.asked[-1][1], Logout), "nobody keeps it"
+
+    in_virtual_time(work)
+
+
+def test_who_was_said_to_log_in_and_has_a_stored_session_goes_on_with_it(tmp_path: Path) -> None:
+    async def work() -> None:
+        scene = Scene(tmp_path, user="alice")
+        save_session(tmp_path, StoredSession(TRACKER, "alice", "ab" * 16))
+        scene.tracker.sessions.add("ab" * 16)
+        await scene.announcer.start(require=True)
+        assert scene.tracker.logins == 0
+        await scene.announcer.stop()
 
     in_virtual_time(work)
 
