@@ -32,7 +32,7 @@ from p2p.protocol.tracker_messages import (
 RETRY_FIRST: Final = 1.0
 RETRY_MOST: Final = 10.0
 """Seconds between tries to reach a lost tracker: doubled each time, and up to half as much again by chance, so that a thousand peers do not
-come back at once."""
+come back at once. All its peers see in the same moment that a tracker hung up: then the first try may come as late as a heartbeat would."""
 FULL_TIME: Final = 60.0
 """Seconds after which a tracker that had no room for all we share is offered the rest again."""
 LEAVE_TIME: Final = 1.5
@@ -86,10 +86,15 @@ class Announcer:
         self._full_until = float("-inf")
         """Until when a tracker that had no room is not offered the rest again."""
         self._lost = False
+        self._fault: Unreachable | None = None
+        """Why the connection ended by itself, until that is dealt with."""
+        self._hung_up = False
+        """Whether the tracker is lost because it hung up, and was not tried again since."""
         self._task: asyncio.Task[None] | None = None
         self._settled = asyncio.Event()
         self.ended: asyncio.Future[EnjambreError] = asyncio.get_running_loop().create_future()
         """Done when somebody else ended the session; its result says why."""
+        client.on_broken = self._broke
 
     async def start(self, *, require: bool) -> None:
         """Log in and announce; then keep at it. With `require`, raises `Unreachable` or `Refused` when that cannot be done now."""
@@ -125,7 +130,7 @@ class Announcer:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        if self._client.session is None or self._lost or self.ended.done():
+        if self._client.session is None or (self._lost and not self._hung_up) or self.ended.done():
             return
         leaving = Withdraw(peer=self._identity.peer) if self._stored else Logout()
         with contextlib.suppress(Unreachable, Refused, TimeoutError):
@@ -135,6 +140,12 @@ class Announcer:
     def _disturb(self) -> None:
         self._settled.clear()
         self._wake.set()
+
+    def _broke(self, fault: Unreachable) -> None:
+        """The connection ended by itself. Whoever is asking hears it too; while nothing is asked, this is how we know."""
+        if not self._lost:
+            self._fault = fault
+            self._wake.set()
 
     # -- talking -------------------------------------------------------------------------------------------------------------------
 
@@ -156,7 +167,8 @@ class Announcer:
     async def _turn(self) -> None:
         """Wait until there is something to say, and say it; or, while the tracker is lost, until it is time to try again."""
         if self._lost:
-            await asyncio.sleep(self._retry * self._rng.uniform(1.0, 1.5))
+            await asyncio.sleep(self._pause())
+            self._hung_up = False
             self._retry = min(self._retry * 2, RETRY_MOST)
             await self._enter()
             self._found()
@@ -165,11 +177,20 @@ class Announcer:
                 async with asyncio.timeout(self._beat * self._rng.uniform(0.9, 1.0)):
                     await self._wake.wait()
             self._wake.clear()
+            if self._fault is not None:
+                self._hung_up = True
+                self._losing(self._fault)
+                return
             await self._say()
+            # Not before: a tracker that answers and hangs up each time is tried later and later too.
+            self._retry = RETRY_FIRST
+
+    def _pause(self) -> float:
+        most = 1.5 * self._retry
+        return self._rng.uniform(self._retry, max(most, min(self._beat, RETRY_MOST)) if self._hung_up else most)
 
     def _found(self) -> None:
         """The tracker is there again."""
-        self._retry = RETRY_FIRST
         self._lost = False
         self._report(SessionChanged("resumed", self._user))
 
@@ -233,6 +254,7 @@ class Announcer:
             self._report(SessionChanged("lost", self._user))
             self._report(Warned(f"{error}; trying again"))
         self._lost = True
+        self._fault = None
         self._settled.set()
 
     async def _enter(self) -> None:

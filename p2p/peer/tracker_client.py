@@ -29,6 +29,8 @@ class TrackerClient:
         """`timeout` is for one question and its answer, in seconds."""
         self.address = address
         self.session: str | None = None
+        self.on_broken: Callable[[Unreachable], None] = lambda _: None
+        """Told when a connection ended that this side did not end, also while nothing was asked."""
         self._trace = trace
         self._timeout = timeout
         self._wire: Wire | None = None
@@ -128,7 +130,9 @@ class TrackerClient:
             fault = error
         finally:
             if self._wire is wire:
-                self._lost(broken(fault, f"tracker {self.address}"))
+                end = broken(fault, f"tracker {self.address}")
+                self._lost(end)
+                self.on_broken(end)
             wire.close()
 
     def _answered(self, seq: int, answer: Answer | Refused) -> None:

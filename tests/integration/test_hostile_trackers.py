@@ -24,6 +24,7 @@ from p2p.protocol.messages import Ping
 from p2p.protocol.tracker_messages import Lookup
 from tests.bad_trackers import USELESS, BadTracker, EndlessPages, Told, line
 from tests.leaks import contained
+from tests.waiting import until
 from transports import load
 
 CONTENT = ContentId("ab" * 32)
@@ -113,6 +114,29 @@ def test_case_55_a_question_after_one_that_was_not_answered_goes_over_a_new_conn
                 await client.ask(Ping())
             await client.ask(Ping())
             await client.close()
+
+    contained(work)
+
+
+def test_case_40_a_connection_that_ends_while_nothing_is_asked_is_told_and_one_that_we_end_is_not() -> None:
+    async def work() -> None:
+        told: list[Unreachable] = []
+        writers: list[asyncio.StreamWriter] = []
+
+        async def answer(writer: asyncio.StreamWriter, message: dict[str, Any]) -> None:
+            writers.append(writer)
+            writer.write(line({"ok": True, "seq": message["seq"]}))
+
+        async with Told(answer) as tracker:
+            client = TrackerClient(tracker.address)
+            client.on_broken = told.append
+            await client.ask(Ping())
+            writers[0].transport.abort()
+            await until(lambda: told)
+            assert str(tracker.address) in str(told[0])
+            await client.ask(Ping())
+            await client.close()
+            assert len(told) == 1
 
     contained(work)
 

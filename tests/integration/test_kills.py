@@ -141,6 +141,19 @@ def test_case_40_a_download_that_runs_goes_on_when_the_tracker_is_killed(tmp_pat
         assert tracker.address in late.err
 
 
+def test_case_40_a_share_is_listed_again_soon_after_its_tracker_was_killed_however_rare_heartbeats_are(tmp_path: Path) -> None:
+    path = old_file(tmp_path / "share" / "image.bin", b"some bytes")
+    with start_tracker(tmp_path, "--ttl", "600") as tracker:
+        port = tracker.port
+        with start_peer(tmp_path, "share", str(path), tracker=tracker.address, name="origin") as seed:
+            seed.event("shared")
+            tracker.stop(signal.SIGKILL)
+            with start_tracker(tmp_path, "--ttl", "600", port=port):
+                seed.event("session", timeout=30, state="lost")
+                seed.event("session", timeout=30, state="resumed")
+                assert len(run_peer(tmp_path, "list", tracker=f"127.0.0.1:{port}").events) == 1
+
+
 def test_the_tracker_learns_how_much_of_a_content_a_download_has(tmp_path: Path) -> None:
     path = old_file(tmp_path / "share" / "image.bin", os.urandom(SIZE))
     with (

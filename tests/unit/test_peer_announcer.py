@@ -47,6 +47,7 @@ class FakeTracker:
         self.shares: dict[ContentId, Share] = {}
         self.sessions: set[str] = set()
         self.fault: Callable[[Request], EnjambreError | None] = lambda request: None
+        self.on_broken: Callable[[Unreachable], None] = lambda error: None
         self.logins = 0
 
     async def ask(self, request: Request) -> Answer:
@@ -84,6 +85,10 @@ class FakeTracker:
         """Start anew, as with the memory store."""
         self.sessions.clear()
         self.shares.clear()
+
+    def hang_up(self) -> None:
+        """End the connection while nothing is asked."""
+        self.on_broken(Unreachable(f"tracker {TRACKER} hung up"))
 
     def times(self, kind: type[Request] = Request) -> list[float]:
         return [time for time, request in self.asked if isinstance(request, kind)]
@@ -250,6 +255,82 @@ def test_case_21_a_thousand_peers_do_not_come_back_at_once(tmp_path: Path) -> No
         assert last[-1] - last[0] > RETRY_MOST / 2
         for scene in scenes:
             await scene.announcer.stop()
+
+    in_virtual_time(work)
+
+
+@pytest.mark.parametrize("ttl", [1, 30, 600, 86_400])
+def test_case_40_a_tracker_that_hung_up_is_told_everything_again_soon_however_rare_heartbeats_are(tmp_path: Path, ttl: int) -> None:
+    async def work() -> None:
+        scene = Scene(tmp_path, ttl=ttl)
+        for number in range(100):
+            scene.announcer.set(share(number))
+        await scene.announcer.start(require=True)
+        scene.tracker.forget()
+        scene.tracker.hang_up()
+        await asyncio.sleep(29)
+        assert len(scene.tracker.shares) == 100
+        assert scene.states == ["lost", "resumed"]
+        await scene.announcer.stop()
+
+    in_virtual_time(work)
+
+
+@pytest.mark.parametrize("ttl", [30, 86_400])
+def test_case_21_peers_whose_tracker_hangs_up_on_all_at_once_come_back_spread_over_seconds_and_none_within_one(
+    tmp_path: Path, ttl: int
+) -> None:
+    async def work() -> None:
+        scenes = [Scene(tmp_path, ttl=ttl, seed=number) for number in range(200)]
+        for scene in scenes:
+            await scene.announcer.start(require=True)
+        now = asyncio.get_running_loop().time()
+        for scene in scenes:
+            scene.tracker.hang_up()
+        await asyncio.sleep(29)
+        back = [min(time for time in scene.tracker.times() if time > now) - now for scene in scenes]
+        assert min(back) >= RETRY_FIRST
+        assert max(back) <= RETRY_MOST + 0.01
+        for second in range(1, 10):
+            assert sum(second <= time < second + 1 for time in back) < len(back) / 4
+        for scene in scenes:
+            await scene.announcer.stop()
+
+    in_virtual_time(work)
+
+
+def test_case_21_a_tracker_that_answers_and_then_hangs_up_each_time_is_tried_later_and_later(tmp_path: Path) -> None:
+    async def work() -> None:
+        scene = Scene(tmp_path, ttl=1)
+
+        def hang_up_soon(request: Request) -> None:
+            asyncio.get_running_loop().call_later(0.01, scene.tracker.hang_up)
+
+        await scene.announcer.start(require=True)
+        scene.tracker.fault = hang_up_soon
+        await asyncio.sleep(120)
+        gaps = [later - earlier for earlier, later in pairwise(scene.tracker.times()[3:])]
+        assert min(gaps) >= RETRY_FIRST
+        assert min(gaps[5:]) >= RETRY_MOST
+        scene.tracker.fault = lambda request: None
+        await asyncio.sleep(20)
+        scene.tracker.hang_up()
+        await asyncio.sleep(1.6)
+        assert scene.states[-1] == "resumed", "it was there for a while, and is trusted again"
+        await scene.announcer.stop()
+
+    in_virtual_time(work)
+
+
+def test_a_peer_that_stops_when_its_tracker_has_just_hung_up_still_takes_its_leave(tmp_path: Path) -> None:
+    async def work() -> None:
+        scene = Scene(tmp_path)
+        await scene.announcer.start(require=True)
+        scene.tracker.hang_up()
+        await asyncio.sleep(0.5)
+        assert scene.states == ["lost"]
+        await scene.announcer.stop()
+        assert isinstance(scene.tracker.asked[-1][1], Logout)
 
     in_virtual_time(work)
 
