@@ -14,6 +14,7 @@ from p2p.model import Address
 
 if TYPE_CHECKING:
     from p2p.tracker.server import TrackerServer
+    from p2p.tracker.store.base import TrackerStore
 
 DESCRIPTORS: Final = 24_576
 """As many connections as a server takes, and what else is open."""
@@ -47,14 +48,13 @@ async def serve(job: Job[TrackerConfig]) -> int:
     from p2p.system import raise_descriptor_limit
     from p2p.tracker.server import ServerConfig, TrackerServer
     from p2p.tracker.service import TrackerService
-    from p2p.tracker.store import open_store
 
     config, console = job.config, job.console
     console.endless()
     raise_descriptor_limit(DESCRIPTORS)
     now = asyncio.get_running_loop().time()
     try:
-        store = open_store(config.store, now)
+        store = await _open(config.store, now)
     except UsageError as error:
         # Of its wrong uses only this one has a cause below it: the lock that another tracker holds.
         if error.__cause__ is None:
@@ -90,6 +90,45 @@ async def serve(job: Job[TrackerConfig]) -> int:
     finally:
         store.close()
     return 0
+
+
+async def _open(spec: str, now: float) -> TrackerStore:
+    """Open the store in a thread, so that the loop hears of signals while a large one is loaded. Raises as `open_store`.
+
+    When this is cancelled the thread is left to itself, since the process ends: a store that is being opened stands an end at any time.
+    """
+    import asyncio
+    from contextlib import suppress
+    from threading import Thread
+
+    from p2p.tracker.store import open_store
+
+    loop = asyncio.get_running_loop()
+    opened: asyncio.Future[TrackerStore] = loop.create_future()
+
+    def work() -> None:
+        store: TrackerStore | Exception
+        try:
+            store = open_store(spec, now)
+        except Exception as error:  # noqa: BLE001 (it is raised to who waits for the store)
+            store = error
+        with suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(tell, store)
+
+    def tell(store: TrackerStore | Exception) -> None:
+        if isinstance(store, Exception):
+            if not opened.done():
+                opened.set_exception(store)
+        elif opened.done():
+            store.close()
+        else:
+            opened.set_result(store)
+
+    try:
+        Thread(target=work, name="open store", daemon=True).start()
+    except RuntimeError:  # no thread can be started: then a stop waits for the store
+        return open_store(spec, now)
+    return await opened
 
 
 async def _listen(server: TrackerServer, config: TrackerConfig) -> tuple[Address, ...]:

@@ -129,6 +129,39 @@ def test_case_51_a_tracker_that_works_is_stopped_in_time(tmp_path: Path, stop: S
         assert len(run_peer(tmp_path, "list", tracker=again.address).events) == 1
 
 
+def test_case_51_a_tracker_that_loads_its_store_is_stopped_in_time_and_the_store_is_as_it_was(tmp_path: Path, stop: Stop) -> None:
+    store, file = tmp_path / "tracker.db", old_file(tmp_path / "a.bin", b"a")
+    with (
+        start_tracker(tmp_path, store=f"sqlite:{store}") as tracker,
+        start_peer(tmp_path, "share", str(file), tracker=tracker.address) as peer,
+    ):
+        peer.event("shared")
+        tracker.stop()
+    before, journal = store.read_bytes(), Path(f"{store}-wal")
+    os.mkfifo(journal)  # whoever reads it waits, as on a disk that does not answer
+    words = [*command("tracker"), "--json", "--host", "127.0.0.1", "--port", "0", "--store", f"sqlite:{store}"]
+    with Running(words, clean_environment(tmp_path / "state")) as loading:
+        end = time.monotonic() + DEADLINE
+        while (writer := reading(journal)) is None:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        try:
+            check_stopped(loading, stop)
+        finally:
+            os.close(writer)
+    journal.unlink()
+    assert store.read_bytes() == before
+    with start_tracker(tmp_path, store=f"sqlite:{store}") as again:
+        assert len(run_peer(tmp_path, "list", tracker=again.address).events) == 1
+
+
+def reading(fifo: Path) -> int | None:
+    """A descriptor to write to a FIFO that somebody reads; None while nobody does."""
+    with contextlib.suppress(OSError):
+        return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+    return None
+
+
 @pytest.mark.parametrize("name", ["serve", "share", "upload"])
 def test_case_51_a_command_that_hashes_is_stopped_in_time(tmp_path: Path, name: str, stop: Stop) -> None:
     file = old_file(tmp_path / "share" / "big.bin", b"")
