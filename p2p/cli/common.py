@@ -140,18 +140,18 @@ async def _supervised(work: Callable[[], Awaitable[int]], console: Console) -> i
 
     task = asyncio.ensure_future(work())
     stopped: list[int] = []
-    unread: list[Timer] = []
+    unread: list[Timer | None] = []
 
     def stop(number: Signals) -> None:
         if stopped:
             leave_at_once(number, None)
         stopped.append(128 + number)
+        task.cancel()  # first of all: what follows may fail
         _watchdog(128 + number)
         if number == signal.SIGINT:
             console.interrupted()
         console.end_progress()
         console.event({"event": "stopped", "signal": number.name})
-        task.cancel()
 
     async def tick() -> None:
         while True:
@@ -159,8 +159,8 @@ async def _supervised(work: Callable[[], Awaitable[int]], console: Console) -> i
             console.tick()
 
     def nobody_reads() -> None:
-        unread.append(_watchdog(1))
         task.cancel()
+        unread.append(_watchdog(1))
 
     console.on_broken = nobody_reads
     ticker = asyncio.create_task(tick())
@@ -179,7 +179,8 @@ async def _supervised(work: Callable[[], Awaitable[int]], console: Console) -> i
     finally:
         ticker.cancel()
         for watchdog in unread:
-            watchdog.cancel()
+            if watchdog is not None:
+                watchdog.cancel()
         uninstall()
         if stopped:
             stop_at_once_on_signals()
@@ -222,14 +223,20 @@ def named_path(text: str, what: str = "PATH") -> Path:
     return path
 
 
-def _watchdog(code: int) -> Timer:
-    """Begin to wait for a clean stop; a process that has not ended in `STOP_TIME` ends then, with `code`."""
+def _watchdog(code: int) -> Timer | None:
+    """Begin to wait for a clean stop; a process that has not ended in `STOP_TIME` ends then, with `code`.
+
+    None when no thread can be started: then a second signal ends what does not stop.
+    """
     import os
     from threading import Timer
 
     watchdog = Timer(STOP_TIME, os._exit, (code,))
     watchdog.daemon = True
-    watchdog.start()
+    try:
+        watchdog.start()
+    except RuntimeError:
+        return None
     return watchdog
 
 

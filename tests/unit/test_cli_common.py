@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
+import signal
+import sys
+import threading
 from argparse import ArgumentParser
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from p2p.cli.common import Job, Parser, Program, add_version, finished, run
+from p2p.cli.entry import stop_signals
 from p2p.config import PeerConfig
 from p2p.errors import DiskError, EnjambreError, IntegrityError, NotFound, Refused, TransportUnavailable, Unreachable, UsageError
 
@@ -175,6 +180,52 @@ def test_what_must_be_done_at_the_end_is_done_though_the_reader_leaves_meanwhile
     monkeypatch.setattr("sys.stdout", Gone())
     assert run_with(work) == 1
     assert left == [True]
+
+
+@pytest.fixture
+def no_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No timer's thread can be started; signals are as they were afterwards."""
+
+    def fail(_: threading.Timer) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Timer, "start", fail)
+    before = [(number, signal.getsignal(number)) for number in stop_signals()]
+    yield
+    for number, handler in before:
+        signal.signal(number, handler)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_case_62_the_first_signal_stops_a_command_also_when_no_thread_can_be_started(
+    no_thread: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def work(_: Job[PeerConfig]) -> int:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.wait_for(asyncio.Event().wait(), 20)
+        return 0
+
+    assert run_with(work, "--json") == 143
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == {"event": "stopped", "signal": "SIGTERM"}
+    assert printed.err == ""
+
+
+def test_case_62_a_reader_that_left_ends_a_command_also_when_no_thread_can_be_started(
+    no_thread: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError(32, "Broken pipe")
+
+    async def work(job: Job[PeerConfig]) -> int:
+        job.console.text("a row")
+        await asyncio.wait_for(asyncio.Event().wait(), 20)
+        return 0
+
+    monkeypatch.setattr("sys.stdout", Gone())
+    assert run_with(work) == 1
+    assert capsys.readouterr().err == ""
 
 
 def test_an_output_that_cannot_be_kept_is_a_disk_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
