@@ -17,7 +17,7 @@ import pytest
 from p2p.errors import DiskError, Refused, UsageError
 from p2p.model import ContentId, PeerId
 from p2p.tracker.store import open_store, sqlite
-from p2p.tracker.store.base import Claim, PeerRecord
+from p2p.tracker.store.base import Caps, Claim, PeerRecord
 from p2p.tracker.store.memory import MemoryStore
 from p2p.tracker.store.sqlite import SqliteStore
 
@@ -81,6 +81,35 @@ def test_no_secret_of_a_session_is_in_the_file(file: Path, store: SqliteStore) -
     with closing(sqlite3.connect(file)) as db:
         assert db.execute("SELECT * FROM sessions").fetchall() == [("s", "alice")]
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_sessions_that_fill_the_table_lock_nobody_out_after_a_restart(file: Path) -> None:
+    caps = Caps(sessions=3)
+    with closing(SqliteStore(file, 0.0, caps)) as store:
+        fill(store)  # alice, who has a peer
+        for key in ("t", "u"):
+            store.put_session(key, "mallory", 0.0)
+        with pytest.raises(Refused):
+            store.put_session("v", "bob", 100.0)
+        save(store)
+    with closing(SqliteStore(file, 200.0, caps)) as store:
+        for key in ("v", "w"):
+            store.put_session(key, "bob", 200.0)
+        assert [store.session(key) is not None for key in ("s", "t", "u", "v", "w")] == [True, False, False, True, True]
+        with pytest.raises(Refused, match="keeps no more sessions"):
+            store.put_session("x", "eve", 300.0)
+
+
+def test_a_loaded_session_that_is_used_again_stays(file: Path) -> None:
+    caps = Caps(sessions=2)
+    with closing(SqliteStore(file, 0.0, caps)) as store:
+        for key in ("s", "t"):
+            store.put_session(key, "alice", 0.0)
+        save(store)
+    with closing(SqliteStore(file, 0.0, caps)) as store:
+        store.touch_session("s", 1.0)
+        store.put_session("u", "bob", 2.0)
+        assert [store.session(key) is not None for key in ("s", "t", "u")] == [True, False, True]
 
 
 def test_a_second_tracker_on_the_same_file_is_refused_and_harms_nothing(file: Path, store: SqliteStore) -> None:

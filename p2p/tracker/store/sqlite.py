@@ -6,7 +6,7 @@ transaction; peers announce again every ttl/3 anyway, so the directory heals.
 
 Changes wait in a dict keyed by row, so that a row that changes often is written once. A peer has a row number that is never used again, so
 dropping a peer is one change, whatever it announced. Leases are not written: monotonic time does not survive a restart, so every peer
-that is loaded gets a fresh one.
+that is loaded gets a fresh one, and every session without peers counts as idle for long.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import sqlite3
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -23,7 +24,7 @@ from typing import Any, Final
 from p2p.disk import make_private
 from p2p.errors import DiskError, Refused, UsageError
 from p2p.model import ContentId, PeerId
-from p2p.tracker.store.base import Caps, Claim, PeerRecord, SessionRecord
+from p2p.tracker.store.base import EVICT_IDLE, Caps, Claim, PeerRecord, SessionRecord
 from p2p.tracker.store.memory import MemoryStore
 
 APPLICATION_ID: Final = 0x456E6A31
@@ -177,6 +178,12 @@ class SqliteStore(MemoryStore):
             content_id = ids.setdefault(content, ContentId(bytes.hex(content)))
             claims[number].append(Claim(content_id, names.setdefault(name, name), int(size), int(have)))
         self._put_loaded(claims, peers)
+        # How long a session was idle is not kept. One without peers may make room at once: a full table that a restart made young would
+        # lock newcomers out for `EVICT_IDLE`.
+        for record in self._sessions.values():
+            if not record.peers:
+                record.used = now - EVICT_IDLE
+        self._sessions = OrderedDict(sorted(self._sessions.items(), key=lambda item: item[1].used))
 
     def _put_loaded(self, claims: Mapping[int, Sequence[Claim]], peers: Mapping[int, PeerRecord]) -> None:
         for number, said in claims.items():
