@@ -170,6 +170,11 @@ class Console:
         if self.json and (event := self._feed.news(progress, now)) is not None:
             self.event(event)
 
+    def phase(self, name: str) -> None:
+        """Name on the live line what is waited for, where nothing can be counted and no program needs to be told."""
+        waiting, since = Progress(name, 0, 0, 0.0, 0), self._clock()
+        self.show(lambda columns: progress_text(waiting, self._clock() - since, columns))
+
     def show(self, line: Callable[[int], str]) -> None:
         """Show what `line` makes for so many columns, until `end_progress`; it is asked again as time passes."""
         self._line = line

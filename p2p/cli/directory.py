@@ -38,9 +38,11 @@ Work = Job[PeerConfig]
 @asynccontextmanager
 async def _tracker(job: Work) -> AsyncIterator[TrackerClient]:
     client = TrackerClient(job.config.tracker, job.trace)
+    job.console.phase("connecting")
     try:
         yield client
     finally:
+        job.console.end_progress()
         await client.close()
 
 
@@ -174,7 +176,9 @@ def _session_event(state: str, user: str, tracker: Address) -> dict[str, Any]:
 
 
 def _show(console: Console, lines: list[str], offset: int) -> None:
-    """Print a page; its headers stand above the first one."""
+    """Print a page; its headers stand above the first one. More may be to come."""
+    if offset == 0:
+        console.phase("searching")
     if len(lines) > 1:
         console.text(*(lines if offset == 0 else lines[1:]))
 

@@ -159,8 +159,10 @@ async def serve(job: Work) -> int:
     """
     job.console.endless()
     folder = _folder(job)
+    job.console.phase("connecting")
     async with _peer(job, folder=folder, link_tracker=await _tracker_for_others(job, warn=False)) as node:
         await node.start()
+        job.console.end_progress()
         await _until_ended(node, node.watch(folder, _told_once(job.console)))
     return 0
 
@@ -169,9 +171,11 @@ async def share(job: Work) -> int:
     """`share PATH…`. Raises `UsageError` for a path that is not there, and what ended the session when somebody else did."""
     job.console.endless()
     paths = [named_path(text) for text in job.words.paths]
+    job.console.phase("connecting")
     # To hand out links is what this command is for, so it is said when they are of no use to others.
     async with _peer(job, link_tracker=await _tracker_for_others(job, warn=True)) as node:
         await node.start()
+        job.console.end_progress()
         await _until_ended(node, node.watch_paths(paths, _told_once(job.console)))
     return 0
 
