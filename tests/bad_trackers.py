@@ -159,6 +159,23 @@ class EndlessPages(BadTracker):
         writer.write(line({"ok": True, "seq": message["seq"], **page}))
 
 
+class Pages(BadTracker):
+    """Has these ids in its list, with one name, one on a page."""
+
+    vice = "pages"
+
+    def __init__(self, ids: Callable[[int], str], total: int) -> None:
+        super().__init__()
+        self._id = ids
+        self._total = total
+
+    async def answer(self, writer: asyncio.StreamWriter, message: Message) -> None:
+        offset = message.get("offset", 0)
+        hit = {"id": self._id(offset), "name": "image.bin", "size": 7, "seeds": 1, "peers": 1}
+        more = {"next": offset + 1} if offset + 1 < self._total else {}
+        writer.write(line({"ok": True, "seq": message["seq"], "total": self._total, "hits": [hit], **more}))
+
+
 USELESS = [Endless, Dripping, Silent, WithBody, Garbage, Resetting, AnotherSeq, Asking]
 """Those from whom no answer ever comes."""
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from typing import Final, TypeVar
+from dataclasses import replace
+from typing import Any, Final, TypeVar
 
 from p2p.errors import ProtocolError, Refused, Unreachable
 from p2p.model import Address
@@ -20,6 +21,24 @@ P = TypeVar("P", HitsAnswer, PeersAnswer)
 
 MOST_PAGES: Final = 20_000
 """Pages of a list that are asked for; with a hundred rows each more than any tracker keeps."""
+
+
+def _fresh(page: P, seen: set[bytes]) -> P:
+    """A page without the rows whose ids were seen, or come twice on it: where the list changes between pages, one may come again."""
+
+    def new(id_: str) -> bool:
+        key = bytes.fromhex(id_)
+        if key in seen:
+            return False
+        seen.add(key)
+        return True
+
+    rows: dict[str, Any]
+    if isinstance(page, HitsAnswer):
+        rows = {"hits": tuple(hit for hit in page.hits if new(hit.id))}
+    else:
+        rows = {"peers": tuple(row for row in page.peers if new(row.peer))}
+    return replace(page, **rows)
 
 
 class TrackerClient:
@@ -61,14 +80,15 @@ class TrackerClient:
         return answer
 
     async def pages(self, ask: Callable[[int], Request], kind: type[P]) -> AsyncGenerator[tuple[int, P], None]:
-        """Yield each page of a list with its offset. Raises as `ask` does.
+        """Yield each page of a list with its offset, less the rows that a page before had. Raises as `ask` does.
 
         A page that sends us back, or past its own total, is the last; and pages that never end are an error.
         """
         offset = 0
+        seen: set[bytes] = set()
         for _ in range(MOST_PAGES):
             page = await self.expect(ask(offset), kind)
-            yield offset, page
+            yield offset, _fresh(page, seen)
             if page.next is None or not offset < page.next <= page.total:
                 return
             offset = page.next

@@ -21,8 +21,8 @@ from p2p.peer.errands import resolve
 from p2p.peer.node import Node, NodeSettings
 from p2p.peer.tracker_client import TrackerClient
 from p2p.protocol.messages import Ping
-from p2p.protocol.tracker_messages import Lookup
-from tests.bad_trackers import USELESS, BadTracker, EndlessPages, Told, line
+from p2p.protocol.tracker_messages import HitsAnswer, List, Lookup
+from tests.bad_trackers import USELESS, BadTracker, EndlessPages, Pages, Told, line
 from tests.leaks import contained
 from tests.waiting import until
 from transports import load
@@ -170,6 +170,28 @@ def test_a_tracker_whose_pages_never_end_is_given_up(monkeypatch: pytest.MonkeyP
             client = TrackerClient(address)
             with pytest.raises(Unreachable, match=f"list of tracker {address} does not end"):
                 await resolve(client, "image.bin")
+            await client.close()
+
+    contained(work)
+
+
+def test_a_row_that_comes_again_because_the_list_changed_between_pages_is_one_row() -> None:
+    async def work() -> None:
+        ids = ["ab" * 32, "ab" * 32, "cd" * 32, "ab" * 32]
+        async with Pages(ids.__getitem__, len(ids)) as tracker:
+            client = TrackerClient(tracker.address)
+            pages = [page async for _, page in client.pages(lambda offset: List(offset=offset), HitsAnswer)]
+            assert [hit.id for page in pages for hit in page.hits] == ["ab" * 32, "cd" * 32]
+            await client.close()
+
+    contained(work)
+
+
+def test_a_name_whose_content_comes_again_on_the_next_page_is_no_name_of_several() -> None:
+    async def work() -> None:
+        async with Pages(lambda offset: CONTENT, 2) as tracker:
+            client = TrackerClient(tracker.address)
+            assert await resolve(client, "image.bin") == CONTENT
             await client.close()
 
     contained(work)
