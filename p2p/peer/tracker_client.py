@@ -19,8 +19,10 @@ from p2p.system import disk_io
 A = TypeVar("A", bound=Answer)
 P = TypeVar("P", HitsAnswer, PeersAnswer)
 
-MOST_PAGES: Final = 20_000
-"""Pages of a list that are asked for; with a hundred rows each more than any tracker keeps."""
+MOST_ROWS: Final = 6_000_000
+"""Rows of a list that are taken: more than any tracker keeps. How many are on a page is the tracker's affair, and may be one."""
+MOST_BARREN: Final = 2_000
+"""Pages in a list that may have nothing new on them. As many as 1,000 are honest: a hundred thousand peers that we cannot reach."""
 
 
 def _fresh(page: P, seen: set[bytes]) -> P:
@@ -82,17 +84,19 @@ class TrackerClient:
     async def pages(self, ask: Callable[[int], Request], kind: type[P]) -> AsyncGenerator[tuple[int, P], None]:
         """Yield each page of a list with its offset, less the rows that a page before had. Raises as `ask` does.
 
-        A page that sends us back, or past its own total, is the last; and pages that never end are an error.
+        A page that sends us back, or past its own total, is the last. Each page shall bring something, so a list that never ends is an
+        error: soon when it has nothing more to tell, and at the latest when it is longer than any can be.
         """
-        offset = 0
+        offset = barren = 0
         seen: set[bytes] = set()
-        for _ in range(MOST_PAGES):
-            page = await self.expect(ask(offset), kind)
+        while barren <= MOST_BARREN and len(seen) <= MOST_ROWS:
+            page, before = await self.expect(ask(offset), kind), len(seen)
             yield offset, _fresh(page, seen)
             if page.next is None or not offset < page.next <= page.total:
                 return
             offset = page.next
-        raise Unreachable(f"the list of tracker {self.address} does not end after {MOST_PAGES} pages")
+            barren += len(seen) == before
+        raise Unreachable(f"the list of tracker {self.address} does not end; {len(seen)} rows came, and nothing on {barren} pages")
 
     async def close(self) -> None:
         """Hang up; what is under way raises `Unreachable`."""

@@ -8,6 +8,7 @@ import socket
 import struct
 import time
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +163,7 @@ def test_many_questions_at_once_each_get_their_own_answer() -> None:
 
 
 def test_a_tracker_whose_pages_never_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracker_client, "MOST_PAGES", 20)
+    monkeypatch.setattr(tracker_client, "MOST_BARREN", 20)
 
     async def work() -> None:
         async with EndlessPages() as tracker:
@@ -170,6 +171,39 @@ def test_a_tracker_whose_pages_never_end_is_given_up(monkeypatch: pytest.MonkeyP
             client = TrackerClient(address)
             with pytest.raises(Unreachable, match=f"list of tracker {address} does not end"):
                 await resolve(client, "image.bin")
+            await client.close()
+
+    contained(work)
+
+
+@pytest.mark.parametrize("ids", [lambda offset: "ab" * 32, lambda offset: f"{offset:064x}"], ids=["the same", "others"])
+def test_a_tracker_that_always_has_one_row_more_is_given_up(monkeypatch: pytest.MonkeyPatch, ids: Callable[[int], str]) -> None:
+    monkeypatch.setattr(tracker_client, "MOST_BARREN", 20)
+    monkeypatch.setattr(tracker_client, "MOST_ROWS", 50)
+
+    async def work() -> None:
+        async with Pages(ids, 2**53 - 1) as tracker:
+            client = TrackerClient(tracker.address)
+            with pytest.raises(Unreachable, match=f"list of tracker {tracker.address} does not end"):
+                async for _ in client.pages(lambda offset: List(offset=offset), HitsAnswer):
+                    pass
+            await client.close()
+
+    contained(work)
+
+
+def test_a_list_may_have_any_number_of_pages_while_each_brings_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five million contents, of which a connection without a session gets some twenty with a page, are more pages than anything counts."""
+    count = 1000
+    monkeypatch.setattr(tracker_client, "MOST_BARREN", 0)
+
+    async def work() -> None:
+        async with Pages(lambda offset: f"{offset:064x}", count) as tracker:
+            client = TrackerClient(tracker.address)
+            rows = 0
+            async for _, page in client.pages(lambda offset: List(offset=offset), HitsAnswer):
+                rows += len(page.hits)
+            assert rows == count
             await client.close()
 
     contained(work)
