@@ -44,10 +44,10 @@ def load_session(state: Path, tracker: Address) -> StoredSession | None:
     try:
         with open(path, "rb") as file:
             data = loads(file.read(MAX_FILE))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # a user without a home has /dev/null for one, and nothing is kept there
         return None
     except OSError as error:
-        raise disk_error(error, "read", path) from error
+        raise _fault(error, "read", path) from error
     except ProtocolError as error:
         raise _no_session(path) from error
     if not isinstance(data, dict):
@@ -56,6 +56,14 @@ def load_session(state: Path, tracker: Address) -> StoredSession | None:
         return StoredSession(tracker, SHORT_NAME.check(data.get("user"), "user"), SESSION.check(data.get("token"), "token"))
     except ProtocolError as error:
         raise _no_session(path) from error
+
+
+def _fault(error: OSError, doing: str, path: Path) -> DiskError:
+    """What went wrong; and what to do where this user has no folder for state, as with the home of another."""
+    fault = disk_error(error, doing, path)
+    if isinstance(error, PermissionError | NotADirectoryError):
+        return DiskError(f"{fault}; name a folder of your own with --state")
+    return fault
 
 
 def _no_session(path: Path) -> DiskError:
@@ -71,7 +79,7 @@ def save_session(state: Path, session: StoredSession) -> None:
         _check_private(state)
         replace_private(path, json.dumps(data).encode(), sync=True, patience=_PATIENCE)
     except OSError as error:
-        raise disk_error(error, "write", path) from error
+        raise _fault(error, "write", path) from error
 
 
 def _check_private(state: Path) -> None:
@@ -87,5 +95,7 @@ def forget_session(state: Path, tracker: Address) -> None:
     try:
         for path in (_path(state, tracker), beside(_path(state, tracker))):  # a login that was killed may have left a token in the other
             path.unlink(missing_ok=True)
+    except NotADirectoryError:
+        return
     except OSError as error:
-        raise disk_error(error, "remove", _path(state, tracker)) from error
+        raise _fault(error, "remove", _path(state, tracker)) from error

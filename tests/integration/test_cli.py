@@ -277,6 +277,33 @@ def test_a_login_of_somebody_else_takes_a_serving_peer_out_and_it_ends_saying_wh
         assert run_peer(tmp_path, "status", tracker=tracker.address).event("stats")["user"] == "bob"
 
 
+@POSIX
+def test_a_user_without_a_home_can_do_all_that_keeps_nothing(tmp_path: Path, tracker: Running) -> None:
+    path, nowhere = old_file(tmp_path / "shared" / "lab.img", os.urandom(SIZE)), {"P2P_STATE": "/dev/null/.local/state/enjambre"}
+    (tmp_path / "kept").mkdir()
+    keep = ["serve", str(tmp_path / "kept"), "--accept-uploads", "1M"]
+    with (
+        start_peer(tmp_path, "share", str(path), tracker=tracker.address, name="origin", env=nowhere) as origin,
+        start_peer(tmp_path, *keep, tracker=tracker.address, name="mirror", env=nowhere) as mirror,
+    ):
+        origin.event("shared")
+        mirror.event("listening")
+        for words in (["download", "lab.img", "-o", str(tmp_path / "out")], ["upload", str(path)], ["list"], ["status"]):
+            port = ["--port", "0"] if words[0] in ("download", "upload") else []
+            done = run_peer(tmp_path, *words, *port, tracker=tracker.address, env=nowhere)
+            assert done.code == 0, done.err
+    message = error_of(run_peer(tmp_path, "login", "alice", tracker=tracker.address, env=nowhere), 7)
+    assert "--state" in message
+
+
+@POSIX
+def test_a_tracker_whose_store_is_in_the_home_of_nobody_ends_with_2_and_names_the_option(tmp_path: Path) -> None:
+    done = run([*command("tracker"), "--port", "0", "--store", "sqlite:~no-such-user/t.db"], clean_environment(tmp_path / "state"))
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("tracker: error: --store: ")
+    assert done.err.count("\n") == 1
+
+
 def test_no_secret_reaches_a_trace(tmp_path: Path, tracker: Running) -> None:
     trace = tmp_path / "trace.jsonl"
     run_peer(tmp_path, "login", "alice", "--trace", str(trace), tracker=tracker.address)

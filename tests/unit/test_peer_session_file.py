@@ -11,6 +11,7 @@ import pytest
 
 from p2p.errors import DiskError
 from p2p.model import Address
+from p2p.peer import session_file
 from p2p.peer.session_file import StoredSession, forget_session, load_session, save_session
 
 TRACKER = Address("10.0.0.1", 6969)
@@ -113,7 +114,28 @@ def test_a_file_that_is_no_session_is_an_error_that_names_it(tmp_path: Path, dat
         load_session(tmp_path, TRACKER)
 
 
+def test_there_is_no_session_where_none_can_be(tmp_path: Path) -> None:
+    """As with HOME=/dev/null, which users of services have."""
+    (tmp_path / "file").write_bytes(b"")
+    assert load_session(tmp_path / "file" / "state", TRACKER) is None
+    forget_session(tmp_path / "file" / "state", TRACKER)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM])
+def test_a_session_that_may_not_be_read_is_an_error_that_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """As in the home of another user."""
+
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(session_file, "open", fail, raising=False)
+    with pytest.raises(DiskError, match=r"session-.*: no permission; name a folder of your own with --state"):
+        load_session(tmp_path, TRACKER)
+
+
 def test_a_folder_that_cannot_be_made_is_an_error_with_its_path(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(DiskError, match="file"):
+    with pytest.raises(DiskError, match=r"file.*--state"):
         save_session(tmp_path / "file" / "state", ALICE)

@@ -112,6 +112,13 @@ def test_a_loaded_session_that_is_used_again_stays(file: Path) -> None:
         assert [store.session(key) is not None for key in ("s", "t", "u")] == [True, False, True]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there every ~name is a folder beside the user's own")
+def test_a_store_in_the_home_of_nobody_is_a_wrong_use_that_names_the_option() -> None:
+    with pytest.raises(UsageError, match=r"^--store: 'sqlite:~no-such-user/t\.db'") as failed:
+        open_store("sqlite:~no-such-user/t.db", 0.0)
+    assert failed.value.__cause__ is None, "it would be taken for the lock of another tracker"
+
+
 def test_a_second_tracker_on_the_same_file_is_refused_and_harms_nothing(file: Path, store: SqliteStore) -> None:
     fill(store)
     with pytest.raises(UsageError, match="another tracker"):

@@ -25,5 +25,9 @@ def open_store(spec: str, now: float) -> TrackerStore:
             if error.name not in ("sqlite3", "_sqlite3"):
                 raise
             raise UsageError("this Python was built without SQLite; use --store memory") from error
-        return SqliteStore(Path(rest).expanduser(), now)
+        try:
+            path = Path(rest).expanduser()
+        except RuntimeError:
+            raise UsageError(f"--store: {spec!r} names a home folder that is not known; write the whole path") from None
+        return SqliteStore(path, now)
     raise UsageError(f"the store {spec!r} is not known; known are memory and sqlite:FILE")
