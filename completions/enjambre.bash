@@ -11,7 +11,7 @@ _enjambre_names() {
 _enjambre() {
   local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]}
   local program=${COMP_WORDS[0]##*/} command="" word
-  local common="--json -q --quiet -v --verbose -h --help"
+  local common="--json -q --quiet -v --verbose -h --help --version"
   local service="$common --state --trace"
   local anywhere="$service --tracker --transport"
   local peer="$anywhere --host --port --name --advertise --user --limit --limit-up --portable"
@@ -31,13 +31,13 @@ _enjambre() {
   esac
 
   case ${program#p2p-} in
-    tracker) options="$service --version --host --port --store --ttl --trust-advertised" ;;
+    tracker) options="$service --host --port --store --ttl --trust-advertised" ;;
     demo)
-      options="$common --version --peers --transport --size --keep"
+      options="$common --peers --transport --size --keep"
       [[ $current == -* ]] || { COMPREPLY=($(compgen -f -- "$current")); return; }
       ;;
     simulate)
-      options="$common --version --list --peers --pieces --piece --rate --delay --links --seed --svg"
+      options="$common --list --peers --pieces --piece --rate --delay --links --seed --svg"
       words="equal flash killed slow churn late corrupt stall riders leave origin"
       ;;
     peer)
@@ -45,7 +45,7 @@ _enjambre() {
         [[ " $commands " == *" $word "* ]] && { command=$word; break; }
       done
       case $command in
-        "") options="$anywhere --version" words=$commands ;;
+        "") options=$anywhere words=$commands ;;
         serve) options="$peer --patience --hash --rehash --accept-uploads" ;;
         share) options="$peer --hash --rehash" ;;
         info) options="$peer --patience" ;;

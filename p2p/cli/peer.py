@@ -83,6 +83,7 @@ def build_parser() -> ArgumentParser:
         command = commands.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.", epilog=f"examples:\n{shown}")
         for word, metavar, how_many, sentence in words:
             command.add_argument(word, metavar=metavar, nargs=how_many, help=sentence)
+        add_version(command)
         PeerConfig.add_options(command, name)
     return parser
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from p2p import __version__
 from p2p.cli import demo, peer, simulate, tracker
 from p2p.config import env_names
 from p2p.errors import UsageError
@@ -68,6 +69,12 @@ def test_options_for_all_may_stand_before_and_after_the_command() -> None:
     assert parser.parse_args(["--json", "list", "--quiet"]).json
 
 
+@pytest.mark.parametrize("words", [["--version"], *([command, "--version"] for command in COMMANDS)], ids=" ".join)
+def test_every_command_tells_the_version(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert peer.main(words) == 0
+    assert capsys.readouterr().out == f"enjambre {__version__}\n"
+
+
 @pytest.mark.parametrize("option", ["--host", "--port", "--name", "--advertise"])
 def test_every_command_that_fetches_or_serves_says_where_it_listens(option: str) -> None:
     parser = peer.build_parser()
@@ -90,7 +97,7 @@ def test_the_completions_know_every_option_and_command(name: str) -> None:
     options = {option for parser in EVERY for option in parser._option_string_actions}
     assert options <= known
     assert all(re.search(rf"\b{command}\b", text) for command in COMMANDS)
-    assert {option for option in known if option.startswith("--")} <= options | {"--version"}
+    assert {option for option in known if option.startswith("--")} <= options
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
@@ -121,6 +128,8 @@ class TestBash:
         assert self.complete("tracker", "--tt") == ["--ttl"]
         assert self.complete("demo", "--pe") == ["--peers"]
         assert self.complete("peer", "list", "--transport", "g") == ["grpc"]
+        for words in (["tracker"], ["demo"], ["simulate"], ["peer"], ["peer", "list"], ["peer", "download"]):
+            assert self.complete(*words, "--ver") == ["--verbose", "--version"]
 
     def test_a_hostile_name_of_a_content_is_offered_and_never_run(self, tmp_path: Path) -> None:
         made = tmp_path / "made"
