@@ -150,7 +150,7 @@ async def _supervised(work: Callable[[], Awaitable[int]], console: Console) -> i
         _watchdog(128 + number)
         if number == signal.SIGINT:
             console.interrupted()
-        console.end_progress()
+        console.stopping()
         console.event({"event": "stopped", "signal": number.name})
 
     async def tick() -> None:

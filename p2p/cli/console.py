@@ -68,6 +68,7 @@ class Console:
         self._drawn_at = float("-inf")
         self._phase = ""
         self._phase_since = 0.0
+        self._stopping = False
 
     # -- standard output ---------------------------------------------------------------------------------------------------------------
 
@@ -163,6 +164,8 @@ class Console:
 
     def progress(self, progress: Progress) -> None:
         """Show how far it is: on the live line, and with `--json` as events."""
+        if self._stopping:
+            return
         now = self._clock()
         if progress.phase != self._phase:
             self._phase, self._phase_since = progress.phase, now
@@ -177,6 +180,8 @@ class Console:
 
     def show(self, line: Callable[[int], str]) -> None:
         """Show what `line` makes for so many columns, until `end_progress`; it is asked again as time passes."""
+        if self._stopping:
+            return
         self._line = line
         if self._clock() - self._drawn_at >= REDRAW_LEAST:
             self._draw()
@@ -196,6 +201,11 @@ class Console:
         self._phase = ""
         self._wipe()
         self._drawn_at = float("-inf")
+
+    def stopping(self) -> None:
+        """The command was told to stop: what was under way may still report for a moment, and nobody wants to know."""
+        self.end_progress()
+        self._stopping = True
 
     def interrupted(self) -> None:
         """Ctrl-C was pressed: what follows, and the shell's prompt, begins on a line of its own, not behind the `^C`."""

@@ -19,6 +19,7 @@ from p2p.cli.common import Job, Parser, Program, add_version, finished, run
 from p2p.cli.entry import stop_signals
 from p2p.config import PeerConfig
 from p2p.errors import DiskError, EnjambreError, IntegrityError, NotFound, Refused, TransportUnavailable, Unreachable, UsageError
+from p2p.peer.reports import Progress
 
 Work = Callable[[Job[PeerConfig]], Awaitable[int]]
 
@@ -184,7 +185,7 @@ def test_what_must_be_done_at_the_end_is_done_though_the_reader_leaves_meanwhile
 
 @pytest.fixture
 def no_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No timer's thread can be started; signals are as they were afterwards."""
+    """No timer's thread can be started, so that none ends us; signals are as they were afterwards."""
 
     def fail(_: threading.Timer) -> None:
         raise RuntimeError("can't start new thread")
@@ -194,6 +195,22 @@ def no_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     for number, handler in before:
         signal.signal(number, handler)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_case_51_that_it_was_stopped_is_the_last_word_of_a_command_though_work_reports_until_its_end(
+    no_thread: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def work(job: Job[PeerConfig]) -> int:
+        os.kill(os.getpid(), signal.SIGTERM)
+        try:
+            await asyncio.wait_for(asyncio.Event().wait(), 20)
+        finally:
+            job.console.progress(Progress("hashing", 1, 2, 1.0, 0))
+        return 0
+
+    assert run_with(work, "--json") == 143
+    assert [json.loads(line)["event"] for line in capsys.readouterr().out.splitlines()] == ["stopped"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
