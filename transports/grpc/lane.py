@@ -164,17 +164,23 @@ class GrpcLane:
 
     async def _work(self) -> None:
         """Ask for what waits, until nothing does."""
-        while batch := self._next():
-            left = deque(batch)
-            try:
-                await self._ask(left)
-            except (Refused, ProtocolError, Unreachable) as error:
-                if left:
-                    left.popleft().outcome = error
-                self._waiting.extendleft(reversed(left))
-                self._settle()
-                if not isinstance(error, Refused):
-                    self._fail(error if isinstance(error, Unreachable) else Unreachable(str(error)))
+        me = asyncio.current_task()
+        try:
+            while batch := self._next():
+                left = deque(batch)
+                try:
+                    await self._ask(left)
+                except (Refused, ProtocolError, Unreachable) as error:
+                    if left:
+                        left.popleft().outcome = error
+                    self._waiting.extendleft(reversed(left))
+                    self._settle()
+                    if not isinstance(error, Refused):
+                        self._fail(error if isinstance(error, Unreachable) else Unreachable(str(error)))
+        finally:
+            # Here, and not only when the task is over: a fetch that comes between would wait for a task that looks for blocks no more.
+            if me is not None:
+                self._calls.discard(me)
 
     async def _ask(self, left: deque[_Wanted]) -> None:
         """Receive the blocks of one call; each leaves `left` when it is here."""
