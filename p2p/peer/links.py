@@ -18,7 +18,7 @@ from p2p.model import Address, ContentId, PeerId, PeerKey, caller, peer_key
 from p2p.peer.conversation import converse
 from p2p.peer.dial import dial
 from p2p.peer.transport import Source
-from p2p.peer.wire import Wire, WireTrace, broken
+from p2p.peer.wire import Wire, WireTrace, broken, let_go
 from p2p.protocol.codec import by_op
 from p2p.protocol.messages import (
     PEER_OPS,
@@ -140,8 +140,7 @@ class Link:
         finally:
             self._waiting.pop(seq, None)
             self._second.pop(seq, None)
-            if not end.cancel() and not end.cancelled():
-                end.exception()  # the connection broke while the first answer said no
+            let_go(end)  # the connection may have broken while the first answer said no
 
     def answered(self, event: Answered, body: bytes) -> None:
         """An answer came."""
@@ -184,9 +183,12 @@ class Link:
         waiting = self._waiting[seq] = asyncio.get_running_loop().create_future()
         try:
             await self.wire.send([line])
-        except OSError as error:
+        except BaseException as error:  # a cancel too: the connection may end before a line has its turn to be written
             self._waiting.pop(seq, None)
-            raise broken(error, self.name) from error
+            let_go(waiting)
+            if isinstance(error, OSError):
+                raise broken(error, self.name) from error
+            raise
         return seq, waiting
 
     @staticmethod

@@ -15,7 +15,7 @@ import contextlib
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from typing import Final
+from typing import Any, Final
 
 from p2p.errors import ProtocolError, Refused, Unreachable
 from p2p.model import Address, FileSpan, PeerId, canonical_host
@@ -211,3 +211,9 @@ def broken(error: BaseException, whom: object) -> Unreachable:
         return error
     why = str(error) if isinstance(error, ProtocolError) else reason_of(error)
     return Unreachable(f"connection to {whom} broke: {why}")
+
+
+def let_go(answer: asyncio.Future[Any]) -> None:
+    """Nobody waits for this answer any more: an error that stands in its place already, or would later, is no error that nobody saw."""
+    if not answer.cancel() and not answer.cancelled():
+        answer.exception()
