@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 from p2p.errors import ProtocolError, Refused, Unreachable
 from p2p.model import Address
 from p2p.peer.dial import dial
-from p2p.peer.wire import Wire, WireTrace, broken
+from p2p.peer.wire import Wire, WireTrace, broken, let_go
 from p2p.protocol.messages import VERSION, Answer, Hello, Request
 from p2p.protocol.session import Answered, BadRequest, Ended
 from p2p.protocol.tracker_messages import HitsAnswer, PeersAnswer
@@ -134,6 +134,7 @@ class TrackerClient:
             raise broken(error, f"tracker {self.address}") from error
         finally:
             self._waiting.pop(seq, None)
+            let_go(answer)
 
     async def _read(self, wire: Wire) -> None:
         fault: BaseException = Unreachable(f"tracker {self.address} hung up")

@@ -162,6 +162,26 @@ def test_many_questions_at_once_each_get_their_own_answer() -> None:
     contained(work)
 
 
+def test_a_tracker_that_hangs_up_while_a_question_waits_to_be_written_leaves_no_error_that_nobody_sees() -> None:
+    async def answers(writer: asyncio.StreamWriter, message: dict[str, Any]) -> None:
+        writer.write(line({"ok": True, "seq": message["seq"]}))
+
+    async def work() -> None:
+        async with Told(answers) as tracker:
+            client = TrackerClient(tracker.address)
+            await client.ask(Ping())
+            wire = client._wire
+            assert wire is not None
+            async with wire._writing:  # as another question has it while the tracker reads nothing
+                asking = asyncio.create_task(client.ask(Ping()))
+                await until(lambda: client._waiting, what="it waits to be written")
+                await client.close()
+            with pytest.raises(Unreachable):
+                await asking
+
+    contained(work)
+
+
 def test_a_tracker_whose_pages_never_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracker_client, "MOST_BARREN", 20)
 
