@@ -110,14 +110,18 @@ async def upload(node: Node, path: Path, copies: int, report: Callable[[Report],
     return result
 
 
-async def _until_it_stalls(node: Node, content: ContentId, peer: PeerKey, copying: asyncio.Future[None]) -> None:
-    """Wait for a copy, and raise what it raises; or `Unreachable` when its peer has gained nothing for as long as a download may stall."""
+async def _until_it_stalls(node: Node, content: ContentId, size: int, peer: PeerKey, copying: asyncio.Future[None]) -> None:
+    """Wait for a copy, and raise what it raises; or `Unreachable` when its peer has gained nothing for as long as a download may stall.
+
+    To gain is to have more pieces than ever, or to have taken more bytes than ever, up to the `size` of the content: who has, has not and
+    has again, or takes the same block for ever, gains nothing. What others take does not count.
+    """
     loop = asyncio.get_running_loop()
-    last, since = (-1, -1), loop.time()
+    most, since = (-1, -1), loop.time()
     while not copying.done():
-        now = (node.copied(content, peer), node.sent(content))
-        if now != last:
-            last, since = now, loop.time()
+        now = (max(most[0], node.copied(content, peer)), max(most[1], min(node.sent_to(content, peer), size)))
+        if now != most:
+            most, since = now, loop.time()
         elif loop.time() - since > node.settings.patience:
             raise Unreachable(f"it accepted the copy and gained nothing for {node.settings.patience:g} s")
         await asyncio.wait([copying], timeout=PROGRESS_TIME)
@@ -145,7 +149,7 @@ async def _copy(node: Node, shared: Shared, target: Source, report: Callable[[Re
         request = Replicate(id=shared.id, name=shared.name, size=shared.size)
         copying = asyncio.ensure_future(link.replicate(request, lambda: report(Placed(target.name))))
         try:
-            await _until_it_stalls(node, shared.id, link.key, copying)
+            await _until_it_stalls(node, shared.id, shared.size, link.key, copying)
         finally:
             copying.cancel()
             await asyncio.gather(copying, return_exceptions=True)

@@ -61,6 +61,7 @@ class Holding:
         self._members: dict[PeerKey, tuple[Link, Bitmap]] = {}
         self._callers: dict[str, PeerKey] = {}
         """By what a member's requests for blocks are known."""
+        self._sent_to: dict[PeerKey, int] = {}
         self._chooser = Chooser(self.geometry.pieces, rng) if have.full else None
         self._verified: list[int] = []
         self._told_at = float("-inf")
@@ -90,6 +91,10 @@ class Holding:
         """How many pieces a peer of this swarm has, as it told us."""
         found = self._members.get(peer)
         return found[1].count if found else 0
+
+    def sent_to(self, peer: PeerKey) -> int:
+        """Bytes that were sent to a peer since it has taken part in this swarm."""
+        return self._sent_to.get(peer, 0)
 
     def introduce(self, link: Link) -> None:
         """Tell a link what we have, which is also the question what it has."""
@@ -126,6 +131,7 @@ class Holding:
         if known is None or known[0] is not link:
             return
         del self._members[link.key]
+        self._sent_to.pop(link.key, None)
         if self._callers.get(link.caller) == link.key:
             del self._callers[link.caller]
         if self._chooser is not None:
@@ -136,7 +142,10 @@ class Holding:
         """A block was sent."""
         self.sent += span.length
         key = self._callers.get(who)
-        if self._chooser is None or key is None:
+        if key is None:
+            return
+        self._sent_to[key] = self._sent_to.get(key, 0) + span.length
+        if self._chooser is None:
             return
         if span.offset + span.length == self.geometry.piece_size(span.piece):
             self._chooser.served(key, span.piece)
@@ -166,6 +175,7 @@ class Holding:
         for link, _ in self._members.values():
             link.tell(Have(id=self.id, none=True))
         self._members.clear()
+        self._sent_to.clear()
         self._chooser = None
         self._callers.clear()
         self.whole.set()

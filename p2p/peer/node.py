@@ -356,6 +356,11 @@ class Node:
         holding = self._serving.holdings.get(content)
         return holding.sent if holding is not None else 0
 
+    def sent_to(self, content: ContentId, peer: PeerKey) -> int:
+        """Bytes of a content that this peer has sent to one other, for as long as that takes part in its swarm."""
+        holding = self._serving.holdings.get(content)
+        return holding.sent_to(peer) if holding is not None else 0
+
     def copied(self, content: ContentId, peer: PeerKey) -> int:
         """How many pieces of a content that we share another peer has, as it told us."""
         holding = self._serving.holdings.get(content)

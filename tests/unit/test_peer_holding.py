@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from p2p.content.bitmap import Bitmap
-from p2p.model import KIB, ContentId, FileEntry, Manifest
+from p2p.model import KIB, BlockSpan, ContentId, FileEntry, Manifest
 from p2p.peer.holding import Holding
 from p2p.protocol.messages import PIECES_PER_HAVE, Have
 from p2p.swarm.mesh import TELL_MOST, TELL_TIME
@@ -129,5 +129,22 @@ def test_what_is_withdrawn_is_suggested_to_nobody_any_more() -> None:
         holding.heard(again, Have(id=CONTENT, add=(1,)))
         assert not any(have.suggest for _, have in again.told)
         assert holding.members == 1
+
+    play(work)
+
+
+def test_what_each_peer_was_sent_is_counted_for_it_alone_and_until_it_leaves() -> None:
+    async def work(holding: Holding, link: FakeLink) -> None:
+        one: Any = link
+        other: Any = FakeLink("other")
+        holding.heard(other, Have(id=CONTENT, pieces=holding.have.to_bytes()))
+        block = BlockSpan(0, 0, 100)
+        for who in (one.caller, one.caller, other.caller, "a stranger"):
+            holding.served(who, block)
+        assert (holding.sent_to(one.key), holding.sent_to(other.key), holding.sent) == (200, 100, 400)
+        holding.left(one)
+        assert (holding.sent_to(one.key), holding.sent_to(other.key)) == (0, 100)
+        holding.withdraw()
+        assert holding.sent_to(other.key) == 0
 
     play(work)
