@@ -42,7 +42,7 @@ ANSWER_TIME: Final = 10.0
 """Seconds that another peer may take for a short answer."""
 MANIFEST_TIME: Final = 60.0
 PING_TIME: Final = 20.0
-"""Seconds between pings, so that a link on which nothing happens is known to be alive."""
+"""Seconds between pings, so that a link on which nothing happens is known to be alive: each side hears at least the other's pings."""
 OUTBOX: Final = 1024 * 1024
 """Bytes that may wait to be told to one peer; one that does not read them is hung up on."""
 LINKS: Final = 512
@@ -210,10 +210,20 @@ class Link:
             self._flushing = None
 
     async def _ping(self) -> None:
+        """Ask for a sign of life, and hang up when none comes. An answer may be long behind a manifest, in either direction: there, any
+        byte is a sign, if only the other side's own ping."""
+        loop = asyncio.get_running_loop()
+        pause = PING_TIME
         with contextlib.suppress(EnjambreError):
             while True:
-                await asyncio.sleep(PING_TIME)
-                await self._ask(Ping(), ANSWER_TIME)
+                await asyncio.sleep(pause)
+                pause = PING_TIME
+                try:
+                    await self._ask(Ping(), ANSWER_TIME)
+                except Unreachable:
+                    if self.wire.closed or loop.time() - max(self.since, self.wire.moved_at) > PING_TIME + ANSWER_TIME / 2:
+                        raise
+                    pause -= ANSWER_TIME
         self.close()
 
 

@@ -66,6 +66,7 @@ class Wire:
         """Who the other side says it is; None is nobody."""
         self.heard = False
         """Whether a whole line has come."""
+        self._moved_at = float("-inf")
         self._sock = sock
         self._io = io
         self._senders = senders
@@ -78,6 +79,11 @@ class Wire:
     def closed(self) -> bool:
         """Whether this side has closed it."""
         return self._closed
+
+    @property
+    def moved_at(self) -> float:
+        """When the last bytes came, in seconds of the loop's clock. Not kept where blocks are received: those have times of their own."""
+        return self._moved_at
 
     async def next_event(self, idle: float | None = None) -> Event:
         """Wait for what happens next. Raises `TimeoutError` after `idle` seconds without one, or when a line takes too long to come."""
@@ -92,6 +98,8 @@ class Wire:
             except (BlockingIOError, InterruptedError):
                 async with asyncio.timeout_at(until):
                     data = await loop.sock_recv(self._sock, self._read_size)
+            if idle is not None:
+                self._moved_at = loop.time()
             self.session.receive_data(data)
         self._line_due = None
         self.heard = True
@@ -123,6 +131,7 @@ class Wire:
                 part = await loop.sock_recv(self._sock, min(self.session.body_missing, 262_144))
             if not part:
                 raise ConnectionResetError("the other side hung up in the middle of a body")
+            self._moved_at = loop.time()
             self.session.body_arrived(len(part))
             parts.append(part)
         return b"".join(parts)
