@@ -12,6 +12,8 @@ import contextlib
 import hashlib
 import json
 import random
+import socket
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -457,6 +459,46 @@ class SlamDoor(PlainPeer):
 
     async def converse(self, talk: Talk) -> None:
         talk.hang_up()
+
+
+class LaneSlammer(PlainPeer):
+    """Has its links at one door, and names another for blocks: there, it hangs up as soon as somebody has connected."""
+
+    vice = "lane slammer"
+
+    def __init__(self, sample: Sample, name: str | None = None, seed: int = 0) -> None:
+        super().__init__(sample, name, seed)
+        self.slams = 0
+        """How often somebody connected there."""
+        self._door: socket.socket | None = None
+        self._over = False
+        # In a thread, so that it has hung up before who connected has sent a word.
+        self._slamming = threading.Thread(target=self._slam, name="slam")
+
+    async def start(self) -> None:
+        self._door = socket.create_server(("127.0.0.1", 0))
+        self._slamming.start()
+        await super().start()
+
+    async def stop(self) -> None:
+        await super().stop()
+        if self._door is not None:
+            self._over = True
+            socket.create_connection(self._door.getsockname()).close()
+            self._slamming.join()
+            self._door.close()
+
+    async def on_hello(self, talk: Talk, message: Message) -> None:
+        assert self._door is not None
+        listen = {"tcp": self._door.getsockname()[1]}
+        answer = {"ok": True, "version": 1, "role": "peer", "name": self.name, "peer": self.peer, "listen": listen}
+        await talk.say({**answer, "seq": message.get("seq")})
+
+    def _slam(self) -> None:
+        while self._door is not None and not self._over:
+            sock, _ = self._door.accept()
+            self.slams += 1
+            sock.close()
 
 
 class Mute(PlainPeer):

@@ -18,7 +18,7 @@ from p2p.errors import ProtocolError, Refused, Unreachable
 from p2p.model import Address, BlockSpan, ContentId, PeerId, is_loopback
 from p2p.peer.conversation import converse
 from p2p.peer.dial import dial, prepare
-from p2p.peer.transport import Control, LaneClosed, Source
+from p2p.peer.transport import Control, LaneClosed, LaneRefused, Source
 from p2p.peer.wire import Wire, WireTrace, broken
 from p2p.protocol.codec import by_op, encode_error
 from p2p.protocol.messages import PEER_OPS, VERSION, Hello, HelloAnswer, Read, ReadAnswer
@@ -177,7 +177,7 @@ class TcpLane:
         self._outbox: deque[bytes] = deque()
         self._flushing: asyncio.Task[None] | None = None
         self._reading_into: _Waiting | None = None
-        self._fault: Unreachable | None = None
+        self._fault: Unreachable | LaneRefused | None = None
         self._reader = asyncio.create_task(self._read())
 
     def introduce(self, me: PeerId) -> None:
@@ -187,6 +187,8 @@ class TcpLane:
 
     async def fetch(self, content: ContentId, span: BlockSpan, into: memoryview) -> None:
         """Fill `into` with the block. Raises `Refused`, `Unreachable` (`LaneClosed` is one), `ProtocolError`."""
+        if isinstance(self._fault, LaneRefused):
+            raise LaneRefused(self._fault.code, str(self._fault))
         if self._fault is not None:
             raise LaneClosed(str(self._fault))
         seq, line = self._wire.session.ask(Read(id=content, piece=span.piece, offset=span.offset, length=span.length))
@@ -220,6 +222,8 @@ class TcpLane:
                 self._outbox.clear()
                 await self._wire.send([lines])
         except OSError as error:
+            # It is hung up now, and what the other side said before that, above all that it is busy, says more than that it did.
+            await asyncio.wait([self._reader])
             self._fail(broken(error, self._wire.remote))
         finally:
             self._flushing = None
@@ -228,6 +232,8 @@ class TcpLane:
         try:
             while True:
                 await self._hear()
+        except LaneRefused as refused:
+            self._fail(refused)
         except (OSError, ProtocolError, Unreachable) as error:
             self._fail(broken(error, self._wire.remote))
         finally:
@@ -239,6 +245,8 @@ class TcpLane:
             raise event.error
         if not isinstance(event, Answered) or event.seq is None:
             refused = event.answer if isinstance(event, Answered) and isinstance(event.answer, Refused) else None
+            if refused is not None and refused.code in ("busy", "unavailable"):
+                raise LaneRefused(refused.code, str(refused))
             raise Unreachable(f"{self._wire.remote} ended the connection{': ' + str(refused) if refused else ''}")
         waiting = self._waiting.pop(event.seq, None)
         if waiting is None:
@@ -272,7 +280,7 @@ class TcpLane:
         if not waiting.done.done():
             waiting.done.set_result(None)
 
-    def _fail(self, error: Unreachable) -> None:
+    def _fail(self, error: Unreachable | LaneRefused) -> None:
         if self._fault is not None:
             return
         self._fault = error

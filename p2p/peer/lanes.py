@@ -9,11 +9,14 @@ from typing import Final
 from p2p.errors import ProtocolError, Unreachable
 from p2p.model import BlockSpan, ContentId, PeerId, PeerKey
 from p2p.peer.links import Link
-from p2p.peer.transport import Lane, LaneClosed, Transport
+from p2p.peer.transport import Lane, LaneClosed, LaneRefused, Transport
 
 SILENT_TIME: Final = 10.0
 """A fetch that is called off after so long without any block from its peer speaks against the transport: the next one tries another. To be
 wrong costs little, for a peer that is only slow is so over any transport."""
+ENDS: Final = 3
+"""Lanes that may end under one fetch, one after the other, although nothing came from their peer meanwhile. One ends by nobody's fault, as
+after ninety idle seconds, and the next is opened at once; a peer that accepts and hangs up would be dialled thousands of times a second."""
 
 _Opening = asyncio.Task[tuple[str, Lane]]
 
@@ -34,25 +37,33 @@ class Lanes:
         """Fill `into` with a block of a peer; returns the transport by which it came. Raises as `Lane.fetch` does."""
         loop = asyncio.get_running_loop()
         began = loop.time()
+        ends, brought = 0, self._moved_at.get(link.key)
         while True:
             task = self._task(link)
             name, lane = await self._opened(link.key, task)
             try:
                 await lane.fetch(content, span, into)
             except LaneClosed:
-                # Another fetch was called off, or the lane had been idle for too long: not this peer's fault.
+                # Another fetch was called off, or the lane had been idle for too long: not this peer's fault, unless it happens again.
                 await self._end(link.key, task)
+                before, brought = brought, self._moved_at.get(link.key)
+                ends = ends + 1 if brought == before else 1
                 if link.wire.closed:
                     raise
+                if ends >= ENDS:
+                    self._works_not(link, name)
+                    raise
+            except LaneRefused:
+                await self._end(link.key, task)
+                raise
             except (Unreachable, ProtocolError):
-                if name != self._transports[-1].name:
-                    self._failed.setdefault(link.key, set()).add(name)
+                self._works_not(link, name)
                 await self._end(link.key, task)
                 raise
             except asyncio.CancelledError:
                 silent = loop.time() - max(began, self._moved_at.get(link.key, began))
                 if silent >= SILENT_TIME and name != self._transports[-1].name:
-                    self._failed.setdefault(link.key, set()).add(name)
+                    self._works_not(link, name)
                     await self._end(link.key, task)
                 raise
             else:
@@ -74,6 +85,11 @@ class Lanes:
         """A peer is gone; should it come back, all its transports are tried again."""
         self._failed.pop(peer, None)
         self._moved_at.pop(peer, None)
+
+    def _works_not(self, link: Link, transport: str) -> None:
+        """Try another transport from now on, unless this is the last."""
+        if transport != self._transports[-1].name:
+            self._failed.setdefault(link.key, set()).add(transport)
 
     def _task(self, link: Link) -> _Opening:
         """The lane to a peer, open or being opened."""

@@ -3,7 +3,7 @@
 Duties that `tests/contract/test_transport.py` proves of every transport:
 - `fetch` fills exactly the buffer it is given with exactly the bytes asked for, or raises; never less, never other bytes.
 - What the source refuses arrives as `Refused` with the same code. A lane that is broken raises `Unreachable` for all it had under way,
-  and `LaneClosed`, which is one, for what is asked of it later.
+  and `LaneClosed`, which is one, for what is asked of it later. One that the door refuses raises `LaneRefused` for both.
 - Cancelling a `fetch` leaves the buffer untouched from then on, and the other fetches of the lane go on or fail; none hangs.
 - `close` may be called at any time, again, and from within; it ends what is under way.
 """
@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Protocol
 
-from p2p.errors import Unreachable
+from p2p.errors import Refused, Unreachable
 from p2p.model import Address, BlockSpan, ContentId, FileSpan, PeerId
 
 if TYPE_CHECKING:
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 class LaneClosed(Unreachable):
     """The lane was closed on this side, or had ended before this block was asked for: nobody is to blame; open another."""
+
+
+class LaneRefused(Refused):
+    """The other side has no room for this lane now (`busy`, `unavailable`), as a full door says. It has ended; open another later."""
 
 
 class Source(Protocol):

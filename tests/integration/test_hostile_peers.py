@@ -260,6 +260,14 @@ def test_case_33_a_peer_that_refuses_everything_is_not_asked_in_a_busy_loop(tmp_
         assert time.process_time() - began < 1.0
 
 
+def test_a_peer_that_hangs_up_on_whoever_comes_for_blocks_is_dialled_a_few_times_only(tmp_path: Path) -> None:
+    """Each dial uses up a local port for a minute, and thousands a second were possible."""
+    slammer = kit.LaneSlammer(SAMPLE)
+    done, _ = meet(tmp_path, slammer, *honest(1))
+    assert done.bytes_from == {"honest 0": len(SAMPLE.data)}
+    assert 1 <= slammer.slams < 40
+
+
 # -- memory --------------------------------------------------------------------------------------------------------------------------
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from p2p.errors import Refused, Unreachable
 from p2p.model import Address, BlockSpan, ContentId, PeerId, PeerKey
-from p2p.peer.lanes import SILENT_TIME, Lanes
-from p2p.peer.transport import LaneClosed
+from p2p.peer.lanes import ENDS, SILENT_TIME, Lanes
+from p2p.peer.transport import LaneClosed, LaneRefused
 from tests.virtual_time import in_virtual_time
 
 CONTENT = ContentId("ab" * 32)
@@ -47,6 +47,8 @@ class FakeTransport:
         self.takes = 0.0
         self.holds = False
         self.faults: list[Exception] = []
+        self.slams = False
+        """Whether lanes end as soon as they are open, as where the other side hangs up behind its own door."""
 
     async def listen(self, *args: object) -> Any:
         raise NotImplementedError
@@ -56,6 +58,7 @@ class FakeTransport:
         if self.away:
             raise Unreachable(f"peer {address} cannot be reached")
         lane = FakeLane(self)
+        lane.closed = self.slams
         self.opened.append(lane)
         return lane
 
@@ -213,6 +216,50 @@ def test_a_lane_that_was_closed_on_this_side_is_opened_again_without_a_fault() -
         grpc.holds = False
         await grpc.opened[0].close()
         assert await asyncio.gather(*waiting) == ["grpc"] * 5
+        assert len(grpc.opened) == 2
+        await lanes.close_all()
+
+    in_virtual_time(work)
+
+
+def test_a_peer_whose_lanes_end_as_soon_as_they_are_open_is_dialled_a_few_times_and_not_without_end() -> None:
+    async def work() -> None:
+        lanes, _, tcp, _ = scene()
+        link: Any = FakeLink({"tcp": 6970})
+        tcp.slams = True
+        found = await asyncio.gather(*(fetch(lanes, link) for _ in range(8)), return_exceptions=True)
+        assert all(isinstance(one, Unreachable) for one in found)
+        assert len(tcp.opened) <= ENDS, "and those that wait together try together"
+        tcp.slams = False
+        assert await fetch(lanes, link) == "tcp"
+        await lanes.close_all()
+
+    in_virtual_time(work)
+
+
+def test_a_transport_whose_lanes_end_as_soon_as_they_are_open_is_replaced_by_the_next() -> None:
+    async def work() -> None:
+        lanes, grpc, tcp, link = scene()
+        grpc.slams = True
+        with pytest.raises(Unreachable):
+            await fetch(lanes, link)
+        assert await fetch(lanes, link) == "tcp"
+        assert len(grpc.opened) == ENDS
+        assert len(tcp.opened) == 1
+        await lanes.close_all()
+
+    in_virtual_time(work)
+
+
+def test_a_door_that_refuses_a_lane_is_busy_and_not_broken_and_the_next_fetch_knocks_again() -> None:
+    async def work() -> None:
+        lanes, grpc, _, link = scene()
+        grpc.faults.append(LaneRefused("busy", "too many connections"))
+        with pytest.raises(Refused) as refused:
+            await fetch(lanes, link)
+        assert refused.value.code == "busy"
+        assert grpc.opened[0].closed
+        assert await fetch(lanes, link) == "grpc", "nothing speaks against the transport"
         assert len(grpc.opened) == 2
         await lanes.close_all()
 

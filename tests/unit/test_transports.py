@@ -18,9 +18,10 @@ import pytest
 
 import transports
 from p2p import accept
-from p2p.errors import TransportUnavailable, Unreachable
+from p2p.errors import Refused, TransportUnavailable, Unreachable
 from p2p.model import Address, BlockSpan, ContentId, FileSpan, PeerId
 from p2p.peer.transport import Listener
+from p2p.protocol.codec import encode_error
 from p2p.protocol.messages import Hello
 from p2p.protocol.session import Asked
 from p2p.system import disk_io
@@ -164,6 +165,45 @@ def test_over_the_limit_of_connections_a_newcomer_is_told_busy_until_one_leaves(
         for writer in (*writers, newcomer, again):
             writer.transport.abort()
         await listener.close()
+
+    contained(work)
+
+
+@pytest.mark.parametrize("early", [False, True], ids=["asked at once", "asked when it was told"])
+def test_a_full_door_is_busy_for_whoever_asks_for_blocks_and_nothing_is_broken(monkeypatch: pytest.MonkeyPatch, early: bool) -> None:
+    """A seed that has room for no more is asked again later; one whose connections break is given up after three."""
+    monkeypatch.setattr(tcp, "CONNECTIONS", 0)
+
+    async def work() -> None:
+        transport = TcpTransport(disk_io())
+        listener = await transport.listen(NoSource(RuntimeError()), LOOPBACK)
+        for _ in range(20):
+            lane = await transport.connect(Address("127.0.0.1", listener.port), PeerId("5f" * 16))
+            if early:
+                await until(lambda: lane._fault is not None)  # noqa: B023 (it is waited for here)
+            for _ in range(2):
+                with pytest.raises(Refused) as refused:
+                    await lane.fetch(CONTENT, BlockSpan(0, 0, 4), memoryview(bytearray(4)))
+                assert refused.value.code == "busy"
+            await lane.close()
+        await listener.close()
+
+    contained(work)
+
+
+def test_a_door_that_refuses_for_a_fault_of_ours_is_broken_for_whoever_asks() -> None:
+    async def refuse(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(encode_error(Refused("not_found", "no such content"), None))
+        writer.close()
+
+    async def work() -> None:
+        server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+        lane = await TcpTransport(disk_io()).connect(Address("127.0.0.1", server.sockets[0].getsockname()[1]))
+        with pytest.raises(Unreachable, match=r"no such content|ended|broke"):
+            await lane.fetch(CONTENT, BlockSpan(0, 0, 4), memoryview(bytearray(4)))
+        await lane.close()
+        server.close()
+        await server.wait_closed()
 
     contained(work)
 
