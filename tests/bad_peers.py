@@ -260,6 +260,17 @@ class LinkDropper(Liar):
         await super().answer_read(talk, message, block)
 
 
+class LaneKeeper(LinkDropper):
+    """Hangs up its link when it is asked for a block, and keeps the lane, on which it never says a word."""
+
+    vice = "lane keeper"
+
+    async def answer_read(self, talk: Talk, message: Message, block: bytes) -> None:
+        for link in self.links:
+            link.writer.close()
+        await asyncio.Event().wait()
+
+
 class ManifestForger(PlainPeer):
     """Sends the manifest of another content."""
 

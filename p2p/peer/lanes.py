@@ -32,6 +32,8 @@ class Lanes:
         """Transports that a peer offered and that did not work; not tried again while the peer is linked."""
         self._moved_at: dict[PeerKey, float] = {}
         """When each peer last brought a block."""
+        self._ending: dict[_Opening, asyncio.Task[None]] = {}
+        """Lanes that are being closed."""
 
     async def fetch(self, link: Link, content: ContentId, span: BlockSpan, into: memoryview) -> str:
         """Fill `into` with a block of a peer; returns the transport by which it came. Raises as `Lane.fetch` does."""
@@ -39,6 +41,8 @@ class Lanes:
         began = loop.time()
         ends, brought = 0, self._moved_at.get(link.key)
         while True:
+            if link.wire.closed:
+                raise LaneClosed(f"the link to {link.name} is closed")
             task = self._task(link)
             name, lane = await self._opened(link.key, task)
             try:
@@ -48,8 +52,6 @@ class Lanes:
                 await self._end(link.key, task)
                 before, brought = brought, self._moved_at.get(link.key)
                 ends = ends + 1 if brought == before else 1
-                if link.wire.closed:
-                    raise
                 if ends >= ENDS:
                     self._works_not(link, name)
                     raise
@@ -67,7 +69,8 @@ class Lanes:
                     await self._end(link.key, task)
                 raise
             else:
-                self._moved_at[link.key] = loop.time()
+                if not link.wire.closed:
+                    self._moved_at[link.key] = loop.time()
                 return name
 
     async def close(self, peer: PeerKey) -> None:
@@ -77,18 +80,24 @@ class Lanes:
             await self._end(peer, task)
 
     async def close_all(self) -> None:
-        """Close every lane."""
-        for peer in list(self._lanes):
-            await self.close(peer)
+        """Close every lane, and wait for those that are being closed."""
+        for peer, task in list(self._lanes.items()):
+            self._end_soon(peer, task)
+        while self._ending:
+            await asyncio.wait(list(self._ending.values()))
 
     def forget(self, peer: PeerKey) -> None:
-        """A peer is gone; should it come back, all its transports are tried again."""
+        """A peer has no link any more: its lane is closed, or whoever comes and goes under new ids would fill this side with lanes. Should
+        it come back, all its transports are tried again."""
+        task = self._lanes.get(peer)
+        if task is not None:
+            self._end_soon(peer, task)
         self._failed.pop(peer, None)
         self._moved_at.pop(peer, None)
 
     def _works_not(self, link: Link, transport: str) -> None:
-        """Try another transport from now on, unless this is the last."""
-        if transport != self._transports[-1].name:
+        """Try another transport from now on, unless this is the last; of a peer that has left nothing is noted."""
+        if transport != self._transports[-1].name and not link.wire.closed:
             self._failed.setdefault(link.key, set()).add(transport)
 
     def _task(self, link: Link) -> _Opening:
@@ -115,13 +124,19 @@ class Lanes:
             del self._lanes[peer]
 
     async def _end(self, peer: PeerKey, task: _Opening) -> None:
-        """Close one lane; a newer one to the same peer stays."""
+        """Close one lane, and wait for it; a newer one to the same peer stays."""
+        await asyncio.shield(self._end_soon(peer, task))
+
+    def _end_soon(self, peer: PeerKey, task: _Opening) -> asyncio.Task[None]:
+        """Close one lane, in a task of its own: whoever waits for it may be called off, and the lane must not stay for that."""
         if self._lanes.get(peer) is task:
             del self._lanes[peer]
-        task.cancel()
-        result = (await asyncio.gather(task, return_exceptions=True))[0]
-        if isinstance(result, tuple):
-            await result[1].close()
+        ending = self._ending.get(task)
+        if ending is None:
+            task.cancel()
+            ending = self._ending[task] = asyncio.create_task(_closed(task))
+            ending.add_done_callback(lambda _: self._ending.pop(task))
+        return ending
 
     async def _open(self, link: Link) -> tuple[str, Lane]:
         fault = Unreachable(f"{link.name} offers no transport that we speak")
@@ -132,6 +147,14 @@ class Lanes:
                 return transport.name, await transport.connect(link.address(transport.name), self.me)
             except Unreachable as error:
                 fault = error
-                self._failed.setdefault(link.key, set()).add(transport.name)
+                if not link.wire.closed:
+                    self._failed.setdefault(link.key, set()).add(transport.name)
         self._failed.pop(link.key, None)
         raise fault
+
+
+async def _closed(opening: _Opening) -> None:
+    """Wait for the end of what was opened, and close what came of it."""
+    await asyncio.wait([opening])
+    if not opening.cancelled() and opening.exception() is None:
+        await opening.result()[1].close()

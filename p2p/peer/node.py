@@ -200,8 +200,8 @@ class Node:
             await self._announcer.stop()
         await self.tracker.close()
         self._serving.close()
-        await self._lanes.close_all()
         await self._links.close()
+        await self._lanes.close_all()  # after the links, without which none is opened any more
         for listener in self._listeners:
             await listener.close()
         for holding in list(self._serving.holdings.values()):
@@ -380,8 +380,9 @@ class Node:
                 holding.introduce(link)
 
     def link_down(self, link: Link) -> None:
-        """A peer is gone."""
-        self._lanes.forget(link.key)
+        """A peer is gone, unless another link to it has taken the place of this one."""
+        if self._links.get(link.key) is None:
+            self._lanes.forget(link.key)
         for holding in list(self._serving.holdings.values()):
             holding.left(link)
 

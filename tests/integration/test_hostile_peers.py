@@ -20,7 +20,7 @@ from p2p.protocol.tracker_messages import Announce, Login, LoginAnswer, Share
 from p2p.swarm.sources import Policy
 from tests import bad_peers as kit
 from tests.integration.swarm_kit import Swarm
-from tests.leaks import contained
+from tests.leaks import contained, open_descriptors
 from tests.waiting import until
 
 QUICK = Policy(block_timeout=1.0, patience=2.5, patience_alone=0.7, patience_offline=1.5, tail_patience=0.4, busy_pause=0.2)
@@ -266,6 +266,32 @@ def test_a_peer_that_hangs_up_on_whoever_comes_for_blocks_is_dialled_a_few_times
     done, _ = meet(tmp_path, slammer, *honest(1))
     assert done.bytes_from == {"honest 0": len(SAMPLE.data)}
     assert 1 <= slammer.slams < 40
+
+
+def test_a_peer_that_comes_and_goes_under_new_ids_and_keeps_its_lanes_does_not_use_up_descriptors(tmp_path: Path) -> None:
+    rounds = 50
+
+    async def work() -> None:
+        peer = kit.LaneKeeper(SAMPLE)
+        async with Swarm(tmp_path) as swarm, kit.announced(swarm.address, peer):
+            node = await swarm.peer("victim")
+            before = len(open_descriptors())
+            downloading = asyncio.create_task(node.download(SAMPLE.id, tmp_path / "out"))
+            await until(lambda: peer.reads, what="the first lane")
+            for number in range(rounds):
+                reads = peer.reads
+                peer.peer = f"{number + 1:032x}"
+                await peer.call(node._links.me.listen["tcp"])
+                await until(lambda: peer.reads > reads, what="a lane under this id")  # noqa: B023 (it is waited for here)
+                await until(lambda: not len(node._links), what="its link is gone")
+            await until(lambda: not node._lanes._lanes, what="its lanes are closed")
+            if before:
+                # One of each lane is the other side's, which keeps it, and a few are of the download itself.
+                await until(lambda: len(open_descriptors()) < before + rounds + rounds // 2)
+            downloading.cancel()
+            await asyncio.gather(downloading, return_exceptions=True)
+
+    contained(work, 60)
 
 
 # -- memory --------------------------------------------------------------------------------------------------------------------------

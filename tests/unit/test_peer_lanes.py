@@ -35,6 +35,8 @@ class FakeLane:
         into[:] = self.transport.name.encode().ljust(4)[:4]
 
     async def close(self) -> None:
+        if self.transport.closes:
+            await asyncio.sleep(self.transport.closes)
         self.closed = True
         self.stuck.set()
 
@@ -45,6 +47,9 @@ class FakeTransport:
         self.opened: list[FakeLane] = []
         self.away = False
         self.takes = 0.0
+        """Seconds that it takes to open a lane."""
+        self.closes = 0.0
+        """And to close one."""
         self.holds = False
         self.faults: list[Exception] = []
         self.slams = False
@@ -275,6 +280,64 @@ def test_a_lane_to_a_peer_whose_link_is_gone_is_not_opened_again() -> None:
         with pytest.raises(LaneClosed):
             await fetch(lanes, link)
         assert len(grpc.opened) == 1
+
+    in_virtual_time(work)
+
+
+def test_a_lane_is_closed_when_the_link_to_its_peer_is_gone_and_nothing_of_that_peer_stays() -> None:
+    """Or peers that come and go, each under a new id, would use up all descriptors."""
+
+    async def work() -> None:
+        lanes, grpc, tcp, _ = scene()
+        grpc.faults += [Unreachable("broke")] * 4
+        for number in range(8):
+            link: Any = FakeLink({"grpc": 7000, "tcp": 6970}, PeerKey(f"{number:032x}"))
+            await asyncio.gather(fetch(lanes, link), return_exceptions=True)
+            link.wire.closed = True
+            lanes.forget(link.key)
+            await asyncio.sleep(0.1)
+        assert lanes._lanes == {}
+        assert lanes._failed == {}
+        assert lanes._moved_at == {}
+        assert lanes._ending == {}
+        assert len(grpc.opened) == 8
+        assert all(lane.closed for lane in (*grpc.opened, *tcp.opened))
+
+    in_virtual_time(work)
+
+
+@pytest.mark.parametrize("takes", [0.0, 5.0], ids=["open", "being opened"])
+def test_a_fetch_that_is_under_way_when_the_link_goes_fails_at_once_and_leaves_nothing(takes: float) -> None:
+    async def work() -> None:
+        lanes, grpc, _, link = scene()
+        grpc.holds, grpc.takes = True, takes
+        fetching = asyncio.create_task(fetch(lanes, link))
+        await asyncio.sleep(1)
+        link.wire.closed = True
+        lanes.forget(link.key)
+        async with asyncio.timeout(0.5):
+            with pytest.raises(Unreachable):
+                await fetching
+        await asyncio.sleep(0.1)
+        assert (lanes._lanes, lanes._failed, lanes._moved_at, lanes._ending) == ({}, {}, {}, {})
+        assert all(lane.closed for lane in grpc.opened)
+
+    in_virtual_time(work)
+
+
+def test_a_fetch_that_is_called_off_while_its_lane_is_closed_leaves_that_to_be_closed_all_the_same() -> None:
+    async def work() -> None:
+        lanes, grpc, _, link = scene()
+        grpc.holds, grpc.closes = True, 5.0
+        fetching = asyncio.create_task(fetch(lanes, link))
+        await asyncio.sleep(0.1)
+        grpc.opened[0].stuck.set()  # the lane is over, and takes a while to close
+        await asyncio.sleep(0.1)
+        fetching.cancel()
+        await asyncio.gather(fetching, return_exceptions=True)
+        assert not grpc.opened[0].closed
+        await lanes.close_all()
+        assert grpc.opened[0].closed
 
     in_virtual_time(work)
 
