@@ -49,6 +49,8 @@ LINKS: Final = 512
 """Links open at once."""
 SPEAK_TIME: Final = 1.0
 """Seconds after which a link on which the other side has told and asked nothing may have to make room for another."""
+COPIES: Final = 16
+"""Copies whose end one link may wait for at once; a peer fetches half as many for all."""
 SENDERS: Final = 8
 """Threads that send blocks to those whom we dialled and who ask on the link itself; our own peers ask on lanes."""
 
@@ -102,6 +104,8 @@ class Link:
         self._waiting: dict[int, asyncio.Future[tuple[Answer | Refused, bytes]]] = {}
         self._second: dict[int, asyncio.Future[tuple[Answer | Refused, bytes]]] = {}
         """Who will wait for the second answer of a `replicate` when the first has come."""
+        self.copying: dict[ContentId, asyncio.Task[None]] = {}
+        """The copies that the other side asked us to keep and that it waits for."""
         self._outbox = bytearray()
         self._flushing: asyncio.Task[None] | None = None
         self._pinging = asyncio.create_task(self._ping())
@@ -162,6 +166,8 @@ class Link:
         self._pinging.cancel()
         if self._flushing is not None:
             self._flushing.cancel()
+        for task in self.copying.values():
+            task.cancel()
         waiting = [*self._waiting.values(), *self._second.values()]
         self._waiting, self._second = {}, {}
         for one in waiting:
@@ -380,12 +386,25 @@ class Links:
             case Have():
                 self._handler.have(link, request)
             case Replicate():
-                work = asyncio.ensure_future(self._handler.replicate(link, request))
-                work.add_done_callback(lambda done: done.cancelled() or done.exception())  # whoever asked may be gone by then
-                await wire.send(wire.session.answer(ReplicateAnswer(state="accepted"), seq))
-                task = asyncio.create_task(self._replicated(wire, work, seq))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                await self._accept(link, request, seq)
+
+    async def _accept(self, link: Link, request: Replicate, seq: int | None) -> None:
+        """Answer a `replicate`, and wait for its end in a task, of which one link has few and one content one."""
+        if request.id in link.copying:
+            raise Refused("busy", "this copy was asked for on this link already; wait for its end")
+        if len(link.copying) >= COPIES:
+            raise Refused("busy", f"this link waits for {COPIES} copies already; ask again later")
+        work = asyncio.ensure_future(self._handler.replicate(link, request))
+        work.add_done_callback(lambda done: done.cancelled() or done.exception())  # whoever asked may be gone by then
+        await link.wire.send(link.wire.session.answer(ReplicateAnswer(state="accepted"), seq))
+        task = link.copying[request.id] = asyncio.create_task(self._replicated(link.wire, work, seq))
+        self._tasks.add(task)
+
+        def over(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            link.copying.pop(request.id, None)
+
+        task.add_done_callback(over)
 
     async def _replicated(self, wire: Wire, work: Awaitable[object], seq: int | None) -> None:
         error: Exception | None = None

@@ -17,7 +17,7 @@ import pytest
 from p2p.model import MIB, Address, ContentId
 from p2p.peer import conversation, links, wire
 from p2p.peer.node import Node
-from tests.bad_peers import Caller
+from tests.bad_peers import Caller, encoded
 from tests.integration.swarm_kit import Swarm, old_file
 from tests.leaks import Snapshot, contained, open_descriptors
 from tests.waiting import until
@@ -432,5 +432,57 @@ def test_a_caller_that_says_the_id_of_a_peer_that_is_linked_does_not_take_its_pl
                 assert one._links.get(link.key) is link
             await until(lambda: one._links.all() == [link], 2, "the caller's link is gone")
             assert not link.wire.closed
+
+    contained(work)
+
+
+# -- copies --------------------------------------------------------------------------------------------------------------------------
+
+
+def test_whoever_asks_for_the_same_copy_thousands_of_times_waits_for_it_once(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with Swarm(tmp_path) as swarm:
+            node = await swarm.peer("keeper", accept_uploads=MIB, folder=tmp_path / "keeper")
+            caller = await Caller.dial(node._links.me.listen["tcp"])
+            await caller.hello("5f" * 16)
+            content = "ab" * 32
+            answers: list[str] = []
+            for start in range(0, 5000, 500):
+                lines = [{"op": "replicate", "id": content, "name": "x", "size": 10, "seq": start + n + 2} for n in range(500)]
+                await caller.say(b"".join(map(encoded, lines)))
+                for _ in lines:
+                    heard = await caller.hear()
+                    while heard is not None and "op" in heard[0]:  # it asks for the manifest, which never comes
+                        heard = await caller.hear()
+                    assert heard is not None
+                    answers.append(heard[0].get("state") or heard[0]["error"])
+            assert answers == ["accepted"] + ["busy"] * 4999
+            assert len(node._links._tasks) < 100
+            assert len(asyncio.all_tasks()) < 100
+            caller.hang_up()
+            await until(lambda: not node._links._by_wire)
+            await until(lambda: not node._links._tasks, what="nobody waits for the copy any more")
+            assert node._keeper._running, "which is fetched all the same, should somebody else have it"
+
+    contained(work)
+
+
+def test_one_link_waits_for_a_few_copies_and_is_busy_for_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(links, "COPIES", 2)
+
+    async def work() -> None:
+        async with Swarm(tmp_path) as swarm:
+            node = await swarm.peer("keeper", accept_uploads=MIB, folder=tmp_path / "keeper")
+            caller = await Caller.dial(node._links.me.listen["tcp"])
+            await caller.hello("5f" * 16)
+            answers = []
+            for number in range(4):
+                heard = await caller.ask({"op": "replicate", "id": f"{number + 1:064x}", "name": "x", "size": 10, "seq": number + 2})
+                assert heard is not None
+                answers.append(heard[0].get("state") or heard[0]["error"])
+            assert answers == ["accepted", "accepted", "busy", "busy"]
+            assert len(node._keeper._running) == 2
+            caller.hang_up()
+            await until(lambda: not node._links._tasks)
 
     contained(work)
