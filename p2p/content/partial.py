@@ -85,6 +85,8 @@ class PartialContent:
         self.geometry = Geometry(manifest.size, manifest.piece_length)
         self.folder = folder
         self.resumed = False
+        self.made = False
+        """Whether something of it may lie on the disk: it was made, or found."""
         name = local_part(manifest.name, top=True)
         stem = stem_of(name, content_id)
         self.target = folder / name
@@ -232,6 +234,7 @@ class PartialContent:
         if ours:
             self._tidy(lock, found[len(canonical) :])
             if self._state is _State.MOVED:
+                self.made = True
                 return
         self._check_target()
         self.resumed = os.path.lexists(self.part)
@@ -245,6 +248,7 @@ class PartialContent:
             raise DiskError(f"disk full: need {need:,} bytes, have {have:,}; cannot download to '{_shown(self.folder)}'")
         if not ours:
             replace_held(lock, canonical)
+        self.made = True
         self._files.make(new=not self.resumed)
 
     def _disown(self) -> NoReturn:

@@ -33,11 +33,12 @@ class Download:
         keep: bool = True,
         first: Link | None = None,
         admit: Callable[[Manifest], None] | None = None,
+        made: Callable[[], None] | None = None,
     ) -> None:
         """Without `keep` the content is served no more when it is whole.
 
         `first` is a link whose peer has the content, as when it asked us to keep a copy; `admit` sees its
-        manifest before anything is written, and raises what there is against it.
+        manifest before anything is written, and raises what there is against it; `made` is told when something of it may lie on the disk.
         """
         self.content = content
         self._folder = folder
@@ -46,6 +47,7 @@ class Download:
         self._keep = keep
         self._first = first
         self._admit = admit
+        self._made = made
         self._finder = tools.finder(content, self._wanted)
         self._search = ManifestSearch(content, tools.links, tools.pool, self._finder, self._progress, tools.policy.patience)
         self._fetching: Fetching | None = None
@@ -84,7 +86,11 @@ class Download:
         holding: Holding | None = None
         finished = False
         try:
-            await tools.pool.run(partial.open)
+            try:
+                await tools.pool.run(partial.open)
+            finally:
+                if self._made is not None and partial.made:
+                    self._made()
             self._warn_of_names(partial.renamed)
             have = await tools.pool.verify(partial, lambda done: self._progress("verifying", done))
             holding = Holding(self.content, manifest, data, have, partial, folder / manifest.name, tools.rng)

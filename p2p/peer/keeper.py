@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from p2p.disk import free_space
 from p2p.errors import DiskError, EnjambreError, Refused
 from p2p.frozen import frozen
-from p2p.model import ContentId, Manifest
+from p2p.model import ContentId, Manifest, is_loopback
 from p2p.peer.holding import Holding
 from p2p.peer.links import Link
 from p2p.peer.reports import Downloaded, Received, Report, Warned
@@ -18,7 +19,8 @@ from p2p.protocol.messages import Replicate
 
 AT_ONCE: Final = 8
 """Copies fetched at the same time; more are told to come later."""
-
+AT_ONCE_OF_ONE: Final = AT_ONCE // 2
+"""Of these, such as one host asked for; loopback, where many peers share a host, may have them all."""
 COPIES: Final = 10_000
 """Different contents that are kept, at most: each costs a file and a name even when it has no bytes."""
 ENTRY_COST: Final = 4096
@@ -35,14 +37,25 @@ class Allowance:
     entries: int
 
 
-FetchCopy = Callable[[ContentId, Path, Link, Callable[[Manifest], None]], Awaitable[Downloaded]]
-"""Fetch a content into a folder, beginning at a link; what is given last is asked before anything is written, and may raise `Refused`."""
+FetchCopy = Callable[[ContentId, Path, Link, Callable[[Manifest], None], Callable[[], None]], Awaitable[Downloaded]]
+"""Fetch a content into a folder, beginning at a link. The first of the two given last is asked before anything is written, and may raise
+`Refused`; the second is told when something of it may lie on the disk."""
+
+
+@dataclass(slots=True, eq=False)
+class _Copy:
+    """A copy that is being fetched: for which host, what it cost before (None: nothing), and how large it is, once it may take room."""
+
+    host: str
+    before: int | None
+    size: int | None = None
 
 
 class Keeper:
     """The copies that this peer keeps for others. All that was begun since it started counts against `quota`, in bytes; 0 accepts nothing.
 
-    A copy that failed counts too once its manifest has come: what came of it is still on the disk, for a later try of the same id.
+    While a copy is fetched it counts as large as was announced, and then as large as it is. One that failed counts too if it may have left
+    something on the disk, for a later try of the same id; and nothing if it may not.
     """
 
     def __init__(
@@ -60,16 +73,19 @@ class Keeper:
         self._report = report
         self._charged: dict[ContentId, int] = {}
         self._running: dict[ContentId, asyncio.Task[int]] = {}
+        self._copies: dict[ContentId, _Copy] = {}
+        """What is to be known of those that run."""
 
     @property
     def room(self) -> int:
-        """How many bytes are accepted now: what the quota leaves, and the disk has."""
+        """How many bytes are accepted now: what the quota leaves, and what the disk has besides what the copies that run will yet take."""
         if self._folder is None or not self._quota:
             return 0
         try:
-            return max(0, min(self._quota - sum(self._charged.values()), free_space(self._folder)))
+            free = free_space(self._folder) - sum(map(self._to_come, self._running))
         except DiskError:
             return 0
+        return max(0, min(self._quota - sum(self._charged.values()), free))
 
     def accept(self, link: Link, request: Replicate) -> Awaitable[object]:
         """Begin to fetch a copy; the result ends when it is verified. Raises `Refused`: `not_allowed`, `quota`, `busy`."""
@@ -82,18 +98,29 @@ class Keeper:
                 return _done()  # not before it has its final name, which the disk may still refuse it
             if held is not None:
                 raise Refused("busy", "this peer is fetching it already, for itself")
-            before = self._charged.get(request.id)
-            charged = before or 0
-            allowed = Allowance(request.size, max(FREE_ENTRIES, self.room // ENTRY_COST))
-            if request.size > self.room + charged or len(self._charged) >= COPIES:
-                raise Refused("quota", f"this peer has room for {self.room} bytes")
-            if len(self._running) >= AT_ONCE:
-                raise Refused("busy", f"{AT_ONCE} copies are being fetched; ask again later")
-            self._charged[request.id] = max(request.size, charged)
-            begun = asyncio.Event()
-            running = self._running[request.id] = asyncio.create_task(self._keep(self._folder, link, request, allowed, begun))
-            running.add_done_callback(lambda task: self._ended(request.id, task, before, begun=begun.is_set()))
+            running = self._begin(self._folder, link, request)
         return asyncio.shield(running)
+
+    def _begin(self, folder: Path, link: Link, request: Replicate) -> asyncio.Task[int]:
+        before, room = self._charged.get(request.id), self.room
+        charged = before or 0
+        if request.size > room + charged or len(self._charged) >= COPIES:
+            raise Refused("quota", f"this peer has room for {room} bytes")
+        if len(self._running) >= AT_ONCE:
+            raise Refused("busy", f"{AT_ONCE} copies are being fetched; ask again later")
+        if not is_loopback(link.host) and sum(copy.host == link.host for copy in self._copies.values()) >= AT_ONCE_OF_ONE:
+            raise Refused("busy", f"{AT_ONCE_OF_ONE} copies that your host asked for are being fetched; ask again later")
+        self._charged[request.id] = max(request.size, charged)
+        self._copies[request.id] = _Copy(link.host, before)
+        allowed = Allowance(request.size, max(FREE_ENTRIES, room // ENTRY_COST))
+        running = self._running[request.id] = asyncio.create_task(self._keep(folder, link, request, allowed))
+        running.add_done_callback(lambda task: self._ended(request.id, task))
+        return running
+
+    def _to_come(self, content: ContentId) -> int:
+        """Bytes that a copy that is being fetched may yet take on the disk."""
+        held = self._holdings.get(content)
+        return max(0, self._charged[content] - (held.bytes_here if held is not None else 0))
 
     async def close(self) -> None:
         """Stop fetching; what has come is kept for a later try."""
@@ -102,28 +129,33 @@ class Keeper:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _ended(self, content: ContentId, task: asyncio.Task[int], before: int | None, *, begun: bool) -> None:
-        """Count what was kept in the place of what was announced; what never began costs what it did `before`."""
+    def _ended(self, content: ContentId, task: asyncio.Task[int]) -> None:
+        """Count what may lie on the disk: what was kept, or what a copy that failed may have left; else what it cost before."""
         del self._running[content]
-        if task.cancelled():
-            return
-        fault = task.exception()  # reported where it was raised; the asker may be gone
-        if fault is None:
-            self._charged[content] = task.result()
-        elif not begun and before is None:
+        copy = self._copies.pop(content)
+        failed = task.cancelled() or task.exception() is not None  # reported where it was raised; the asker may be gone
+        cost = copy.size if failed else task.result()
+        if cost is None:
+            cost = copy.before
+        if cost is None:
             del self._charged[content]
-        elif not begun and before is not None:
-            self._charged[content] = before
+        else:
+            self._charged[content] = cost
 
-    async def _keep(self, folder: Path, link: Link, request: Replicate, allowed: Allowance, begun: asyncio.Event) -> int:
-        """Fetch a copy; returns its size in bytes. `begun` is set before the first byte is written."""
+    async def _keep(self, folder: Path, link: Link, request: Replicate, allowed: Allowance) -> int:
+        """Fetch a copy; returns its size in bytes."""
+        size = 0
 
         def admit(manifest: Manifest) -> None:
+            nonlocal size
             check_cost(manifest, allowed)
-            begun.set()
+            size = manifest.size
+
+        def made() -> None:
+            self._copies[request.id].size = self._charged[request.id] = size
 
         try:
-            copy = await self._fetch(request.id, folder, link, admit)
+            copy = await self._fetch(request.id, folder, link, admit, made)
         except EnjambreError as error:
             self._report(Warned(f"copy of {request.name} from {link.name}: {error}"))
             raise

@@ -110,6 +110,11 @@ class Link:
         self._flushing: asyncio.Task[None] | None = None
         self._pinging = asyncio.create_task(self._ping())
 
+    @property
+    def host(self) -> str:
+        """Where the other side is, as the socket says."""
+        return self.wire.remote.host
+
     def address(self, transport: str) -> Address:
         """Where this peer listens for a transport. Raises `KeyError` if it does not."""
         return Address(self.wire.remote.host, self.listen[transport])

@@ -337,8 +337,10 @@ class Node:
         self._report(result)
         return result
 
-    async def _fetch_copy(self, content: ContentId, folder: Path, link: Link, admit: Callable[[Manifest], None]) -> Downloaded:
-        done = await Download(content, folder, self._tools, first=link, admit=admit).run()
+    async def _fetch_copy(
+        self, content: ContentId, folder: Path, link: Link, admit: Callable[[Manifest], None], made: Callable[[], None]
+    ) -> Downloaded:
+        done = await Download(content, folder, self._tools, first=link, admit=admit, made=made).run()
         holding = self._serving.holdings.get(content)
         if holding is not None:
             try:

@@ -120,6 +120,28 @@ def test_what_a_peer_will_not_keep_is_refused(tmp_path: Path, room: int, size: i
     contained(work)
 
 
+def test_a_copy_that_another_file_of_its_name_keeps_away_costs_no_room(tmp_path: Path) -> None:
+    """As the second version of an image, put on a peer that keeps the first."""
+
+    async def work() -> None:
+        async with Swarm(tmp_path) as swarm:
+            node, origin = await keeper(swarm, "keeper", 100_000), await swarm.peer("origin")
+            old_file(tmp_path / "keeper" / "x.bin", b"the first version")
+            shared = await origin.share(old_file(tmp_path / "x.bin", DATA[:80_000]))
+            link = await origin.link_to(node.peer, Address("127.0.0.1", node._links.me.listen["tcp"]))
+            for _ in range(2):
+                with pytest.raises(Refused) as refused:
+                    await link.replicate(Replicate(id=shared.id, name="x.bin", size=80_000), lambda: None)
+                assert refused.value.code == "disk"
+                assert node._keeper.room == 100_000
+            assert [entry.name for entry in (tmp_path / "keeper").iterdir()] == ["x.bin"]
+            (tmp_path / "keeper" / "x.bin").unlink()
+            await link.replicate(Replicate(id=shared.id, name="x.bin", size=80_000), lambda: None)
+            assert node._keeper.room == 20_000
+
+    contained(work)
+
+
 class SilentKeeper(PlainPeer):
     """Accepts a copy and never fetches it."""
 

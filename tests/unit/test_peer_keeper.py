@@ -21,13 +21,17 @@ from tests.virtual_time import in_virtual_time
 class FakeLink:
     name = "origin"
 
+    def __init__(self, host: str = "10.0.0.7") -> None:
+        self.host = host
+
 
 class FakeHolding:
     """A content that is here, all of it or some."""
 
-    def __init__(self, *, full: bool, whole: bool = True) -> None:
+    def __init__(self, *, full: bool, whole: bool = True, bytes_here: int = 0) -> None:
         self.have = self
         self.full = full
+        self.bytes_here = bytes_here
         self.whole = asyncio.Event()
         if whole:
             self.whole.set()
@@ -44,15 +48,25 @@ class Scene:
         self.fetched: list[tuple[ContentId, int]] = []
         self.let_go = asyncio.Event()
         self.fault: Exception | None = None
-        self.manifest: Manifest | None = Manifest("x.bin", "file", "blake2b-256", 65536, (FileEntry("x.bin", 0),), (), ())
+        self.sized: int | None = None
+        """What the manifest says, if not what was announced."""
+        self.comes = True
+        """Whether the manifest comes."""
+        self.made = True
+        """Whether something lies on the disk then."""
         self.link: Any = FakeLink()
         self.keeper = Keeper(folder, quota, self.holdings, self.fetch, self.reports.append)
 
-    async def fetch(self, content: ContentId, folder: Path, link: Any, admit: Callable[[Manifest], None]) -> Downloaded:
+    async def fetch(
+        self, content: ContentId, folder: Path, link: Any, admit: Callable[[Manifest], None], made: Callable[[], None]
+    ) -> Downloaded:
         most = self.keeper._charged[content]
         self.fetched.append((content, most))
-        if self.manifest is not None:
-            admit(self.manifest)
+        if self.comes:
+            size = most if self.sized is None else self.sized
+            admit(Manifest("x.bin", "file", "blake2b-256", 65536, (FileEntry("x.bin", size),), (), ()))
+            if self.made:
+                made()
         await self.let_go.wait()
         if self.fault is not None:
             raise self.fault
@@ -144,7 +158,7 @@ def test_a_copy_that_ends_before_its_manifest_came_costs_nothing(tmp_path: Path,
 
     async def work() -> None:
         scene = Scene(tmp_path, 100)
-        scene.fault, scene.manifest = fault, None
+        scene.fault, scene.comes = fault, False
         scene.let_go.set()
         for number in range(3):
             with pytest.raises(type(fault)):
@@ -159,11 +173,82 @@ def test_a_later_try_that_does_not_even_begin_leaves_what_is_on_the_disk_counted
         scene = Scene(tmp_path, 100)
         scene.fault = Unreachable("gone")
         scene.let_go.set()
-        for manifest in (scene.manifest, None):
-            scene.manifest = manifest
+        for comes in (True, False):
+            scene.comes = comes
             with pytest.raises(Unreachable):
                 await scene.keeper.accept(scene.link, ask(1, 60))
             assert scene.keeper.room == 40
+
+    in_virtual_time(work)
+
+
+def test_a_copy_that_fails_before_anything_of_it_is_on_the_disk_costs_nothing(tmp_path: Path) -> None:
+    """As when another file has its name: the second version of an image would use up the room of all."""
+
+    async def work() -> None:
+        scene = Scene(tmp_path, 100)
+        scene.fault, scene.made = DiskError("'x.bin' exists"), False
+        scene.let_go.set()
+        for number in range(3):
+            with pytest.raises(DiskError):
+                await scene.keeper.accept(scene.link, ask(number, 80))
+            assert scene.keeper.room == 100
+
+    in_virtual_time(work)
+
+
+def test_a_copy_counts_as_large_as_it_is_from_its_manifest_on_and_also_when_it_fails(tmp_path: Path) -> None:
+    async def work() -> None:
+        scene = Scene(tmp_path, 100)
+        scene.sized, scene.fault = 20, Unreachable("gone")
+        copy = scene.keeper.accept(scene.link, ask(1, 60))
+        assert scene.keeper.room == 40
+        await asyncio.sleep(0.1)
+        assert scene.keeper.room == 80
+        scene.let_go.set()
+        with pytest.raises(Unreachable):
+            await copy
+        assert scene.keeper.room == 80
+
+    in_virtual_time(work)
+
+
+def test_what_copies_that_run_have_yet_to_write_is_no_room_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work() -> None:
+        scene = Scene(tmp_path, 1024 * MIB)
+        monkeypatch.setattr(module, "free_space", lambda folder: 100 * MIB)
+        copy = scene.keeper.accept(scene.link, ask(1, 60 * MIB))
+        with pytest.raises(Refused) as refused:
+            scene.keeper.accept(scene.link, ask(2, 60 * MIB))
+        assert refused.value.code == "quota"
+        scene.holdings[ask(1).id] = FakeHolding(full=False, bytes_here=25 * MIB)
+        monkeypatch.setattr(module, "free_space", lambda folder: 75 * MIB)
+        assert scene.keeper.room == 40 * MIB, "what is written is counted by the disk"
+        scene.let_go.set()
+        await copy
+        assert scene.keeper.room == 75 * MIB
+
+    in_virtual_time(work)
+
+
+@pytest.mark.parametrize(("host", "most"), [("10.0.0.7", AT_ONCE // 2), ("fe80::7", AT_ONCE // 2), ("127.0.0.1", AT_ONCE)])
+def test_one_host_cannot_have_all_places_of_copies(tmp_path: Path, host: str, most: int) -> None:
+    async def work() -> None:
+        scene = Scene(tmp_path, 1000)
+        one: Any = FakeLink(host)
+        for number in range(most):
+            scene.keeper.accept(one, ask(number))
+        with pytest.raises(Refused) as refused:
+            scene.keeper.accept(one, ask(most))
+        assert refused.value.code == "busy"
+        if most < AT_ONCE:
+            other: Any = FakeLink("10.0.0.8")
+            scene.keeper.accept(other, ask(most))
+        scene.let_go.set()
+        await asyncio.sleep(0.1)
+        again = scene.keeper.accept(one, ask(most + 1))
+        await again
+        await scene.keeper.close()
 
     in_virtual_time(work)
 
@@ -243,7 +328,8 @@ def test_only_so_many_copies_are_fetched_at_once(tmp_path: Path) -> None:
     async def work() -> None:
         scene = Scene(tmp_path, 1000)
         for number in range(AT_ONCE):
-            scene.keeper.accept(scene.link, ask(number))
+            link: Any = FakeLink(f"10.0.0.{number}")
+            scene.keeper.accept(link, ask(number))
         with pytest.raises(Refused) as refused:
             scene.keeper.accept(scene.link, ask(AT_ONCE))
         assert refused.value.code == "busy"
