@@ -64,17 +64,22 @@ class Keeper:
         quota: int,
         holdings: Mapping[ContentId, Holding],
         fetch: FetchCopy,
+        here: Callable[[Holding], Awaitable[bool]],
         report: Callable[[Report], None],
     ) -> None:
+        """`here` looks whether a whole content still lies on the disk as it was, and withdraws it if not."""
         self._folder = folder
         self._quota = quota if folder is not None else 0
         self._holdings = holdings
         self._fetch = fetch
+        self._here = here
         self._report = report
         self._charged: dict[ContentId, int] = {}
         self._running: dict[ContentId, asyncio.Task[int]] = {}
         self._copies: dict[ContentId, _Copy] = {}
         """What is to be known of those that run."""
+        self._looks: dict[ContentId, asyncio.Task[bool]] = {}
+        """Contents that are being looked at."""
 
     @property
     def room(self) -> int:
@@ -95,11 +100,23 @@ class Keeper:
         running = self._running.get(request.id)
         if running is None:
             if held is not None and held.have.full and held.whole.is_set():
-                return _done()  # not before it has its final name, which the disk may still refuse it
+                return self._looked_at(held, link, request)  # not before it has its final name, which the disk may still refuse it
             if held is not None:
                 raise Refused("busy", "this peer is fetching it already, for itself")
             running = self._begin(self._folder, link, request)
         return asyncio.shield(running)
+
+    async def _looked_at(self, held: Holding, link: Link, request: Replicate) -> None:
+        """A copy that is here already, which is true only after a look: if it is not any more, it is fetched anew."""
+        look = self._looks.get(held.id)
+        if look is None:
+            look = self._looks[held.id] = asyncio.create_task(self._look(held))
+            look.add_done_callback(lambda _: self._looks.pop(held.id))
+        if not await asyncio.shield(look):
+            await self.accept(link, request)
+
+    async def _look(self, held: Holding) -> bool:
+        return await self._here(held)
 
     def _begin(self, folder: Path, link: Link, request: Replicate) -> asyncio.Task[int]:
         before, room = self._charged.get(request.id), self.room
@@ -124,7 +141,7 @@ class Keeper:
 
     async def close(self) -> None:
         """Stop fetching; what has come is kept for a later try."""
-        tasks = list(self._running.values())
+        tasks = [*self._running.values(), *self._looks.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -170,10 +187,3 @@ def check_cost(manifest: Manifest, allowed: Allowance) -> None:
     entries = len(manifest.files) + len(manifest.folders)
     if entries > allowed.entries:
         raise Refused("quota", f"it has {entries} files and folders, there is room for {allowed.entries}")
-
-
-def _done() -> asyncio.Future[None]:
-    """A copy that is here already."""
-    done = asyncio.get_running_loop().create_future()
-    done.set_result(None)
-    return done

@@ -108,7 +108,7 @@ class Node:
         self._serving = Serving(self._files_changed, settings.limit_up)
         self._lanes = Lanes(self._transports, self.peer)
         self._links = Links(Me(self.peer, settings.name, {}), self, self._serving, self._io, trace)
-        self._keeper = Keeper(settings.folder, settings.accept_uploads, self._serving.holdings, self._fetch_copy, report)
+        self._keeper = Keeper(settings.folder, settings.accept_uploads, self._serving.holdings, self._fetch_copy, self._still_here, report)
         self._announcer: Announcer | None = None
         self._watcher = Watcher(self, self._pool, report)
         self._tools = Tools(
@@ -301,6 +301,14 @@ class Node:
     def _files_changed(self, holding: Holding) -> None:
         if self._serving.holdings.get(holding.id) is holding:
             self.retract(holding.id, holding.path)
+
+    async def _still_here(self, holding: Holding) -> bool:
+        """Look at the files of a whole content; if one is not what it was, it is shared no more, as after a look of the watcher."""
+        storage = holding.storage
+        if isinstance(storage, SharedContent) and not await self._pool.run(storage.unchanged):
+            self._files_changed(holding)
+            self._watcher.forget(holding.path)
+        return self._serving.holdings.get(holding.id) is holding
 
     async def _announced_all(self) -> None:
         """Wait until the tracker knows what we have; not for ever, since it may be out of reach."""

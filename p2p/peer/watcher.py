@@ -81,6 +81,10 @@ class Watcher:
         fixed = [whole_path(path) for path in paths]
         await self._watch(lambda: fixed, ready, strict=True)
 
+    def forget(self, path: Path) -> None:
+        """What was shared from `path` was taken back by somebody else: whatever lies there at the next look is new."""
+        self._seen.pop(path, None)
+
     async def _watch(self, targets: Callable[[], list[Path]], ready: Callable[[], None], *, strict: bool = False) -> None:
         while True:
             began = time.monotonic()

@@ -11,10 +11,10 @@ import pytest
 
 from p2p.errors import NotFound, Refused
 from p2p.model import MIB, Address, PeerId
-from p2p.peer import errands
+from p2p.peer import errands, watcher
 from p2p.peer.errands import upload
 from p2p.peer.node import Node
-from p2p.peer.reports import Received, Uploaded
+from p2p.peer.reports import Received, Shared, Uploaded
 from p2p.protocol.messages import Replicate
 from p2p.protocol.tracker_messages import Source
 from tests.bad_peers import Message, PlainPeer, Sample, Talk
@@ -116,6 +116,35 @@ def test_what_a_peer_will_not_keep_is_refused(tmp_path: Path, room: int, size: i
             assert refused.value.code == code
             assert not (tmp_path / "keeper" / "x.bin").exists()
             assert not node._keeper._charged
+
+    contained(work)
+
+
+def test_a_copy_that_was_deleted_since_the_last_look_is_fetched_anew_and_stays_shared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watcher, "LOOK_TIME", 3600.0)
+    monkeypatch.setattr(watcher, "LOOK_MOST", 3600.0)
+
+    async def work() -> None:
+        async with Swarm(tmp_path) as swarm:
+            node, origin = await keeper(swarm, "keeper"), await swarm.peer("origin")
+            shared = await origin.share(old_file(tmp_path / "x.bin", DATA))
+            link = await origin.link_to(node.peer, Address("127.0.0.1", node._links.me.listen["tcp"]))
+            request, copy = Replicate(id=shared.id, name="x.bin", size=len(DATA)), tmp_path / "keeper" / "x.bin"
+            await link.replicate(request, lambda: None)
+            looked = asyncio.Event()
+            watching = asyncio.create_task(node.watch(tmp_path / "keeper", looked.set))
+            await looked.wait()
+            copy.unlink()
+            await link.replicate(request, lambda: None)
+            assert copy.read_bytes() == DATA
+            # What the watcher remembers of the first copy must not make it take back the second.
+            await node._watcher._look([copy], strict=False)
+            assert node.held_at(copy) == shared.id
+            assert not swarm.told("keeper", Shared)
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
 
     contained(work)
 

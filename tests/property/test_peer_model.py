@@ -269,7 +269,7 @@ class PeerMachine(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(list(FILES)))
     def spoil(self, name: str) -> None:
-        """The file changes under the peer, which finds out when it is asked for bytes of it."""
+        """The file changes under the peer, which finds out when it is asked for bytes of it, or for a copy."""
         content = self.what(self.content(name))
         if content is not None and content.data:
             with open(self.path / "share" / name, "ab") as file:
@@ -465,7 +465,11 @@ class PeerMachine(RuleBasedStateMachine):
                 await self.refused(talk, "quota", seq)
             else:
                 assert await talk.answer() == ({"ok": True, "state": "accepted", "seq": seq}, b"")
-                assert await talk.answer() == ({"ok": True, "state": "verified", "seq": seq}, b"")
+                if content in self.spoilt:  # which is looked for, and would be fetched anew if there were room
+                    await self.refused(talk, "quota", seq)
+                    await self.gone(content)
+                else:
+                    assert await talk.answer() == ({"ok": True, "state": "verified", "seq": seq}, b"")
 
         self.do(work())
 

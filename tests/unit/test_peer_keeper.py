@@ -28,6 +28,8 @@ class FakeLink:
 class FakeHolding:
     """A content that is here, all of it or some."""
 
+    id = ContentId("00" * 32)
+
     def __init__(self, *, full: bool, whole: bool = True, bytes_here: int = 0) -> None:
         self.have = self
         self.full = full
@@ -55,7 +57,18 @@ class Scene:
         self.made = True
         """Whether something lies on the disk then."""
         self.link: Any = FakeLink()
-        self.keeper = Keeper(folder, quota, self.holdings, self.fetch, self.reports.append)
+        self.looks = 0
+        self.deleted: set[ContentId] = set()
+        """Contents whose files are gone, which only a look shows."""
+        self.keeper = Keeper(folder, quota, self.holdings, self.fetch, self.look, self.reports.append)
+
+    async def look(self, held: Any) -> bool:
+        self.looks += 1
+        await asyncio.sleep(0.1)
+        gone = {content for content, other in self.holdings.items() if other is held} & self.deleted
+        for content in gone:
+            del self.holdings[content]
+        return not gone
 
     async def fetch(
         self, content: ContentId, folder: Path, link: Any, admit: Callable[[Manifest], None], made: Callable[[], None]
@@ -300,6 +313,41 @@ def test_what_is_here_already_is_verified_at_once_and_what_is_being_fetched_is_b
         with pytest.raises(Refused) as refused:
             scene.keeper.accept(scene.link, ask(2))
         assert refused.value.code == "busy"
+        assert scene.fetched == []
+
+    in_virtual_time(work)
+
+
+def test_what_is_not_here_any_more_is_not_called_verified_but_fetched_anew(tmp_path: Path) -> None:
+    """Between two looks of the watcher its files may be deleted, and whoever uploads wants a copy there and not a word."""
+
+    async def work() -> None:
+        scene = Scene(tmp_path, 100)
+        scene.holdings[ask(1).id] = FakeHolding(full=True)
+        scene.deleted.add(ask(1).id)
+        scene.let_go.set()
+        await asyncio.gather(*(scene.keeper.accept(scene.link, ask(1, 60)) for _ in range(3)))
+        assert [content for content, _ in scene.fetched] == [ask(1).id]
+        assert scene.looks == 1
+        scene.holdings[ask(2).id] = FakeHolding(full=True)
+        scene.deleted.add(ask(2).id)
+        with pytest.raises(Refused) as refused:
+            await scene.keeper.accept(scene.link, ask(2, 60))
+        assert refused.value.code == "quota"
+
+    in_virtual_time(work)
+
+
+def test_a_keeper_that_closes_looks_at_nothing_any_more(tmp_path: Path) -> None:
+    async def work() -> None:
+        scene = Scene(tmp_path, 100)
+        scene.holdings[ask(1).id] = FakeHolding(full=True)
+        waiting = asyncio.ensure_future(scene.keeper.accept(scene.link, ask(1, 60)))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        await scene.keeper.close()
+        await asyncio.gather(waiting, return_exceptions=True)
+        assert waiting.cancelled()
         assert scene.fetched == []
 
     in_virtual_time(work)
