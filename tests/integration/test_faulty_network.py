@@ -16,7 +16,7 @@ import pytest
 
 from p2p.errors import Refused, Unreachable
 from p2p.model import MIB, Address, ContentId, PeerId
-from p2p.peer import download, finder, links, manifests, wire
+from p2p.peer import fetching, finder, links, manifests, wire
 from p2p.peer.node import Node
 from p2p.peer.reports import Progress, SessionChanged, Shared
 from p2p.peer.tracker_client import TrackerClient
@@ -39,7 +39,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "STALL_TIME", 1.5)
     monkeypatch.setattr(links, "ANSWER_TIME", 1.0)
     monkeypatch.setattr(links, "PING_TIME", 0.7)
-    monkeypatch.setattr(download, "SLOWEST", 64 * MIB)
+    monkeypatch.setattr(fetching, "SLOWEST", 64 * MIB)
     monkeypatch.setattr(finder, "RETRY_TIME", 0.02)
     for module in (finder, manifests):
         monkeypatch.setattr(module, "EAGER_TIME", 0.05)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from p2p.model import MIB, Address
-from p2p.peer import download, lanes, wire
+from p2p.peer import fetching, lanes, wire
 from p2p.peer.reports import Downloaded
 from p2p.swarm.sources import Policy
 from tests.effort import times
@@ -27,7 +27,7 @@ DATA = random.Random(3).randbytes(1_500_000)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "STALL_TIME", 2.0)
     monkeypatch.setattr(lanes, "SILENT_TIME", 1.0)
-    monkeypatch.setattr(download, "SLOWEST", 64 * MIB)
+    monkeypatch.setattr(fetching, "SLOWEST", 64 * MIB)
 
 
 def fetch(tmp_path: Path, faults: Callable[[int], Fault], data: bytes = DATA) -> Downloaded:

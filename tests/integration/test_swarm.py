@@ -15,7 +15,7 @@ from p2p.content.scan import Fingerprint
 from p2p.content.shared import fingerprints
 from p2p.errors import NotFound, Unreachable
 from p2p.model import MIB, Manifest
-from p2p.peer import download
+from p2p.peer import download, fetching
 from p2p.peer import node as node_module
 from p2p.peer.errands import info, resolve
 from p2p.peer.node import Node
@@ -376,7 +376,7 @@ def test_case_51_a_peer_that_sends_at_a_very_low_rate_stops_at_once(tmp_path: Pa
 def test_a_thin_link_shared_by_several_receivers_wastes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A block of 1 MiB takes four seconds here, and four times as long as the policy waits: it comes all the same, and once."""
     monkeypatch.setattr(node_module, "choose_piece_length", lambda size: MIB)
-    monkeypatch.setattr(download, "SLOWEST", MIB // 10)
+    monkeypatch.setattr(fetching, "SLOWEST", MIB // 10)
 
     async def work() -> None:
         async with Swarm(tmp_path) as swarm:
