@@ -63,7 +63,7 @@ class Shelf:
         if span.piece in self.refuse:
             raise Refused(self.refuse[span.piece], "no")
 
-    def pace(self, count: int) -> None:
+    def pace(self, count: int, who: str) -> None:
         time.sleep(self.delay * count / 8192)
 
     def crawl(self) -> None:

@@ -111,5 +111,5 @@ class MemoryLane:
             if not count:
                 raise Unreachable("the other side's file became shorter")
             got += count
-            await asyncio.to_thread(self._listener.source.pace, count)
+            await asyncio.to_thread(self._listener.source.pace, count, self._who)
         return got

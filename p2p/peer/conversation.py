@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from functools import partial as bind
 from typing import Final
 
 from p2p.errors import EnjambreError, ProtocolError, Refused
@@ -95,7 +96,7 @@ async def _serve(wire: Wire, source: Source, reads: list[tuple[Read, int | None]
     try:
         async with source.blocks(who, reads[0][0].id, spans) as opened:
             answers = [wire.session.answer(ReadAnswer(), seq, files) for (_, seq), files in zip(reads, opened, strict=False)]
-            await wire.send([chunk for answer in answers for chunk in answer], source.pace)
+            await wire.send([chunk for answer in answers for chunk in answer], bind(source.pace, who=who))
         ahead.extendleft(Asked(read, seq) for read, seq in reversed(reads[len(opened) :]))
     except Refused as refused:
         await wire.send([wire.session.refuse(refused, reads[0][1])])

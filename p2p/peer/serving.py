@@ -12,20 +12,49 @@ from typing import Final
 
 from p2p.content.fileset import MAX_SPANS
 from p2p.errors import WIRE_CODES, DiskError, Refused
-from p2p.model import BlockSpan, ContentId, FileSpan, is_loopback
+from p2p.model import KIB, BlockSpan, ContentId, FileSpan, is_loopback
 from p2p.peer.holding import Holding
 from p2p.swarm.pace import Pace
-from p2p.swarm.uploads import Ticket, Uploads
+from p2p.swarm.uploads import SLOTS, Ticket, Uploads, host_of, least_rate
 from p2p.system import no_room
 
 DEAF_TIME: Final = 1.0
 """Seconds without a byte sent to anybody, while others wait, after which those being served give their slots away."""
+SLOW_TIME: Final = 2.5
+"""Seconds of which it is looked how much somebody took, while others wait. Less would take a slow receiver for a deaf one: where a kernel holds
+much of what is sent, it takes more only when a third of that has gone."""
 DEAF_MOST: Final = 64
-"""Sends that may go on beside the slots; each has a thread of its own. Over it, the oldest is given up."""
+"""Sends that may go on beside the slots; each has a thread. Over it, of those who take next to nothing the oldest is given up."""
 DEAF_OF_ONE: Final = 4
 """The same of one host, however many ids it says, before it is refused more; loopback, where many peers share a host, is not bounded so."""
 RENAME_TIME: Final = 5.0
 """Seconds that a request may wait while a finished download gets its final name."""
+_PACED: Final = 64 * KIB
+"""With an upload limit, the time that so many bytes take in each slot is the least of which it is looked how much somebody took."""
+
+
+class _Taker:
+    """A caller that is being sent something: how many sends it has under way, and the bytes that it took by all of them."""
+
+    __slots__ = ("sends", "taken")
+
+    def __init__(self) -> None:
+        self.sends = 0
+        self.taken = 0
+
+
+class _Send:
+    """One turn, from the request on: whose it is, and how much its caller had taken at the last look."""
+
+    __slots__ = ("before", "deaf", "looked_at", "taker", "who")
+
+    def __init__(self, who: str) -> None:
+        self.who = who
+        self.taker: _Taker | None = None
+        self.looked_at = 0.0
+        self.before = 0
+        self.deaf = False
+        """Whether it takes next to nothing."""
 
 
 class Serving:
@@ -37,11 +66,12 @@ class Serving:
         self._changed = changed
         self._uploads = Uploads()
         self._turns: dict[Ticket, asyncio.Future[None]] = {}
-        self._sending: dict[Ticket, str] = {}
-        """Who is being sent something, in a slot."""
-        self._deaf: dict[Ticket, str] = {}
-        """Who takes no bytes: it is sent on beside the slots, and gets nothing else until that has ended."""
-        self._tasks: dict[Ticket, asyncio.Task[object]] = {}
+        self._takers: dict[str, _Taker] = {}
+        self._sending: dict[_Send, None] = {}
+        """What is being sent in a slot."""
+        self._deaf: dict[_Send, None] = {}
+        """What is sent on beside the slots, to who takes too little; it gets nothing else until that has ended."""
+        self._tasks: dict[_Send, asyncio.Task[object]] = {}
         """In which task each of them is sent, as long as it was not given up."""
         self._moved_at = 0.0
         self._looking: asyncio.TimerHandle | None = None
@@ -64,38 +94,45 @@ class Serving:
         self._check_hears(who)
         if not holding.admits(who, spans[0].piece, crowded=self._uploads.crowded):
             raise Refused("busy", "while it has pieces that nobody has, and many ask, this seed sends what it suggests")
-        ticket = object()
+        ticket = _Send(who)
         began: float | None = None
+        sent = 0
         turn = self._turns[ticket] = asyncio.get_running_loop().create_future()
         try:
             self._admit(self._uploads.ask(who, ticket))
             self._look_soon()
             await turn
             self._check_hears(who)
-            self._sending[ticket] = who
+            self._begin(ticket)
             me = asyncio.current_task()
             if me is not None:
                 self._tasks[ticket] = me
-            began = self._moved_at = time.monotonic()
+            began = self._moved_at = ticket.looked_at = time.monotonic()
             with ExitStack() as stack:
                 opened = [await self._open(holding, spans[0], stack)]
                 opened += self._open_more(holding, spans[1:], opened, self._uploads.turn(who) - spans[0].length, stack)
                 yield opened
             for span in spans[: len(opened)]:
                 holding.served(who, span)
+                sent += span.length
         finally:
             if began is not None:
-                self._uploads.took(who, time.monotonic() - began)
+                self._uploads.took(who, time.monotonic() - began, sent)
+            self._end(ticket)
             del self._turns[ticket]
             self._tasks.pop(ticket, None)
             self._deaf.pop(ticket, None)
-            if self._sending.pop(ticket, None) is not None:  # who only waited has moved nothing
+            if ticket in self._sending:  # who only waited has moved nothing
+                del self._sending[ticket]
                 self._moved_at = time.monotonic()
             self._admit(self._uploads.done(ticket))
 
-    def pace(self, count: int) -> None:
-        """Keep the upload rate; called in the worker threads that send."""
+    def pace(self, count: int, who: str = "") -> None:
+        """Note that `who` took so many bytes, and keep the upload rate; called in the worker threads that send."""
         now = self._moved_at = time.monotonic()
+        taker = self._takers.get(who)
+        if taker is not None:
+            taker.taken += count  # two threads at once for one caller may lose a few: too little is noted, for once
         if not self._pace.rate:
             return
         with self._pacing:
@@ -109,12 +146,26 @@ class Serving:
         if self._looking is not None:
             self._looking.cancel()
 
+    def _begin(self, send: _Send) -> None:
+        taker = self._takers.get(send.who)
+        if taker is None:
+            taker = self._takers[send.who] = _Taker()
+        taker.sends += 1
+        send.taker = taker
+        send.before = taker.taken
+        self._sending[send] = None
+
+    def _end(self, send: _Send) -> None:
+        if send.taker is not None:
+            send.taker.sends -= 1
+            if not send.taker.sends:
+                del self._takers[send.who]
+
     def _check_hears(self, who: str) -> None:
-        """Raise `Refused("busy")` for who takes no bytes of what is being sent to it already."""
-        host = who.rpartition("@")[2]
-        deaf = list(self._deaf.values())
-        of_one = 0 if is_loopback(host) else sum(1 for other in deaf if other.rpartition("@")[2] == host)
-        if who in deaf or of_one >= DEAF_OF_ONE:
+        """Raise `Refused("busy")` for who does not take what is being sent to it already, or for one more of a host with several deaf."""
+        host = host_of(who)
+        of_one = 0 if is_loopback(host) else sum(1 for send in self._deaf if send.deaf and host_of(send.who) == host)
+        if of_one >= DEAF_OF_ONE or any(send.who == who for send in self._deaf):
             raise Refused("busy", "you do not take what is being sent to you")
 
     def _look_soon(self) -> None:
@@ -122,19 +173,50 @@ class Serving:
             self._looking = asyncio.get_running_loop().call_later(DEAF_TIME / 4, self._look)
 
     def _look(self) -> None:
-        """Let those who wait go first where nothing moves: a few who take no bytes must not keep everybody from theirs."""
+        """Let those who wait go first where nothing moves, and past who takes too little: a few must not keep everybody from theirs."""
         self._looking = None
         now = time.monotonic()
-        if self._uploads.waiting and now - self._moved_at > DEAF_TIME:
-            self._moved_at = now
-            self._deaf.update(self._sending)
-            going_on = [ticket for ticket in self._deaf if ticket in self._tasks]
-            for ticket in going_on[: max(0, len(going_on) - DEAF_MOST)]:
-                self._tasks.pop(ticket).cancel()
-            stuck, self._sending = list(self._sending), {}
-            for ticket in stuck:
-                self._admit(self._uploads.done(ticket))
+        if self._uploads.waiting:
+            if now - self._moved_at > DEAF_TIME:
+                self._moved_at = now
+                for send in self._sending:
+                    send.deaf = True
+                stuck = list(self._sending)
+            else:
+                stuck = self._slow(now)
+            self._pass_by(stuck)
         self._look_soon()
+
+    def _slow(self, now: float) -> list[_Send]:
+        """What goes too slowly in a slot, by what was taken since the last look at each. Finds out, too, who beside them is deaf by now."""
+        time_looked = max(SLOW_TIME, SLOTS * _PACED / self._pace.rate) if self._pace.rate else SLOW_TIME
+        found: list[_Send] = []
+        for send in [*self._deaf, *self._sending]:
+            seconds = now - send.looked_at
+            if send.taker is None or seconds < time_looked:
+                continue
+            rate = (send.taker.taken - send.before) / send.taker.sends / seconds
+            send.looked_at, send.before = now, send.taker.taken
+            host = host_of(send.who)
+            others = len([other for other in (*self._deaf, *found) if other.deaf and host_of(other.who) != host])
+            send.deaf = rate < least_rate(others, self._pace.rate)
+            if send not in self._sending:
+                continue
+            if send.deaf or (not found and len(self._deaf) < DEAF_MOST and self._uploads.outpaced(rate)):
+                found.append(send)
+        return found
+
+    def _pass_by(self, stuck: list[_Send]) -> None:
+        """Go on with these beside the slots. Of too many who take next to nothing, the oldest are given up."""
+        for send in stuck:
+            del self._sending[send]
+            self._deaf[send] = None
+        going_on = [send for send in self._deaf if send in self._tasks]
+        deaf = [send for send in going_on if send.deaf]
+        for send in deaf[: max(0, len(going_on) - DEAF_MOST)]:
+            self._tasks.pop(send).cancel()
+        for send in stuck:
+            self._admit(self._uploads.done(send))
 
     def _admit(self, tickets: list[Ticket]) -> None:
         for ticket in tickets:

@@ -41,8 +41,8 @@ class Source(Protocol):
         Entering waits for a free upload slot. Raises `Refused` for the first block: `not_found`, `bad_range`, `busy`.
         """
 
-    def pace(self, count: int) -> None:
-        """Told in a worker thread that `count` bytes were sent; sleeps to keep the upload rate."""
+    def pace(self, count: int, who: str) -> None:
+        """Told in a worker thread that `count` bytes were sent to `who`; sleeps to keep the upload rate."""
 
 
 class Control(Protocol):

@@ -5,6 +5,9 @@ its own, and the queues are served round robin: a peer that asks for a hundred b
 Ids cost nothing, hosts do: all callers of one host together have `SEATS` places in a round, so that one which says a hundred ids delays
 others by so many blocks, not by a hundred.
 
+A slot is for who takes what it is sent. Who takes next to nothing, or far less than another that waits, is sent the rest of its block
+beside the slots.
+
 While nobody waits, who takes what it gets at once gets several blocks in one turn: most of the cost of a small block is to begin it.
 """
 
@@ -15,7 +18,7 @@ from collections.abc import Hashable
 from typing import Final
 
 from p2p.errors import Refused
-from p2p.model import MAX_BLOCK
+from p2p.model import KIB, MAX_BLOCK
 
 SLOTS: Final = 4
 """Blocks sent at once. The sketch of a 16-peer swarm did as well with 3 or 4 as with any other number."""
@@ -30,7 +33,14 @@ TURN: Final = MAX_BLOCK
 QUICK: Final = 0.02
 """Seconds that a turn may take for the next one to have more than one block: by so much a newcomer may have to wait longer."""
 _REMEMBERED: Final = 256
-"""Peers known to be quick, at most."""
+"""Peers known to be quick, and peers of which the rate is known, at most."""
+
+LEAST_RATE: Final = 16 * KIB
+"""Bytes a second that who is being sent something must take while others wait. It is what a receiver expects of a sender."""
+_MOST_OTHERS: Final = 15
+"""So many make it a 256th, and not less: else a few bytes a second of many hosts would do."""
+OUTPACED: Final = 8
+"""Who takes less than the so manieth part of what another took, that waits now, leaves its slot to it."""
 
 Ticket = Hashable
 """Whatever the caller knows one request by."""
@@ -57,6 +67,8 @@ class Uploads:
         """Hosts in the order in which they are served, each as often as it has seats."""
         self._waiting = 0
         self._quick: dict[str, None] = {}
+        self._rates: dict[str, float] = {}
+        """Bytes a second at which peers took their last turns."""
 
     @property
     def waiting(self) -> int:
@@ -75,7 +87,7 @@ class Uploads:
 
     def ask(self, who: str, ticket: Ticket) -> list[Ticket]:
         """A request came from `who`. Raises `Refused("busy")` when it has too many waiting, or all have."""
-        host = _host_of(who)
+        host = host_of(who)
         line = self._lines.get(host) or _Line()
         queue = line.queues.get(who)
         if self._waiting >= WAITING_IN_ALL or (queue is not None and len(queue) >= WAITING_OF_ONE):
@@ -100,13 +112,22 @@ class Uploads:
         """How many bytes `who` may get in the turn that begins now; 0 is only the first block that it asked for."""
         return TURN if who in self._quick and not self._waiting else 0
 
-    def took(self, who: str, seconds: float) -> None:
-        """A turn of `who` has ended after so long."""
+    def took(self, who: str, seconds: float, count: int = 0) -> None:
+        """A turn of `who` has ended after so long, and `count` bytes were sent whole; 0 if it broke off."""
         self._quick.pop(who, None)
         if seconds <= QUICK:
             self._quick[who] = None
             if len(self._quick) > _REMEMBERED:
                 del self._quick[next(iter(self._quick))]
+        self._rates.pop(who, None)
+        if count:
+            self._rates[who] = count / max(seconds, 1e-6)
+            if len(self._rates) > _REMEMBERED:
+                del self._rates[next(iter(self._rates))]
+
+    def outpaced(self, rate: float) -> bool:
+        """Whether somebody waits who took its last turn so much faster that a slot of this rate would be better used by it."""
+        return any(self._rates.get(who, 0.0) > OUTPACED * rate for line in self._lines.values() for who in line.queues)
 
     def _forget(self, ticket: Ticket) -> None:
         for host, line in self._lines.items():
@@ -153,5 +174,16 @@ class Uploads:
         return admitted
 
 
-def _host_of(who: str) -> str:
+def least_rate(others: int, limit: int = 0) -> float:
+    """Bytes a second below which who is being sent something is to blame itself, and not our own link.
+
+    `others` are those of other hosts that are below it already: where several are, it may be our link that is thin, and each that is sent
+    something beside the slots makes it thinner for all. `limit` is our own upload rate, 0 for none.
+    """
+    least = min(LEAST_RATE, limit / (2 * SLOTS)) if limit else LEAST_RATE
+    return least / (1 + min(others, _MOST_OTHERS)) ** 2
+
+
+def host_of(who: str) -> str:
+    """The host of a caller, as `model.caller` writes it."""
     return who.rpartition("@")[2]

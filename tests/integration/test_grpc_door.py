@@ -353,7 +353,7 @@ def test_to_keep_our_own_rate_is_not_to_be_taken_nothing_from(act: Act, monkeypa
     monkeypatch.setattr(door, "STALL_TIME", 0.1)
 
     async def play(scene: Scene) -> None:
-        monkeypatch.setattr(scene.shelf, "pace", lambda _: time.sleep(0.4))
+        monkeypatch.setattr(scene.shelf, "pace", lambda _count, _who: time.sleep(0.4))
         assert await bytes_of(scene.read(BlockSpan(0, 0, 40_000))) == scene.shelf.data[:40_000]
 
     act(play)

@@ -392,3 +392,82 @@ def test_who_stalled_in_its_last_turn_is_not_quick_any_more(monkeypatch: pytest.
             assert len(opened) == 1
 
     contained(work)
+
+
+def test_case_25_who_takes_a_byte_now_and_then_by_many_ids_does_not_keep_an_honest_one_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SLOW_TIME", 0.3)
+
+    async def work() -> None:
+        scene, never, go, log = Scene(), asyncio.Event(), asyncio.Event(), list[str]()
+        go.set()
+        ids = [f"{number:032x}@10.0.0.66" for number in range(2 * SLOTS)]
+        slow = [asyncio.create_task(scene.send(who, never, log)) for who in ids]
+        await until(lambda: len(log) == SLOTS)
+        honest = asyncio.create_task(scene.send("honest@10.0.0.7", go, log))
+        async with asyncio.timeout(5):
+            while not honest.done():
+                for who in ids:
+                    scene.serving.pace(1, who)
+                await asyncio.sleep(0.02)
+        never.set()
+        await asyncio.gather(*slow, return_exceptions=True)
+        assert scene.serving._uploads.serving == scene.serving._uploads.waiting == 0
+        assert not scene.serving._takers
+        scene.serving.close()
+
+    contained(work)
+
+
+def test_one_that_takes_far_less_than_another_took_that_waits_leaves_its_slot_to_it_and_keeps_no_neighbour_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Receivers on a weak radio link beside others on a cable: each slow block would keep a slot for half a minute."""
+    monkeypatch.setattr(module, "SLOW_TIME", 0.2)
+
+    async def work() -> None:
+        scene, go, end, log = Scene(), asyncio.Event(), asyncio.Event(), list[str]()
+        go.set()
+        long = BlockSpan(0, 0, PIECE)
+        await scene.send("cable@10.0.0.7", go, log, long)
+        radio = [f"{number:032x}@10.0.0.{8 + number // 6}" for number in range(12)]
+        slow = [asyncio.create_task(scene.send(who, end, log, long)) for who in radio]
+        await until(lambda: len(log) == 1 + SLOTS)
+        async with asyncio.timeout(10):
+            fast = asyncio.create_task(scene.send("cable@10.0.0.7", go, log, long))
+            while not fast.done():
+                for who in radio:
+                    scene.serving.pace(3000, who)
+                await asyncio.sleep(0.02)
+            neighbour = asyncio.create_task(scene.send("neighbour@10.0.0.8", end, log, long))
+            await asyncio.sleep(0)
+            assert not neighbour.done(), "it is not refused for what others of its host do not take"
+        end.set()
+        await asyncio.gather(*slow, neighbour)
+        scene.serving.close()
+
+    contained(work)
+
+
+def test_where_all_are_slow_and_none_was_faster_few_more_than_the_slots_are_sent_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be our own link that is thin, and each more that is sent at once makes it thinner for all."""
+    monkeypatch.setattr(module, "SLOW_TIME", 0.2)
+
+    async def work() -> None:
+        scene, end, log = Scene(), asyncio.Event(), list[str]()
+        tasks = [asyncio.create_task(scene.send(f"p@10.0.1.{number}", end, log)) for number in range(100)]
+        link = 31 * 1024
+        began = time.monotonic()
+        told = began
+        while time.monotonic() - began < 2:
+            await asyncio.sleep(0.01)
+            now = time.monotonic()
+            share = int(link * (now - told) / len(log))
+            told = now
+            for who in log:
+                scene.serving.pace(share, who)
+        assert SLOTS <= len(log) <= 3 * SLOTS
+        end.set()
+        await asyncio.gather(*tasks)
+        scene.serving.close()
+
+    contained(work)

@@ -48,7 +48,7 @@ class NoSource:
         raise self.fault
         yield []
 
-    def pace(self, count: int) -> None:
+    def pace(self, count: int, who: str) -> None:
         pass
 
 

@@ -165,7 +165,7 @@ class GrpcDoor:
             who, content, blocks = call.asked()
             for block in blocks:
                 async with self._source.blocks(who, content, [block]) as (files,):
-                    await self._hand_over(call, block, files)
+                    await self._hand_over(call, who, block, files)
                 if not call.context.is_active():
                     return
             call.send(None)
@@ -180,7 +180,7 @@ class GrpcDoor:
             log.exception("a call ended by a fault of ours")
             call.end(type(error).__name__)
 
-    async def _hand_over(self, call: _Call, block: BlockSpan, files: list[FileSpan]) -> None:
+    async def _hand_over(self, call: _Call, who: str, block: BlockSpan, files: list[FileSpan]) -> None:
         """Let a thread send a block, and give up who takes nothing of it."""
         if sum(file.length for file in files) != block.length:
             raise OSError(errno.EIO, "a block is not as long as it was asked for")
@@ -188,7 +188,7 @@ class GrpcDoor:
         watch = self._loop.call_later(STALL_TIME, self._look, call)
         try:
             # The files are in use until the thread is done with them.
-            await in_thread(self._senders, functools.partial(self._send, call, files), call.context.cancel)
+            await in_thread(self._senders, functools.partial(self._send, call, who, files), call.context.cancel)
         finally:
             watch.cancel()
             call.sending = False
@@ -203,7 +203,7 @@ class GrpcDoor:
 
     # -- in a thread that sends --------------------------------------------------------------------------------------------------------
 
-    def _send(self, call: _Call, files: list[FileSpan]) -> None:
+    def _send(self, call: _Call, who: str, files: list[FileSpan]) -> None:
         size = self._size_of(call.connection)
         try:
             buffer = self._buffers.pop()
@@ -216,7 +216,7 @@ class GrpcDoor:
                 if not call.context.is_active():
                     return
                 call.moved_at = math.inf  # to keep our own rate is not to take nothing
-                self._source.pace(len(part))
+                self._source.pace(len(part), who)
                 call.moved_at = time.monotonic()
                 size.took(call.moved_at - began)
         finally:
