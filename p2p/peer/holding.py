@@ -142,13 +142,12 @@ class Holding:
         """A block was sent."""
         self.sent += span.length
         key = self._callers.get(who)
-        if key is None:
-            return
-        self._sent_to[key] = self._sent_to.get(key, 0) + span.length
+        if key is not None:
+            self._sent_to[key] = self._sent_to.get(key, 0) + span.length
         if self._chooser is None:
             return
-        if span.offset + span.length == self.geometry.piece_size(span.piece):
-            self._chooser.served(key, span.piece)
+        last = span.offset + span.length == self.geometry.piece_size(span.piece)
+        if self._chooser.served(key, span.piece, whole=last):
             self._suggest()
 
     def verified(self, piece: int) -> None:

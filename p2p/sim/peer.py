@@ -343,8 +343,7 @@ class SimPeer:
         key, piece = transfer.client.key, transfer.block.piece
         self._done(transfer)
         last = transfer.block.offset + transfer.block.length == self.world.geometry.piece_size(piece)
-        if last and self._chooser is not None and key in self.links:
-            self._chooser.served(key, piece)
+        if self._chooser is not None and self._chooser.served(key if key in self.links else None, piece, whole=last):
             self._suggest()
 
     def _done(self, transfer: Transfer) -> None:

@@ -28,7 +28,8 @@ AHEAD_AT_LEAST: Final = 2
 LOOKED_AT: Final = 32
 """Receivers looked at for one piece of news: where a thousand want nothing that is left to give, that must cost little."""
 STALE: Final = 64
-"""A receiver that was sent nothing while so many pieces were sent to others does not follow: what was suggested to it is for others."""
+"""A receiver that was sent nothing while so many blocks were sent to others, linked or not, does not follow: what was suggested to it is
+for others. A count of pieces, or of what receivers were sent, would stand still where strangers keep the line full with parts of pieces."""
 
 
 @dataclass(slots=True)
@@ -37,10 +38,12 @@ class _Receiver:
     """Pieces it told of."""
     sent: int = 0
     """Pieces sent to it; it may leave before it tells of them."""
+    told: int = 0
+    """Pieces that were ever suggested to it; it may ask late for one that is for others by now."""
     open: dict[int, None] = field(default_factory=dict)
     """Pieces suggested to it and not sent yet."""
     since: int = 0
-    """How many pieces had been sent to anybody when it was last suggested or sent one."""
+    """How many blocks had been sent to anybody when it was last suggested or sent something."""
 
 
 class Chooser:
@@ -57,6 +60,9 @@ class Chooser:
         self._receivers: dict[PeerKey, _Receiver] = {}
         self._turns: OrderedDict[PeerKey, None] = OrderedDict()
         """Receivers that lack something, in the order in which they are suggested something next."""
+        self._idle: set[PeerKey] = set()
+        """Receivers that lack something and did not follow. Until they ask for something they are suggested nothing, and make no crowd: who
+        only links up and says that it has nothing must not keep the others from what they ask for."""
         self._holders: OrderedDict[PeerKey, None] = OrderedDict()
         """Receivers with open suggestions; who was suggested or sent something most recently is last."""
         self._open = 0
@@ -73,20 +79,28 @@ class Chooser:
         receiver.has = bits
         if bits == self._all:
             self._turns.pop(peer, None)
+            self._idle.discard(peer)
         for piece in [piece for piece in receiver.open if bits >> piece & 1]:
             self._close(peer, receiver, piece)
 
-    def served(self, peer: PeerKey, piece: int) -> None:
-        """The last block of a piece was sent to a receiver, suggested or not."""
-        self._given |= 1 << piece
+    def served(self, peer: PeerKey | None, piece: int, *, whole: bool = True) -> bool:
+        """A block, the last of its piece if `whole`, was sent to a receiver, suggested or not, or to one that is not linked (None).
+
+        Returns whether `choose` may find something now.
+        """
         self._served += 1
-        receiver = self._receivers.get(peer)
-        if receiver is not None:
-            receiver.sent |= 1 << piece
+        if whole and peer is not None:
+            self._given |= 1 << piece
+        receiver = None if peer is None else self._receivers.get(peer)
+        if peer is not None and receiver is not None:
             receiver.since = self._served
             if receiver.open:
                 self._holders.move_to_end(peer)
-            self._close(peer, receiver, piece)
+            self._wake(peer)
+            if whole:
+                receiver.sent |= 1 << piece
+                self._close(peer, receiver, piece)
+        return (whole and peer is not None) or self._stale() is not None
 
     def admits(self, peer: PeerKey, piece: int, *, crowded: bool) -> bool:
         """Whether to send `peer` a piece that it asks for. In a crowd it gets what was suggested to it, until every piece was given.
@@ -95,7 +109,10 @@ class Chooser:
         many blocks are asked for (`crowded`) and there are more receivers than get suggestions at a time.
         """
         receiver = self._receivers.get(peer)
-        if receiver is None or self._given == self._all or piece in receiver.open or receiver.sent >> piece & 1:
+        if receiver is None:
+            return True
+        self._wake(peer)
+        if self._given == self._all or (receiver.told | receiver.sent) >> piece & 1:
             return True
         if crowded and self._crowd:
             return False
@@ -109,6 +126,7 @@ class Chooser:
         if receiver is None:
             return
         self._turns.pop(peer, None)
+        self._idle.discard(peer)
         self._held.remove(receiver.has)
         self._take_back(peer, receiver)
         lost = self._held.nobody(receiver.has | receiver.sent)
@@ -160,6 +178,7 @@ class Chooser:
     def _note_open(self, peer: PeerKey, receiver: _Receiver, piece: int) -> None:
         self._given |= 1 << piece
         receiver.open[piece] = None
+        receiver.told |= 1 << piece
         receiver.since = self._served
         self._open += 1
         self._holders[peer] = None
@@ -179,9 +198,19 @@ class Chooser:
             self._close(peer, receiver, piece)
 
     def _take_back_stale(self) -> None:
-        while self._holders:
-            peer = next(iter(self._holders))
-            receiver = self._receivers[peer]
-            if self._served - receiver.since <= STALE:
-                return
-            self._take_back(peer, receiver)
+        while (peer := self._stale()) is not None:
+            self._take_back(peer, self._receivers[peer])
+            if peer in self._turns:
+                del self._turns[peer]
+                self._idle.add(peer)
+
+    def _stale(self) -> PeerKey | None:
+        """The one that was suggested or sent something longest ago, of those with open suggestions, if that is too long."""
+        peer = next(iter(self._holders), None)
+        return peer if peer is not None and self._served - self._receivers[peer].since > STALE else None
+
+    def _wake(self, peer: PeerKey) -> None:
+        """One that did not follow asks for something: it has its turn again, behind the others."""
+        if peer in self._idle:
+            self._idle.remove(peer)
+            self._turns[peer] = None

@@ -148,3 +148,25 @@ def test_what_each_peer_was_sent_is_counted_for_it_alone_and_until_it_leaves() -
         assert holding.sent_to(other.key) == 0
 
     play(work)
+
+
+def test_links_that_say_they_have_nothing_and_follow_nothing_do_not_keep_an_honest_one_from_a_crowded_seed() -> None:
+    """They hold all suggestions, and strangers of the same host, who need no link, keep the line full with parts of pieces."""
+
+    async def work(holding: Holding, link: FakeLink) -> None:
+        for piece in range(PIECES):
+            holding.have.add(piece)
+        holding.complete(holding.storage, holding.path)
+        for number in range(40):
+            idler: Any = FakeLink(f"idler {number}")
+            holding.heard(idler, Have(id=CONTENT, add=()))
+        honest: Any = FakeLink("honest")
+        holding.heard(honest, Have(id=CONTENT, add=()))
+        assert not any(have.suggest for _, have in honest.told)
+        assert not holding.admits("honest", 7, crowded=True)
+        for _ in range(1000):
+            holding.served("stranger", BlockSpan(0, 0, 1))
+        assert any(have.suggest for _, have in honest.told)
+        assert holding.admits("honest", 7, crowded=True), "nobody who follows is kept from anything by it"
+
+    play(work)

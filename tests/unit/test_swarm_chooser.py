@@ -186,3 +186,48 @@ def test_when_all_is_given_a_seed_of_few_falls_silent_and_a_seed_of_a_crowd_begi
     for piece in range(4):
         chooser.served(peers[0], piece)
     assert bool(chooser.choose()) == again
+
+
+def test_who_did_not_follow_makes_no_crowd_and_has_its_turn_again_behind_the_others_when_it_asks() -> None:
+    chooser = Chooser(200, Random(1))
+    idlers = [PeerKey(f"idler {number}") for number in range(AHEAD_IN_ALL // AHEAD_AT_LEAST + 1)]
+    for peer in idlers:
+        chooser.has(peer, 0)
+    chooser.choose()
+    chooser.has(A, 0)
+    assert not chooser.admits(A, 7, crowded=True)
+    suggested = set()
+    for _ in range(2 * (STALE + 1)):
+        if chooser.served(None, 0, whole=False):
+            suggested |= {peer for peer, _ in chooser.choose()}
+    assert A in suggested
+    assert chooser.admits(A, 7, crowded=True)
+    assert chooser.admits(idlers[3], 8, crowded=True)
+    assert [peer for peer, _ in chooser.choose()] == [A, idlers[3]]
+
+
+def test_who_asks_late_for_what_was_suggested_to_it_is_sent_it() -> None:
+    chooser = Chooser(200, Random(1))
+    peers = [PeerKey(str(number)) for number in range(AHEAD_IN_ALL)]
+    for peer in peers:
+        chooser.has(peer, 0)
+    (late, pieces), *_ = chooser.choose()
+    for _ in range(STALE + 1):
+        chooser.served(None, 0, whole=False)
+    chooser.choose()
+    for peer in peers:
+        chooser.admits(peer, 199, crowded=True)
+    stranger = next(piece for piece in range(200) if piece not in pieces)
+    assert chooser.admits(late, pieces[0], crowded=True)
+    assert not chooser.admits(late, stranger, crowded=True)
+
+
+def test_a_receiver_that_is_sent_a_long_piece_block_by_block_keeps_what_was_suggested_to_it() -> None:
+    chooser = Chooser(200, Random(1))
+    chooser.has(A, 0)
+    (piece, *rest) = chooser.suggest(A)
+    for number in range(4 * STALE):
+        chooser.served(None if number % 20 else A, piece, whole=False)
+    assert not set(rest) & {given for _, pieces in chooser.choose() for given in pieces}
+    chooser.has(B, 0)
+    assert not {piece, *rest} & set(chooser.suggest(B))
