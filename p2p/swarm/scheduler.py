@@ -72,7 +72,7 @@ class Scheduler:
         """Sources that are paused or that suggest: those that may be asked again only because time has passed."""
         self._banned: set[PeerKey] = set()
         self._now = now
-        self._patience = Patience(self._policy, now)
+        self._patience = Patience(self._policy, now, len(geometry.blocks(0)) if geometry.pieces else 1)
         self._off_trial: list[SourcePeer] = []
         """Peers that the last piece has proven good."""
         self._due: float | None = None
@@ -222,7 +222,7 @@ class Scheduler:
         entry = self._ledger.close(peer, block)
         if entry is None:
             return
-        self._patience.progress(now)
+        self._patience.arrived(now)
         self._arrived_at = now
         self._most = min(self._most + 1, self._policy.in_flight(self._geometry.block_length))
         source = self._sources.get(peer)
@@ -255,7 +255,7 @@ class Scheduler:
 
     def _verified(self, piece: int, now: float) -> None:
         self.have.add(piece)
-        self._patience.progress(now)
+        self._patience.verified(now)
         begun = self._end(self._begun.verified(piece))
         senders = [self._sources[peer] for peer in sorted(begun.senders & self._sources.keys())] if begun is not None else []
         self._off_trial = [source for source in senders if not source.proven]

@@ -41,8 +41,8 @@ class Policy:
     patience_alone: float = 10.0
     """The same when no peer is here, the tracker knows of none, and none has brought anything yet."""
     patience_offline: float = 900.0
-    """The same when no peer is here, and there may be some behind a network that is down. Whatever comes and goes, nothing useful for
-    this long is the end."""
+    """The same when no peer is here, and there may be some behind a network that is down. Whatever comes and goes, no piece that verifies
+    for this long is the end, but for where two pieces at the slowest rate take longer."""
     memory: int = 24 * MIB
     """Bytes that may be under way from all peers together; what bounds a peer's memory."""
 

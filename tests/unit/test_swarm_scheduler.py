@@ -169,6 +169,35 @@ def test_peers_without_end_that_bring_nothing_are_not_all_remembered() -> None:
     assert talk.scheduler.next_wakeup() == pytest.approx(IDLERS / 1000 - 0.001 + Policy().patience_alone), "nor do they give time"
 
 
+@pytest.mark.parametrize("blocks", [0, 3])
+def test_new_ids_that_send_corrupt_blocks_without_end_do_not_keep_a_download_alive(blocks: int) -> None:
+    """An id costs nothing, so each may come once, send a block of nonsense, and be banned for it."""
+    talk = Talk(1, blocks)
+    talk.tell(Listed(0))
+    ended = None
+    for number in range(2000):
+        peer, news = PeerKey(f"liar {number}"), talk.geometry.blocks(0)
+        wishes = talk.tell(PeerJoined(peer), PeerHas(peer, 1), at=5.0 * (number + 1))
+        wishes += [wish for block in news for wish in talk.tell(BlockArrived(peer, block))]
+        wishes += talk.tell(PieceCorrupt(0), PeerLeft(peer))
+        if any(isinstance(wish, GiveUp) for wish in wishes):
+            ended = talk.now
+            break
+    assert ended is not None
+    assert ended <= Policy().patience_offline + 5
+
+
+def test_a_piece_of_16_mib_at_the_slowest_rate_is_waited_for_even_by_the_impatient() -> None:
+    """It takes 17 minutes, and is no sign that nothing comes: each block does."""
+    talk = Talk(1, 16, policy=Policy(block_timeout=64.0, patience=96.0, patience_offline=5.0, window_least=1))
+    wishes = talk.meet(A)
+    for number in range(16):
+        (block,) = asked(wishes, A)
+        wishes = talk.tell(BlockArrived(A, block), at=63.0 * (number + 1))
+        assert not any(isinstance(wish, (GiveUp, Drop)) for wish in wishes)
+    assert talk.tell(PieceVerified(0))[-1] == Finished()
+
+
 def test_case_29_a_peer_of_which_nothing_has_verified_yet_has_few_pieces_begun() -> None:
     """What it sends may all be wrong, and the verdict takes its time."""
     talk = Talk(50)
