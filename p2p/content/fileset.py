@@ -93,6 +93,10 @@ class FileSet:
                     self._io.pwrite_all(fd, part, start)
             done += length
 
+    def scattered(self, offset: int, length: int) -> bool:
+        """Whether `opened` has to gather this range, which may take long: thousands of files are opened and read for it."""
+        return len(self._layout.sizes) > MAX_SPANS and self._layout.touched(offset, length) > MAX_SPANS
+
     @contextlib.contextmanager
     def opened(self, offset: int, length: int) -> Iterator[list[FileSpan]]:
         """Spans that together hold `length` bytes from `offset`; their descriptors stay open until the `with` ends.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -106,6 +106,10 @@ class Layout:
             offset += part
             length -= part
             at += 1
+
+    def touched(self, offset: int, length: int) -> int:
+        """How many files hold some of `length` bytes from `offset`, as far as that is inside the content."""
+        return bisect_left(self._starts, offset + length) - bisect_right(self._starts, offset) + 1
 
     def start(self, number: int) -> int:
         """Where the first byte of file `number` lies in the content. Raises `IndexError` for a file without bytes."""

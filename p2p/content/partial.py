@@ -174,6 +174,10 @@ class PartialContent:
         with self._files.open.opened(self.geometry.offset(block), block.length) as spans:
             yield spans
 
+    def scattered(self, block: BlockSpan) -> bool:
+        """Whether `opened` takes long for a block, since it lies in many files; else it opens a few, and reads nothing."""
+        return self._files.open.scattered(self.geometry.offset(block), block.length)
+
     def written(self) -> Bitmap:
         """The pieces that may hold bytes already, since they are not all hole. Raises `DiskError`."""
         return self._files.written()

@@ -55,6 +55,10 @@ class SharedContent:
         with self._files.opened(self.geometry.offset(block), block.length) as spans:
             yield spans
 
+    def scattered(self, block: BlockSpan) -> bool:
+        """Whether `opened` takes long for a block, since it lies in many files; else it opens a few, and reads nothing."""
+        return self._files.scattered(self.geometry.offset(block), block.length)
+
     def read(self, block: BlockSpan, into: memoryview) -> None:
         """Read `block` into the first bytes of `into`. Raises as `opened` does."""
         self.geometry.check(block)

@@ -34,6 +34,9 @@ class Storage(Protocol):
     def opened(self, block: BlockSpan) -> AbstractContextManager[list[FileSpan]]:
         """The file spans of a block, open while they are sent."""
 
+    def scattered(self, block: BlockSpan) -> bool:
+        """Whether it takes long to open a block, since it lies in many files; else it may be done in the loop."""
+
 
 class Holding:
     """A content that this peer has all or some of. `have` are its verified pieces, shared with the scheduler while it is fetched."""

@@ -7,6 +7,7 @@ import contextlib
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager
 from typing import Final
 
@@ -17,6 +18,7 @@ from p2p.peer.holding import Holding
 from p2p.swarm.pace import Pace
 from p2p.swarm.uploads import SLOTS, Ticket, Uploads, host_of, least_rate
 from p2p.system import no_room
+from p2p.workers import in_thread
 
 DEAF_TIME: Final = 1.0
 """Seconds without a byte sent to anybody, while others wait, after which those being served give their slots away."""
@@ -46,7 +48,7 @@ class _Taker:
 class _Send:
     """One turn, from the request on: whose it is, and how much its caller had taken at the last look."""
 
-    __slots__ = ("before", "deaf", "looked_at", "taker", "who")
+    __slots__ = ("before", "deaf", "gathering", "looked_at", "taker", "who")
 
     def __init__(self, who: str) -> None:
         self.who = who
@@ -55,6 +57,8 @@ class _Send:
         self.before = 0
         self.deaf = False
         """Whether it takes next to nothing."""
+        self.gathering = False
+        """Whether its block is still being gathered from many files: that it takes nothing is then not its own fault."""
 
 
 class Serving:
@@ -78,6 +82,8 @@ class Serving:
         self._pace = Pace(limit)
         self._pacing = threading.Lock()
         self._closing = threading.Event()
+        self._gatherers = ThreadPoolExecutor(SLOTS, thread_name_prefix="gather")
+        """Threads for blocks that lie in many files; each starts when needed."""
 
     def get(self, content: ContentId) -> Holding:
         """The holding of an id. Raises `Refused("not_found")`, the same for what does not exist and what is not shared."""
@@ -109,7 +115,7 @@ class Serving:
                 self._tasks[ticket] = me
             began = self._moved_at = ticket.looked_at = time.monotonic()
             with ExitStack() as stack:
-                opened = [await self._open(holding, spans[0], stack)]
+                opened = [await self._open(holding, spans[0], ticket, stack)]
                 opened += self._open_more(holding, spans[1:], opened, self._uploads.turn(who) - spans[0].length, stack)
                 yield opened
             for span in spans[: len(opened)]:
@@ -143,6 +149,7 @@ class Serving:
     def close(self) -> None:
         """Let nobody wait any more to keep a rate: this peer is stopping."""
         self._closing.set()
+        self._gatherers.shutdown(wait=False, cancel_futures=True)
         if self._looking is not None:
             self._looking.cancel()
 
@@ -180,7 +187,7 @@ class Serving:
             if now - self._moved_at > DEAF_TIME:
                 self._moved_at = now
                 for send in self._sending:
-                    send.deaf = True
+                    send.deaf = not send.gathering
                 stuck = list(self._sending)
             else:
                 stuck = self._slow(now)
@@ -193,7 +200,7 @@ class Serving:
         found: list[_Send] = []
         for send in [*self._deaf, *self._sending]:
             seconds = now - send.looked_at
-            if send.taker is None or seconds < time_looked:
+            if send.taker is None or send.gathering or seconds < time_looked:
                 continue
             rate = (send.taker.taken - send.before) / send.taker.sends / seconds
             send.looked_at, send.before = now, send.taker.taken
@@ -235,7 +242,7 @@ class Serving:
     ) -> Iterator[list[FileSpan]]:
         """Open as many blocks as `most` bytes allow, of no more files together than one block may have: files that are open are dear.
 
-        One that must be refused is so when it comes first in its turn.
+        One that must be refused is so when it comes first in its turn, and one that lies in many files is gathered then.
         """
         files = len(opened[0])
         for span in spans:
@@ -245,8 +252,14 @@ class Serving:
             with ExitStack() as one:
                 try:
                     self._check_here(holding, span)
-                    found = self._enter(holding, span, one)
                 except Refused:
+                    return
+                if holding.storage.scattered(span):
+                    return
+                try:
+                    found = self._enter(holding, span, one)
+                except Refused as refused:
+                    self._note_changed(holding, refused)
                     return
                 files += len(found)
                 if files > MAX_SPANS:
@@ -254,26 +267,42 @@ class Serving:
                 stack.push(one.pop_all())
                 yield found
 
-    async def _open(self, holding: Holding, span: BlockSpan, stack: ExitStack) -> list[FileSpan]:
+    async def _open(self, holding: Holding, span: BlockSpan, send: _Send, stack: ExitStack) -> list[FileSpan]:
         """Open a block's files. While a download gets its final name, which may take as long as a slow disk, the asker waits."""
         try:
-            return self._enter(holding, span, stack)
+            return await self._gather(holding, span, send, stack)
         except Refused as refused:
             if refused.code != "unavailable":
                 raise
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(RENAME_TIME):
                     await holding.whole.wait()
-            return self._enter(holding, span, stack)
+            return await self._gather(holding, span, send, stack)
 
-    def _enter(self, holding: Holding, span: BlockSpan, stack: ExitStack) -> list[FileSpan]:
+    async def _gather(self, holding: Holding, span: BlockSpan, send: _Send, stack: ExitStack) -> list[FileSpan]:
+        """Open a block's files: in a thread if they are many, for the loop would stand still for as long as it takes to read them."""
+        try:
+            if not holding.storage.scattered(span):
+                return self._enter(holding, span, stack)
+            send.gathering = True
+            try:
+                return await in_thread(self._gatherers, lambda: self._enter(holding, span, stack))
+            finally:
+                send.gathering = False
+                send.looked_at = self._moved_at = time.monotonic()
+        except Refused as refused:
+            self._note_changed(holding, refused)
+            raise
+
+    @staticmethod
+    def _enter(holding: Holding, span: BlockSpan, stack: ExitStack) -> list[FileSpan]:
         try:
             return stack.enter_context(holding.storage.opened(span))
-        except Refused as refused:
-            if refused.code == "not_found":
-                self._changed(holding)
-            raise
         except DiskError as error:
             if no_room(error):
                 raise Refused("busy", "this side has too many open files now; ask again later") from error
             raise Refused("disk", WIRE_CODES["disk"]) from error
+
+    def _note_changed(self, holding: Holding, refused: Refused) -> None:
+        if refused.code == "not_found":
+            self._changed(holding)

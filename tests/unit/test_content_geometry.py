@@ -116,3 +116,10 @@ def test_a_file_begins_where_the_one_before_it_ends() -> None:
     for empty in (1, 3, -1):
         with pytest.raises(IndexError):
             layout.start(empty)
+
+
+def test_the_number_of_files_of_a_range_is_told_without_a_look_at_each() -> None:
+    layout = Layout([FileEntry(f"{size}-{number}", size) for number, size in enumerate((0, 10, 0, 5, 1, 0, 7))])
+    for offset in range(layout.size):
+        for length in range(1, layout.size - offset + 1):
+            assert layout.touched(offset, length) == len(list(layout.slices(offset, length)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -15,12 +16,15 @@ from typing import Any
 import pytest
 
 from p2p.content.bitmap import Bitmap
+from p2p.content.shared import SharedContent, fingerprints
+from p2p.disk import open_read
 from p2p.errors import DiskError, Refused
 from p2p.model import BlockSpan, ContentId, FileEntry, FileSpan, Manifest
 from p2p.peer import serving as module
 from p2p.peer.holding import Holding
 from p2p.peer.serving import Serving
 from p2p.swarm.uploads import SLOTS
+from p2p.system import disk_io
 from tests.leaks import contained
 from tests.waiting import until
 
@@ -45,6 +49,9 @@ class FakeStorage:
             yield [FileSpan(0, 0, block.length)] * self.files
         finally:
             self.open -= 1
+
+    def scattered(self, block: BlockSpan) -> bool:
+        return False
 
 
 class Scene:
@@ -468,6 +475,95 @@ def test_where_all_are_slow_and_none_was_faster_few_more_than_the_slots_are_sent
         assert SLOTS <= len(log) <= 3 * SLOTS
         end.set()
         await asyncio.gather(*tasks)
+        scene.serving.close()
+
+    contained(work)
+
+
+async def _ticks(stop: asyncio.Event, longest: list[float]) -> None:
+    """Note the longest time for which the loop did not come round."""
+    last = time.monotonic()
+    while not stop.is_set():
+        await asyncio.sleep(0.005)
+        now = time.monotonic()
+        longest.append(now - last)
+        last = now
+
+
+def test_a_block_of_thousands_of_files_is_gathered_while_all_else_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [FileEntry(f"{number:05}", 20) for number in range(1000)]
+    (tmp_path / "tiny").mkdir()
+    for file in files:
+        (tmp_path / "tiny" / file.path).write_bytes(b"x" * file.size)
+    manifest = Manifest("tiny", "folder", "blake2b-256", PIECE, tuple(files), (), (bytes(32),))
+    slow = 0.001
+
+    def open_slowly(path: str) -> tuple[int, os.stat_result]:
+        time.sleep(slow)
+        return open_read(path)
+
+    monkeypatch.setattr("p2p.content.shared.open_read", open_slowly)
+    storage = SharedContent(manifest, tmp_path / "tiny", fingerprints(manifest, tmp_path / "tiny"), disk_io())
+
+    async def work() -> None:
+        scene = Scene()
+        scene.serving.holdings[CONTENT] = Holding(CONTENT, manifest, b"", Bitmap.all(1), storage, tmp_path / "tiny", Random(1))
+        stop, gaps = asyncio.Event(), list[float]()
+        ticking = asyncio.create_task(_ticks(stop, gaps))
+        began = time.monotonic()
+        block = BlockSpan(0, 0, 20 * len(files))
+        async with scene.serving.blocks("a", CONTENT, [block, block]) as opened:
+            took = time.monotonic() - began
+            stop.set()
+            await ticking
+            assert len(opened) == 1, "the next of them is gathered in a turn of its own"
+            ((span,),) = opened
+            os.lseek(span.fd, span.offset, os.SEEK_SET)
+            assert os.read(span.fd, span.length) == b"x" * 20 * len(files)
+        assert took >= slow * len(files)
+        assert len(gaps) > 20
+        assert max(gaps) < took / 2
+        cut = asyncio.create_task(scene.send("b", stop, [], block))
+        await asyncio.sleep(0)
+        cut.cancel()
+        await asyncio.gather(cut, return_exceptions=True)
+        (tmp_path / "tiny" / files[7].path).write_bytes(b"other")
+        with pytest.raises(Refused) as refused:
+            await scene.send("b", stop, [], block)
+        assert refused.value.code == "not_found"
+        assert scene.changed == [scene.serving.holdings[CONTENT]]
+        assert scene.serving._uploads.serving == 0
+        scene.serving.close()
+        storage.close()
+
+    contained(work)
+
+
+def test_to_gather_a_block_for_long_is_held_against_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "DEAF_TIME", 0.05)
+
+    async def work() -> None:
+        scene, go, log = Scene(), asyncio.Event(), list[str]()
+        read = threading.Event()
+
+        class Scattered(FakeStorage):
+            @contextmanager
+            def opened(self, block: BlockSpan) -> Iterator[list[FileSpan]]:
+                assert read.wait(10)
+                yield [FileSpan(0, 0, block.length)]
+
+            def scattered(self, block: BlockSpan) -> bool:
+                return True
+
+        storage: Any = Scattered()
+        scene.holding.storage = storage
+        go.set()
+        tasks = [asyncio.create_task(scene.send(f"{number:032x}@10.0.0.7", go, log)) for number in range(3 * SLOTS)]
+        await until(lambda: len(scene.serving._deaf) == 2 * SLOTS)
+        assert not any(send.deaf for send in scene.serving._deaf)
+        read.set()
+        await asyncio.gather(*tasks)
+        assert len(log) == 3 * SLOTS
         scene.serving.close()
 
     contained(work)
