@@ -49,7 +49,7 @@ class Download:
         self._admit = admit
         self._made = made
         self._finder = tools.finder(content, self._wanted)
-        self._search = ManifestSearch(content, tools.links, tools.pool, self._finder, self._progress, tools.policy.patience)
+        self._search = ManifestSearch(content, tools.links, tools.pool, self._finder, self._progress, tools.policy.patience, tools.rng)
         self._fetching: Fetching | None = None
         self.manifest: Manifest | None = None
 

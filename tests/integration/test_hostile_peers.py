@@ -95,6 +95,39 @@ def test_a_bad_peer_does_not_keep_a_download_from_its_end(tmp_path: Path, vice: 
     assert done.size == len(SAMPLE.data)
 
 
+class Slowly(kit.PlainPeer):
+    """Sends its manifest in crumbs, and breaks off in the middle as often as it is told to."""
+
+    vice = "slowly"
+    resets = 0
+
+    async def on_manifest(self, talk: kit.Talk, message: kit.Message) -> None:
+        data = self.sample.manifest
+        step = len(data) // 12
+        await talk.raw(kit.encoded({"ok": True, "seq": message.get("seq"), "body": len(data)}))
+        for at in range(0, len(data), step):
+            await asyncio.sleep(0.05)
+            if self.resets and at > len(data) * 0.9:
+                self.resets -= 1
+                talk.hang_up()
+                return
+            await talk.raw(data[at : at + step])
+
+
+@pytest.mark.parametrize(("peers", "resets"), [(6, 0), (1, 1)])
+def test_a_manifest_that_comes_slowly_is_waited_for_as_long_as_it_comes_and_asked_for_again_when_it_broke(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, peers: int, resets: int
+) -> None:
+    """Those who send are not those who say nothing: there, it makes room for others, and is never asked again."""
+    monkeypatch.setattr(manifests, "PATIENCE", 0.3)
+    monkeypatch.setattr(manifests, "HEDGE_TIME", 0.05)
+    slow = [Slowly(SAMPLE, f"slow {number}") for number in range(peers)]
+    for peer in slow:
+        peer.resets = resets
+    done, _ = meet(tmp_path, *slow)
+    assert done.size == len(SAMPLE.data)
+
+
 @pytest.mark.parametrize("vice", [kit.BitFlipper, kit.Liar, kit.Quitter, kit.OneByte, kit.LinkDropper], ids=lambda vice: vice.vice)
 def test_a_bad_peer_that_shares_large_pieces_with_honest_ones_is_survived(tmp_path: Path, vice: type[kit.PlainPeer]) -> None:
     done, _ = meet(tmp_path, vice(BIG), *honest(2, BIG))
