@@ -23,8 +23,8 @@ from p2p.workers import in_thread
 DEAF_TIME: Final = 1.0
 """Seconds without a byte sent to anybody, while others wait, after which those being served give their slots away."""
 SLOW_TIME: Final = 2.5
-"""Seconds of which it is looked how much somebody took, while others wait. Less would take a slow receiver for a deaf one: where a kernel holds
-much of what is sent, it takes more only when a third of that has gone."""
+"""Seconds of which it is looked how much somebody took, while others wait. Less would take a slow receiver for a deaf one: where a kernel
+holds much of what is sent, it takes more only when a third of that has gone."""
 DEAF_MOST: Final = 64
 """Sends that may go on beside the slots; each has a thread. Over it, of those who take next to nothing the oldest is given up."""
 DEAF_OF_ONE: Final = 4
