@@ -944,7 +944,8 @@ def test_case_52_a_tracker_with_100_000_contents_starts_quickly_after_a_kill(tmp
     finally:
         again.end()
     print(f"it listened after {took:.2f} s, of which the processor worked {used:.2f} s")
-    assert (used or took) < 2.0
+    # Coverage, which traces it, doubles the time. What grows with the square of the number would take minutes.
+    assert (used or took) < 8.0
 
 
 @posix_only

@@ -293,7 +293,8 @@ def test_case_52_start_with_100_000_contents_is_quick(file: Path, store: SqliteS
     with closing(SqliteStore(file, 0.0)) as again:
         took = time.process_time() - began
         assert again.totals().contents == 100_000
-    assert took < 2, f"{took:.2f} s of processor time"
+    # Under coverage, on a slow machine, it has taken 2.1 s. Time that grows with the square of the number would be minutes.
+    assert took < 8, f"{took:.2f} s of processor time"
 
 
 def test_a_store_is_opened_by_its_name(tmp_path: Path) -> None:
