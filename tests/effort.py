@@ -8,7 +8,8 @@ from typing import Final
 import pytest
 from hypothesis import HealthCheck, settings
 
-_TIMES: Final = float(os.environ.get("P2P_TEST_EXAMPLES", "1"))
+_ASKED: Final = os.environ.get("P2P_TEST_EXAMPLES")
+_TIMES: Final = float(_ASKED or "1")
 
 
 def times(count: int) -> int:
@@ -24,6 +25,14 @@ def limit(seconds: int) -> pytest.MarkDecorator:
 def examples(count: int = 100) -> settings:
     """So many examples, without a deadline: the machine that runs them may have other things to do."""
     return settings(max_examples=times(count), deadline=None)
+
+
+def statistics(count: int) -> settings:
+    """So many examples of what holds nearly always, as a bound on copies or time: the same in each run, others where more is asked for.
+
+    Drawn anew each time, the one swarm in thousands that is unlucky would fail a run in which nothing is wrong.
+    """
+    return settings(max_examples=times(count), deadline=None, print_blob=True, derandomize=not _ASKED)
 
 
 def stateful(count: int, steps: int = 50) -> settings:

@@ -17,6 +17,7 @@ from p2p.model import KIB, MIB
 from p2p.swarm.events import Failure
 from p2p.swarm.picker import numbers
 from p2p.swarm.sources import Policy
+from tests.effort import statistics
 from tests.unit.swarm_node import Node, Spec
 from tests.unit.swarm_world import World
 
@@ -128,7 +129,7 @@ def test_a_peer_with_memory_for_few_blocks_still_finishes(seed: int, memory: int
 
 
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=5, deadline=None)
+@statistics(5)
 def test_an_origin_sends_each_piece_about_once(seed: int) -> None:
     geometry = Geometry(12 * MIB, 64 * KIB)
     specs = [Spec("origin", (1 << geometry.pieces) - 1, False), *(Spec(f"fetcher{i}") for i in range(8))]
@@ -140,7 +141,7 @@ def test_an_origin_sends_each_piece_about_once(seed: int) -> None:
 
 
 @given(seed=st.integers(0, 2**32), served=st.integers(0, 60))
-@settings(max_examples=25, deadline=None)
+@statistics(25)
 def test_a_peer_that_stalls_delays_the_end_by_tail_patience_and_little_more(seed: int, served: int) -> None:
     for geometry in (Geometry(64 * 64 * KIB, 64 * KIB), Geometry(2 * 16 * MIB, 16 * MIB)):
         every = (1 << geometry.pieces) - 1
