@@ -25,6 +25,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent.parent
 DEADLINE = 20.0
 """Seconds that a test waits for an event or an end; what is right comes in a fraction of it."""
+SLACK = 3.0
+"""Seconds for a busy machine, besides the 2 s within which everything promises to stop."""
 
 Event = dict[str, Any]
 

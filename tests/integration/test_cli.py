@@ -19,8 +19,10 @@ from pathlib import Path
 
 import pytest
 
+from p2p.peer.announcer import LEAVE_TIME
 from tests.integration.processes import (
     ROOT,
+    SLACK,
     Ended,
     Running,
     clean_environment,
@@ -182,7 +184,7 @@ def test_a_download_can_go_on_as_a_seed(tmp_path: Path, tracker: Running, seed: 
         assert run_peer(tmp_path, "list", tracker=tracker.address).event("content")["seeds"] == 2
         code, seconds = second.stop()
     assert code == 143
-    assert seconds < 2.5
+    assert seconds < 2.0 + SLACK
     assert run_peer(tmp_path, "list", tracker=tracker.address).event("content")["seeds"] == 1
 
 
@@ -471,7 +473,7 @@ def test_case_51_a_serving_peer_stops_within_two_seconds_and_leaves_the_director
 ) -> None:
     exit_code, seconds = seed.stop(number)
     assert (exit_code, seed.err) == (code, "")
-    assert seconds < 2.5
+    assert seconds < 2.0 + SLACK
     assert run_peer(tmp_path, "peers", tracker=tracker.address).events == []
 
 
@@ -481,7 +483,7 @@ def test_case_51_a_tracker_stops_within_two_seconds(tmp_path: Path, number: sign
     with start_tracker(tmp_path, store=f"sqlite:{tmp_path / 'tracker.db'}") as tracker:
         exit_code, seconds = tracker.stop(number)
     assert (exit_code, tracker.err) == (code, "")
-    assert seconds < 2.5
+    assert seconds < 2.0 + SLACK
 
 
 @POSIX
@@ -496,7 +498,7 @@ def test_case_51_a_stopped_download_goes_on_from_where_it_was(tmp_path: Path, tr
                 pass
             exit_code, seconds = me.stop(number)
         assert (exit_code, me.err) == (code, "")
-        assert seconds < 2.5
+        assert seconds < 2.0 + SLACK
         assert not (tmp_path / "out" / "big.img").exists()
         done = run_peer(tmp_path, "download", "big.img", "-o", out, "--port", "0", tracker=tracker.address)
         assert done.code == 0, done.err
@@ -519,22 +521,30 @@ def test_case_51_a_command_that_waits_for_the_tracker_can_be_stopped(tmp_path: P
                 assert connection.recv(65536)
                 code, seconds = waiting.stop(signal.SIGINT)
     assert code == 130
-    assert seconds < 2.5
+    assert seconds < 2.0 + SLACK
     assert waiting.err == ""
 
 
 @POSIX
-def test_a_second_ctrl_c_does_not_wait_for_a_clean_stop(tmp_path: Path, tracker: Running, seed: Running) -> None:
-    """The tracker is frozen, so that leaving the directory takes its full time."""
+@pytest.mark.parametrize(
+    ("first", "second", "code"), [(signal.SIGTERM, signal.SIGINT, 130), (signal.SIGINT, signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"]
+)
+def test_a_second_signal_does_not_wait_for_a_clean_stop(
+    tmp_path: Path, tracker: Running, seed: Running, first: signal.Signals, second: signal.Signals, code: int
+) -> None:
+    """The tracker is frozen, so that leaving the directory takes its full time. A clean stop ends with the code of the first signal."""
     tracker.send(signal.SIGSTOP)
     try:
-        seed.send(signal.SIGINT)
+        began = time.monotonic()
+        seed.send(first)
         seed.event("stopped")
-        code, seconds = seed.stop(signal.SIGINT)
+        between = time.monotonic() - began
+        ended, seconds = seed.stop(second)
     finally:
         tracker.send(signal.SIGCONT)
-    assert code == 130
-    assert seconds < 1.0
+    assert seconds < 2.0 + SLACK
+    # A machine that pauses for longer than it takes to leave the directory tells nothing.
+    assert ended == code or between > LEAVE_TIME / 2
 
 
 @POSIX
@@ -714,7 +724,8 @@ def test_a_peer_whose_reader_left_leaves_the_directory_at_once(tmp_path: Path, t
     code, seconds = left_at_once(
         [*words, *(["--trace", "-"] if trace else [])], clean_environment(tmp_path / "s"), tracker.address, tmp_path, trace=trace
     )
-    assert (code, seconds < 2.5) == (1, True)
+    assert code == 1
+    assert seconds < 2.0 + SLACK
     assert run_peer(tmp_path, "peers", tracker=tracker.address).events == []
 
 

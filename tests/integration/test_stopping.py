@@ -17,12 +17,10 @@ import pytest
 from p2p.model import Address
 from p2p.peer.session_file import StoredSession, load_session, save_session
 from tests.integration.crashing import tree_of
-from tests.integration.processes import DEADLINE, Running, clean_environment, command, old_file, run_peer, start_peer, start_tracker
+from tests.integration.processes import DEADLINE, SLACK, Running, clean_environment, command, old_file, run_peer, start_peer, start_tracker
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 
-SLACK = 3.0
-"""Seconds for a busy machine, besides the 2 s that are promised."""
 STOPS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 HERE = ["--host", "127.0.0.1", "--port", "0"]
 WAITING = {

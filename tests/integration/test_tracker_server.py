@@ -38,6 +38,7 @@ from p2p.tracker.store.base import Caps, TrackerStore
 from p2p.tracker.store.memory import MemoryStore
 from p2p.tracker.store.sqlite import SqliteStore
 from tests.effort import limit, times
+from tests.integration.processes import SLACK
 from tests.unit.protocol_samples import right_object, wrong_objects
 
 if sys.platform != "win32":
@@ -179,12 +180,12 @@ def until(true: Callable[[], bool], what: str, seconds: float = 5.0) -> None:
         threading.Event().wait(0.005)
 
 
-def fresh_ping(running: Running) -> None:
+def fresh_ping(running: Running, seconds: float = 1.0) -> None:
     """A new client is still answered, and soon."""
     with closing(Client(running.address)) as client:
         began = time.monotonic()
         assert client.ask("ping") == {"ok": True}
-        assert time.monotonic() - began < 1.0
+        assert time.monotonic() - began < seconds
 
 
 # -- bad input ---------------------------------------------------------------------------------------------------------------------
@@ -672,7 +673,7 @@ def test_case_14_dozens_that_ask_without_end_and_read_little_leave_a_newcomer_it
         waits = []
         for _ in range(10):
             began = time.monotonic()
-            fresh_ping(running)
+            fresh_ping(running, seconds=5.0)  # one may wait for the machine; what the crowd costs shows in all ten, below
             waits.append(time.monotonic() - began)
     finally:
         stop.set()
@@ -802,7 +803,7 @@ def test_a_stop_takes_less_than_two_seconds_even_when_the_disk_is_locked(start: 
         other.execute("BEGIN IMMEDIATE")
         client.send(json.dumps({"op": "announce", "peer": PEER, "name": "p", "listen": {}}).encode() + b"\n")
         until(lambda: running.store.unsaved, "it waits for the disk")
-        assert running.stop() < 2
+        assert running.stop() < 2.0 + SLACK
     assert client.hear()["error"] == "unavailable"
     assert client.over()
 
@@ -821,7 +822,7 @@ def test_a_stop_writes_what_is_left_and_ends_connections_that_do_not_read(start:
     sender = threading.Thread(target=send)
     sender.start()
     until(lambda: held_up(running), "one does not read")
-    assert running.stop() < 2
+    assert running.stop() < 2.0 + SLACK
     sender.join(10)
     with closing(SqliteStore(tmp_path / "tracker.db", 0.0)) as again:
         assert again.totals()[:3] == (1, 0, 0)
@@ -958,7 +959,7 @@ def test_case_51_a_signal_stops_the_tracker_within_two_seconds_without_a_traceba
             client.announce(PEER, 1)
             began = time.monotonic()
             code, errors = tracker.end(how)
-            assert time.monotonic() - began < 2.5
+            assert time.monotonic() - began < 2.0 + SLACK
     finally:
         tracker.end()
     assert code == 128 + how
