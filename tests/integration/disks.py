@@ -59,8 +59,13 @@ def _run(*words: str | Path) -> None:
 
 def _mount(place: Path, *words: str | Path) -> None:
     place.mkdir(parents=True, exist_ok=True)
+    _run("mount", *words, place)
+
+
+def _mount_or_skip(place: Path, *words: str | Path) -> None:
+    """Mount a new disk. Where that cannot be done, as in most containers, the test cannot be run."""
     try:
-        _run("mount", *words, place)
+        _mount(place, *words)
     except OSError as error:
         pytest.skip(f"cannot mount here: {error}")
 
@@ -85,7 +90,7 @@ def _told_elsewhere(place: Path) -> Iterator[None]:
     `ip netns exec` and containers copy all mounts for as long as they run: a copy keeps a disk alive that was taken
     away here, and its device busy. With a shared mount above it, the copies hear of it (mount_namespaces(7)).
     """
-    _mount(place, "-t", "tmpfs", "-o", "size=64K", "tmpfs")
+    _mount_or_skip(place, "-t", "tmpfs", "-o", "size=64K", "tmpfs")
     try:
         _run("mount", "--make-shared", place)
         yield
@@ -106,6 +111,11 @@ def _let_go(image: Path) -> None:
         time.sleep(0.02)
 
 
+def bring_to_disk(place: Path) -> None:
+    """Wait until the kernel has written what it holds of the one disk at `place`. `os.sync()` would wait for all disks of the machine."""
+    _run("sync", "-f", place)
+
+
 def more_files(place: Path, files: int) -> None:
     """Give a disk in memory room for so many files."""
     _run("mount", "-o", f"remount,nr_inodes={files}", place)
@@ -114,7 +124,7 @@ def more_files(place: Path, files: int) -> None:
 @contextmanager
 def tmpfs(place: Path, size: int, *, files: int = 0) -> Iterator[Path]:
     """A disk in memory of `size` bytes, with room for so many `files` and folders (0: no limit)."""
-    _mount(place, "-t", "tmpfs", "-o", f"size={size}" + (f",nr_inodes={files}" if files else ""), "tmpfs")
+    _mount_or_skip(place, "-t", "tmpfs", "-o", f"size={size}" + (f",nr_inodes={files}" if files else ""), "tmpfs")
     try:
         yield place
     finally:
@@ -129,8 +139,12 @@ class Ext4:
     image: Path
 
     def mount(self, *options: str) -> None:
-        """Put it back, as after a reboot."""
-        _mount(self.place, "-o", ",".join(["loop", *options]), self.image)
+        """Put it back, as after a reboot. Raises `OSError` where that fails, though it was mounted before: a disk that was damaged, say."""
+        _mount(self.place, *self.words(*options))
+
+    def words(self, *options: str) -> list[str | Path]:
+        """What `mount` is told, besides the place."""
+        return ["-o", ",".join(["loop", *options]), self.image]
 
     def unmount(self) -> None:
         """Take it away; it must not be in use."""
@@ -162,7 +176,7 @@ def ext4(place: Path, image: Path, size: int, *, thin: bool = False) -> Iterator
     _run("mkfs.ext4", "-q", "-F", "-m", "0", *(["-O", "^has_journal", "-b", "4096"] if thin else ["-O", "has_journal"]), image)
     with _told_elsewhere(place):
         disk = Ext4(place / "disk", image)
-        disk.mount()
+        _mount_or_skip(disk.place, *disk.words())
         try:
             yield disk
         finally:
@@ -175,7 +189,7 @@ def overlay(place: Path, upper: Path) -> Iterator[Path]:
     below, work = place.with_name(f"{place.name}-below"), upper.with_name(f"{upper.name}-work")
     for folder in (below, upper, work):
         folder.mkdir()
-    _mount(place, "-t", "overlay", "-o", f"lowerdir={below},upperdir={upper},workdir={work}", "overlay")
+    _mount_or_skip(place, "-t", "overlay", "-o", f"lowerdir={below},upperdir={upper},workdir={work}", "overlay")
     try:
         yield place
     finally:

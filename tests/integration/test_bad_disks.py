@@ -16,6 +16,7 @@ from tests.integration.disks import (
     Ext4,
     Gate,
     Tree,
+    bring_to_disk,
     disk_message,
     disk_of,
     download,
@@ -242,13 +243,13 @@ def test_case_47_a_disk_that_takes_bytes_and_loses_them_later_gets_no_final_name
     Who syncs an overlay, as containers have it, in one call is not told what the disk below has lost.
     """
 
-    async def work(device: Path, out: Path) -> Ended:
+    async def work(disk: Path, device: Path, out: Path) -> Ended:
         gate = Gate(sample, 1)
         async with Swarm(tmp_path) as swarm, announced(swarm.address, gate):
             running = asyncio.create_task(download(swarm.address, sample.id, out, tmp_path / "s"))
             async with asyncio.timeout(20):
                 await gate.reached.wait()
-            os.sync()
+            await asyncio.to_thread(bring_to_disk, disk)
             fill_up(device)
             gate.opened.set()
             return await running
@@ -256,7 +257,7 @@ def test_case_47_a_disk_that_takes_bytes_and_loses_them_later_gets_no_final_name
     with tmpfs(tmp_path / "device", 4 * MIB) as device, ext4(tmp_path / "disk", device / "image", 16 * MIB, thin=True) as disk:
         with overlay(tmp_path / "over", disk.place / "upper") if below else nullcontext(disk.place) as place:
             out = place / "out"
-            said = disk_message(contained(lambda: work(device, out), 60))
+            said = disk_message(contained(lambda: work(disk.place, device, out), 60))
             assert "cannot sync" in said
             assert str(out) in said
             assert not (out / sample.name).exists()
@@ -278,7 +279,7 @@ def test_case_47_a_loss_that_another_program_was_told_of_first_is_seen_all_the_s
         async with Swarm(tmp_path) as swarm, announced(swarm.address, gate):
             running = asyncio.create_task(download(swarm.address, SAMPLE.id, out, tmp_path / "s"))
             await reaches(gate, out)
-            os.sync()
+            await asyncio.to_thread(bring_to_disk, out)
             fill_up(device)
             gate.let_through(LAST)
             await reaches(gate, out)

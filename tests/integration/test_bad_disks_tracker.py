@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import signal
 import socket
@@ -16,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.disks import OBEYS_MODES, disk_message, disk_of, ext4, fill_up, needs_disks, tmpfs
+from tests.integration.disks import OBEYS_MODES, bring_to_disk, disk_message, disk_of, ext4, fill_up, needs_disks, tmpfs
 from tests.integration.processes import SLACK, Ended, Running, clean_environment, command, run
 
 pytestmark = [*needs_disks, pytest.mark.timeout(120)]
@@ -145,7 +144,7 @@ def test_case_47_a_tracker_whose_disk_fails_promises_nothing_and_has_all_it_prom
         with tracker_on(store, tmp_path / "s") as tracker, client_of(tracker) as client:
             for _ in range(5):
                 assert client.announce() == "ok"
-            os.sync()
+            bring_to_disk(disk.place)
             getattr(disk, how)()
             announce_until(client, "unavailable", most=3)
             assert client.announce() == "unavailable"
