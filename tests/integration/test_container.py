@@ -45,8 +45,23 @@ def why_not() -> str:
 pytestmark = [
     pytest.mark.needs_root,
     pytest.mark.skipif(bool(why_not()), reason=why_not() or "never"),
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(1300),  # the first one fetches packages, three times if it must
 ]
+
+
+def fetched(words: Sequence[str], seconds: float, clear: Path) -> None:
+    """Run what fetches packages, up to three times and for so many seconds each, as `.ci/run` does; `clear` is removed before each try."""
+    for tries_left in (2, 1, 0):
+        shutil.rmtree(clear, ignore_errors=True)
+        try:
+            done = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=seconds, check=False)
+            said = (done.stdout + done.stderr)[-2000:]
+            if done.returncode == 0:
+                return
+        except subprocess.TimeoutExpired:
+            said = f"not done within {seconds:g} s"
+        assert tries_left, f"{words[0]}: {said}"
+        time.sleep(5)
 
 
 def make_base() -> Path:
@@ -59,11 +74,8 @@ def make_base() -> Path:
         if kept.exists():
             return kept
         folder, unfinished = cache / "base.new", cache / "base.new.tar"
-        shutil.rmtree(folder, ignore_errors=True)
         try:
-            command = ["debootstrap", "--variant=minbase", "--include=python3,python3-pip", SUITE, os.fspath(folder)]
-            done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=540, check=False)
-            assert done.returncode == 0, f"debootstrap: {(done.stdout + done.stderr)[-2000:]}"
+            fetched(["debootstrap", "--variant=minbase", "--include=python3,python3-pip", SUITE, os.fspath(folder)], 400, folder)
             for name in ("var/cache", "var/lib/apt", "usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info"):
                 shutil.rmtree(folder / name, ignore_errors=True)
             with tarfile.open(unfinished, "w") as tar:
@@ -267,7 +279,7 @@ def grpc_image(builder: Builder) -> str:
         wanted = tomllib.load(file)["project"]["optional-dependencies"]["grpc"]
     words = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--only-binary=:all:"]
     words += ["--python-version", "3.11", "--dest", os.fspath(wheels), *wanted]
-    subprocess.run(words, check=True, stdin=subprocess.DEVNULL, timeout=300)
+    fetched(words, 200, wheels)
     offline = ["--build-arg=PIP_NO_INDEX=1", "--build-arg=PIP_FIND_LINKS=/wheels", f"--volume={wheels}:/wheels:ro"]
     builder.build(GRPC_IMAGE, "--build-arg=TRANSPORT=grpc", *offline)
     return GRPC_IMAGE

@@ -51,6 +51,7 @@ def _is_endless(words: list[str]) -> bool:
     return any(word in FOREVER or word.endswith("/tracker") for word in words)
 
 
+@pytest.mark.timeout(300)  # `pip install` of the extra fetches packages
 def test_every_command_of_the_readme_works_as_it_stands(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(checkout)
     tracker, link = "", ""
@@ -61,7 +62,7 @@ def test_every_command_of_the_readme_works_as_it_stands(checkout: Path, monkeypa
             words = _line(command, tracker, link)
             print(words)
             if not _is_endless(words):
-                done = subprocess.run(words, cwd=checkout, env=environ, capture_output=True, text=True, timeout=120, check=False)
+                done = subprocess.run(words, cwd=checkout, env=environ, capture_output=True, text=True, timeout=240, check=False)
                 assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
                 ended.append((command, done))
                 continue
