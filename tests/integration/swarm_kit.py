@@ -12,13 +12,17 @@ import asyncio
 import dataclasses
 import os
 import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 from types import TracebackType
 from typing import Any, TypeVar
 
 from p2p.errors import Refused
-from p2p.model import Address, ContentId
+from p2p.model import MIB, Address, ContentId
 from p2p.peer.node import Node, NodeSettings
 from p2p.peer.reports import Report
 from p2p.peer.tracker_client import TrackerClient
@@ -30,6 +34,20 @@ from p2p.tracker.store import open_store
 from transports import load
 
 R = TypeVar("R", bound=Report)
+
+
+@contextmanager
+def folder_in_memory(otherwise: Path) -> Iterator[Path]:
+    """A folder on a disk in memory where the system has one with room, else `otherwise`: for a test that bounds what peers take.
+
+    A sync of a real disk waits for what others write to it, and other tests write gigabytes.
+    """
+    place = Path("/dev/shm")
+    if not place.is_dir() or shutil.disk_usage(place).free < 40 * MIB or not os.access(place, os.W_OK):
+        yield otherwise
+        return
+    with tempfile.TemporaryDirectory(prefix="enjambre-test-", dir=place) as folder:
+        yield Path(folder)
 
 
 def old_file(path: Path, data: bytes) -> Path:

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import time
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from p2p.peer.tracker_client import TrackerClient
 from p2p.protocol.tracker_messages import Announce, Login, LoginAnswer, Share
 from p2p.swarm.sources import Policy
 from tests import bad_peers as kit
-from tests.integration.swarm_kit import Swarm
+from tests.integration.swarm_kit import Swarm, folder_in_memory
 from tests.leaks import contained, open_descriptors
 from tests.waiting import until
 
@@ -28,6 +29,13 @@ QUICK = Policy(block_timeout=1.0, patience=2.5, patience_alone=0.7, patience_off
 SAMPLE = kit.Sample.random("image.bin", 2_000_000)
 BIG = kit.Sample("big.bin", kit.Sample.random("", 9 * MIB).data, piece_length=4 * MIB)
 """Its pieces have four blocks each, so that one piece comes from several peers."""
+
+
+@pytest.fixture
+def tmp_path(tmp_path: Path) -> Iterator[Path]:
+    """In memory, where the times of this file are not those of a busy disk."""
+    with folder_in_memory(tmp_path) as folder:
+        yield folder
 
 
 @pytest.fixture(autouse=True)

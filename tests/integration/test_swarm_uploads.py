@@ -39,7 +39,8 @@ def test_an_upload_puts_copies_on_other_peers_and_counts_them(tmp_path: Path) ->
             for name in ("k1", "k2", "k3"):
                 await keeper(swarm, name)
             await swarm.peer("no uploads")
-            origin = await swarm.peer("origin")
+            # Slow enough for the keepers to share what they have: without a limit it may be done before they know each other.
+            origin = await swarm.peer("origin", limit_up=2 * MIB)
             done: list[Any] = []
             result = await upload(origin, old_file(tmp_path / "x.bin", DATA), 3, done.append)
             assert result == done[-1]
