@@ -38,7 +38,8 @@ async def sharer(tmp_path: Path, **settings: Any) -> AsyncIterator[tuple[Swarm, 
             heard = await fresh.ask({"op": "ping", "seq": 1})
         assert heard is not None
         assert heard[0]["ok"]
-        assert time.monotonic() - began < 0.5, "the common rule: a fresh ping is answered afterwards"
+        # The common rule. What still works off the abuse takes longer; a pause of the machine does not.
+        assert time.monotonic() - began < 2, "a fresh ping is answered afterwards"
 
 
 def read(content: str, piece: object = 0, offset: object = 0, length: object = 1000) -> dict[str, object]:
@@ -115,7 +116,12 @@ def test_case_24_a_block_that_there_is_not_reads_nothing(tmp_path: Path, piece: 
             assert heard[0]["error"] == code
             assert heard[1] == b""
             assert node.sent(content) == 0
-            assert await caller.ended(0.3) == (code == "bad_range")
+            if code == "bad_range":
+                assert await caller.ended()
+            else:
+                heard = await caller.ask({"op": "ping", "seq": 8})
+                assert heard is not None
+                assert heard[0] == {"ok": True, "seq": 8}
 
     contained(work)
 
@@ -268,14 +274,14 @@ def test_a_link_that_reads_nothing_of_what_it_is_told_is_hung_up_on(tmp_path: Pa
         async with sharer(tmp_path) as (_, node, _, port):
             caller = await Caller.dial(port)
             await caller.hello("5f" * 16)
-            rng = Random(1)
+            rng, transport = Random(1), caller.writer.transport
+            assert isinstance(transport, asyncio.Transport)
+            transport.pause_reading()
             async with asyncio.timeout(20):
                 while node._links.all():
                     lines = b"".join(b'{"op":"have","id":"%064x","all":true}\n' % rng.getrandbits(256) for _ in range(200))
                     caller.writer.write(lines)
-                    await asyncio.sleep(0)
-                    if caller.writer.transport.get_write_buffer_size() > 8 * MIB:
-                        break
+                    await until(lambda: transport.get_write_buffer_size() < MIB or not node._links.all(), 20, "it is read or hung up on")
                     assert sum(len(link._outbox) for link in node._links.all()) <= links.OUTBOX
             caller.hang_up()
 
