@@ -212,4 +212,5 @@ def test_case_62_without_a_thread_a_commit_fails_as_unavailable_and_is_made_once
 
     asyncio.run(work())
     assert "Traceback" not in caplog.text
-    assert len(caplog.records) == 1
+    # In development mode asyncio complains too, of callbacks that are slow.
+    assert len([record for record in caplog.records if record.name.startswith("p2p")]) == 1

@@ -8,7 +8,6 @@ import json
 import os
 import random
 import socket
-import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -129,11 +128,16 @@ def test_a_fault_of_ours_ends_one_connection_and_is_logged_and_the_door_stays_op
             assert await reader.read() == b""
             writer.close()
             await writer.wait_closed()
-        await until(lambda: len(caplog.records) == 2)
+        await until(lambda: len(told(caplog)) == 2)
         await listener.close()
 
     contained(work)
-    assert all("fault of ours" in record.getMessage() for record in caplog.records)
+    assert all("fault of ours" in text for text in told(caplog))
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What our own code logged; in development mode asyncio complains too, of callbacks that are slow."""
+    return [record.getMessage() for record in caplog.records if record.name.startswith(("p2p", "transports"))]
 
 
 async def _told(listener: Listener, ask: bytes = b"") -> tuple[Any, asyncio.StreamWriter]:
@@ -274,7 +278,7 @@ def test_case_12_one_that_says_nothing_gives_way_to_a_newcomer_and_one_that_spok
 ) -> None:
     monkeypatch.setattr(tcp, "CONNECTIONS" if host == "127.0.0.1" else "CONNECTIONS_OF_ONE", 5)
     monkeypatch.setattr(tcp, "is_loopback", lambda _: host == "127.0.0.1")
-    monkeypatch.setattr(tcp, "SILENT_TIME", 0.2)
+    monkeypatch.setattr(tcp, "SILENT_TIME", 3600.0)
 
     async def work() -> None:
         listener = await TcpTransport(disk_io()).listen(NoSource(RuntimeError()), LOOPBACK)
@@ -284,8 +288,7 @@ def test_case_12_one_that_says_nothing_gives_way_to_a_newcomer_and_one_that_spok
         await until(lambda: len(listener._open) == 5)
         heard, early = await _told(listener)
         assert heard["error"] == "busy", "nobody was silent for long"
-        began = max(one.since for one in listener._open.values())
-        await until(lambda: time.monotonic() > began + 0.2)
+        monkeypatch.setattr(tcp, "SILENT_TIME", 0.0)  # now all are
         newcomers = [await _told(listener, PING) for _ in range(4)]
         assert [told["error"] for told, _ in newcomers] == ["unsupported"] * 4
         for reader, _ in silent:
