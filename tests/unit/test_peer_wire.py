@@ -39,7 +39,7 @@ async def connected() -> tuple[Wire, socket.socket]:
 
 
 def test_a_long_body_may_take_its_time_as_long_as_bytes_move(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "STALL_TIME", 0.5)
+    monkeypatch.setattr(module, "STALL_TIME", 2.0)  # no pause of a busy machine is so long
 
     async def work() -> None:
         loop = asyncio.get_running_loop()
@@ -49,10 +49,10 @@ def test_a_long_body_may_take_its_time_as_long_as_bytes_move(monkeypatch: pytest
         got = b""
         while len(got) < 5 + len(BODY):
             got += await loop.sock_recv(far, 65_536)
-            await asyncio.sleep(0.03)
+            await asyncio.sleep(0.1)
         await sending
         assert got == b"line\n" + BODY
-        assert loop.time() - began > 0.5, "longer than a stall"
+        assert loop.time() - began > 2.0, "longer than a stall"
         wire.close()
         far.close()
 
