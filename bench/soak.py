@@ -27,7 +27,7 @@ from bench.lab import Lab  # noqa: E402 (a script is started from anywhere)
 from bench.run import machine  # noqa: E402
 from bench.soaking import connections, swarms  # noqa: E402
 from bench.soaking.report import Outcome, table  # noqa: E402
-from bench.soaking.rig import Scale  # noqa: E402
+from bench.soaking.rig import Scale, many_descriptors  # noqa: E402
 
 SAVED: Final = ROOT / "docs/reliability/soak.json"
 Scenario = Callable[[Lab, Scale], AsyncIterator[Outcome]]
@@ -47,7 +47,7 @@ SCENARIOS: Final[dict[str, Scenario]] = {
 async def outcomes_of(name: str, scale: Scale, folder: str | None = None, say: Callable[[str], None] = print) -> list[Outcome]:
     """Run one scenario in a folder of its own."""
     found: list[Outcome] = []
-    with Lab.open(folder, 1, 1) as lab:
+    with many_descriptors(), Lab.open(folder, 1, 1) as lab:
         async for outcome in SCENARIOS[name](lab, scale):
             found.append(outcome)
             say(f"{outcome.scenario}, {outcome.target}: {'pass' if outcome.passed else 'FAIL'}")

@@ -17,7 +17,7 @@ from typing import Final
 from bench.lab import Lab
 from bench.soaking.crowds import Crowd, ask_once, churn
 from bench.soaking.report import Outcome
-from bench.soaking.rig import Rig, Scale, Target, healthy, measured, own_address, raise_descriptors, watched, within
+from bench.soaking.rig import Rig, Scale, Target, healthy, measured, own_address, watched, within
 
 FULL: Final = 45
 """Descriptors at which one that may have 64 takes nobody in any more: the rest is for those inside."""
@@ -46,7 +46,6 @@ def loaded(rig: Rig, lab: Lab, scale: Scale) -> list[Target]:
 
 async def idle(lab: Lab, scale: Scale) -> AsyncIterator[Outcome]:
     """Case 12: ten thousand connections that say one byte and then nothing, from many sources and from one."""
-    raise_descriptors()
     count = scale.pick(10_000, 1000)
     with Rig(lab) as rig:
         for target in loaded(rig, lab, scale):
@@ -75,7 +74,6 @@ async def _idle(scenario: str, target: Target, crowd: Crowd, count: int) -> Outc
 
 async def slow(lab: Lab, scale: Scale) -> AsyncIterator[Outcome]:
     """Case 13: a thousand clients that send one byte each five seconds, beside a healthy one that asks a hundred times a second."""
-    raise_descriptors()
     count, every = scale.pick(1000, 500), 5.0 if not scale.short else 1.0
     with Rig(lab) as rig:
         for target in loaded(rig, lab, scale):
@@ -98,7 +96,6 @@ async def slow(lab: Lab, scale: Scale) -> AsyncIterator[Outcome]:
 
 async def come_and_go(lab: Lab, scale: Scale) -> AsyncIterator[Outcome]:
     """Case 14: two thousand connections a second for a minute, some of which say something wrong before they go."""
-    raise_descriptors()
     rate, seconds = 2000.0, float(scale.pick(60, 2))
     with Rig(lab) as rig:
         for target in loaded(rig, lab, scale):
@@ -121,7 +118,6 @@ async def come_and_go(lab: Lab, scale: Scale) -> AsyncIterator[Outcome]:
 
 async def descriptors(lab: Lab, scale: Scale) -> AsyncIterator[Outcome]:
     """Case 60: 64 descriptors and 200 clients."""
-    raise_descriptors()
     seconds = float(scale.pick(10, 2))
     with Rig(lab) as rig:
         for target in loaded(rig, lab, scale):
@@ -165,7 +161,6 @@ async def _recovered(target: Target) -> float:
 
 async def flood(lab: Lab, scale: Scale) -> AsyncIterator[Outcome]:
     """Case 64: as many wrong lines as one process can send; the log stays short, and repeats none of them."""
-    raise_descriptors()
     seconds = float(scale.pick(30, 2))
     with Rig(lab) as rig:
         for target in loaded(rig, lab, scale):

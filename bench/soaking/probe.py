@@ -3,7 +3,8 @@
     probe.py HOST PORT RATE kept|fresh [CONTENT]
 
 Asks RATE times a second, on one connection that it keeps or on a fresh one each time: for a ping, or for a block of CONTENT. When its
-standard input ends it prints `{"times": […], "failed": N, "why": {…}}`: seconds that each answer took, how often there was none, and why.
+standard input ends, and it has asked once, it prints `{"times": […], "failed": N, "why": {…}}`: seconds that each answer took, how often
+there was none, and why.
 """
 
 from __future__ import annotations
@@ -68,13 +69,13 @@ class Asker:
 
 
 def main(host: str, port: int, rate: float, *, fresh: bool, content: str) -> None:
-    """Ask until standard input ends."""
+    """Ask until standard input ends, and once in any case."""
     asker = Asker(host, port, content)
     times: list[float] = []
     failed = 0
     why: dict[str, int] = {}
     due = time.monotonic()
-    while not select.select([sys.stdin], [], [], max(0.0, due - time.monotonic()))[0]:
+    while True:
         due = max(due + 1 / rate, time.monotonic() - 1.0)
         try:
             times.append(asker.ask(fresh=fresh))
@@ -83,6 +84,8 @@ def main(host: str, port: int, rate: float, *, fresh: bool, content: str) -> Non
             why[str(error)] = why.get(str(error), 0) + 1
             with contextlib.suppress(OSError):
                 asker.close()
+        if select.select([sys.stdin], [], [], max(0.0, due - time.monotonic()))[0]:
+            break
     asker.close()
     print(json.dumps({"times": times, "failed": failed, "why": why}))
 

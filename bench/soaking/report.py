@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -21,8 +22,8 @@ class Times:
 
     @classmethod
     def of(cls, seconds: Sequence[float], failed: int, why: Mapping[str, int]) -> Times:
-        """From single answers; all figures are 0 where there was none."""
-        ordered = sorted(1000 * one for one in seconds) or [0.0]
+        """From single answers. Where there was none no figure is a number, so that it keeps no bound."""
+        ordered = sorted(1000 * one for one in seconds) or [math.nan]
         return cls(
             len(seconds), ordered[len(ordered) // 2], ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)], ordered[-1], failed, why
         )

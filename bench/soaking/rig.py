@@ -211,11 +211,15 @@ async def watched(scenario: str, target: Target, **probe: bool) -> AsyncIterator
     outcome.check("p50 of a fresh ping afterwards, ms", fresh.p50, 100)
 
 
-def raise_descriptors() -> int:
-    """Let this process open as many as it may; returns how many."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+@contextlib.contextmanager
+def many_descriptors() -> Iterator[None]:
+    """Let this process, and what it starts, open as many as it may. Afterwards it has its own limit again, on which others may depend."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def own_address() -> str | None:

@@ -15,7 +15,7 @@ from bench.large import sparse
 from bench.soaking.connections import NOISE
 from bench.soaking.crowds import Crowd, Readers, Registered, ask_once, churn
 from bench.soaking.report import Outcome
-from bench.soaking.rig import Rig, Scale, Target, in_cgroup, measured, raise_descriptors, watched, within
+from bench.soaking.rig import Rig, Scale, Target, in_cgroup, measured, watched, within
 
 GIB: Final = 1 << 30
 PIECES: Final = 512
@@ -28,7 +28,6 @@ STACK: Final = 1 << 30
 
 async def herd(lab: Lab, scale: Scale) -> AsyncIterator[Outcome]:
     """Case 21: a tracker is killed and started again; thousands come back within a second. With and without a memory of them."""
-    raise_descriptors()
     count, rng = scale.pick(5000, 300), random.Random(21)
     for store in ("memory", f"sqlite:{lab.work}/herd.db"):
         with Rig(lab) as rig:
@@ -56,7 +55,6 @@ async def herd(lab: Lab, scale: Scale) -> AsyncIterator[Outcome]:
 
 async def memory(lab: Lab, scale: Scale) -> AsyncIterator[Outcome]:
     """Case 61: hundreds of readers of a large file in 256 MB, and that the size of the file does not matter."""
-    raise_descriptors()
     readers, seconds = scale.pick(500, 100), float(scale.pick(20, 3))
     sizes = (1, 10) if not scale.short else (1,)
     peaks: dict[int, float] = {}
@@ -82,7 +80,6 @@ async def memory(lab: Lab, scale: Scale) -> AsyncIterator[Outcome]:
 
 async def threads(lab: Lab, scale: Scale) -> AsyncIterator[Outcome]:
     """Case 62: no thread can be started; what needs one is refused, all else goes on, and with threads again all is well."""
-    raise_descriptors()
 
     def deep() -> None:
         resource.setrlimit(resource.RLIMIT_STACK, (STACK, resource.getrlimit(resource.RLIMIT_STACK)[1]))
@@ -122,7 +119,6 @@ def _address_space(target: Target) -> int:
 
 async def mixed(lab: Lab, scale: Scale) -> AsyncIterator[Outcome]:
     """Case 63: everything at once, for as long as was asked for, while peers are killed and others come."""
-    raise_descriptors()
     rng = random.Random(63)
     length = 12.0 if scale.short else scale.minutes * 60
     path = lab.random_file(lab.folder("shared") / "image.bin", 8)

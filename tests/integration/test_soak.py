@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import json
 import os
+import resource
 import signal
 import socket
 import sys
@@ -21,8 +22,8 @@ import pytest
 
 from bench.soak import outcomes_of
 from bench.soaking.report import Outcome
-from bench.soaking.rig import Scale
-from tests.integration.processes import old_file, start_peer, start_tracker
+from bench.soaking.rig import Scale, many_descriptors
+from tests.integration.processes import ROOT, clean_environment, old_file, run, start_peer, start_tracker
 
 pytestmark = [pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"), pytest.mark.timeout(120)]
 
@@ -50,6 +51,21 @@ def check_nothing_is_left(outcome: Outcome) -> None:
     assert found["bytes of log"] < 1 << 20
     assert found["tracebacks"] == 0
     assert found["pings that fail afterwards"] == 0
+
+
+def test_the_probe_asks_once_at_least(tmp_path: Path) -> None:
+    with start_tracker(tmp_path) as tracker:
+        words = [sys.executable, str(ROOT / "bench" / "soaking" / "probe.py"), "127.0.0.1", str(tracker.port), "100", "kept"]
+        done = run(words, clean_environment(tmp_path / "state"))
+    assert done.code == 0, done.err
+    assert len(json.loads(done.out)["times"]) == 1
+
+
+def test_a_soak_leaves_the_limit_of_descriptors_as_it_was() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with many_descriptors():
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (before[1], before[1])
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == before
 
 
 def test_case_12_thousands_of_idle_connections_to_a_peer_keep_nobody_out_and_are_ended_in_time(tmp_path: Path) -> None:

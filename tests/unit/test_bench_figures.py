@@ -15,6 +15,7 @@ from bench.figures import Figure, Yardstick, alternate
 from bench.plot import svg
 from bench.rivals import tools
 from bench.run import BENCHMARKS
+from bench.soaking.report import Outcome, Times
 
 FIGURE = Figure(
     "1 MiB, <one> sender",
@@ -53,6 +54,16 @@ def test_contenders_take_turns_to_go_first_and_the_first_round_does_not_count() 
 
 def test_a_figure_survives_being_written_as_json() -> None:
     assert Figure.from_json(json.loads(json.dumps(FIGURE.to_json()))) == FIGURE
+
+
+def test_a_latency_of_which_there_is_no_sample_keeps_no_bound() -> None:
+    outcome, some, none = Outcome("idle", "peer"), Times.of([0.001], 0, {}), Times.of([], 0, {})
+    outcome.check("p99, ms", some.p99, 20)
+    assert outcome.passed
+    for figure in (none.p50, none.p99, none.p99 - some.p99, some.p99 - none.p99):
+        outcome.checks.clear()
+        outcome.check("p99, ms", figure, 20)
+        assert not outcome.passed
 
 
 def test_the_plot_is_xml_with_a_bar_for_each_contender() -> None:
