@@ -26,9 +26,12 @@ from p2p.content.geometry import choose_piece_length
 from p2p.model import MIB
 from protos import transfer_pb2
 from tests.integration.processes import ROOT, Running, clean_environment, old_file, start_tracker
+from tests.leaks import KEPT_BY_GRPC
 
 pytestmark = pytest.mark.timeout(90)
 
+KEPT = KEPT_BY_GRPC
+"""What gRPC's core keeps for later: some of these clients run in this process."""
 SIZE = 20 * MIB + 4321
 SERVICE = "enjambre.transfer.v1.Transfer"
 
