@@ -13,6 +13,7 @@ import json
 import os
 import queue
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -187,6 +188,18 @@ class Running:
         with contextlib.suppress(ValueError):
             for raw in stream:
                 self._err.append(raw.decode(errors="replace"))
+
+
+@contextlib.contextmanager
+def held_port() -> Iterator[int]:
+    """A port of loopback at which nobody listens, and which the system gives to nobody. Whoever is told it may listen (`p2p/accept.py`)."""
+    with socket.socket() as holder:
+        if os.name == "posix":
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("127.0.0.1", 0))
+        if os.name != "posix":  # there no two sockets may have one port
+            holder.close()
+        yield holder.getsockname()[1]
 
 
 @contextlib.contextmanager

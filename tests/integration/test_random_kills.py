@@ -14,7 +14,17 @@ import pytest
 
 from tests.effort import limit, times
 from tests.integration.crashing import BLOCK, pieces_asked, share, window
-from tests.integration.processes import DEADLINE, Running, clean_environment, command, events_of, old_file, start_peer, start_tracker
+from tests.integration.processes import (
+    DEADLINE,
+    Running,
+    clean_environment,
+    command,
+    events_of,
+    held_port,
+    old_file,
+    start_peer,
+    start_tracker,
+)
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="SIGKILL is a thing of POSIX")
 
@@ -123,20 +133,19 @@ def test_case_49_three_downloads_finish_though_the_only_seed_is_killed_at_random
     data = rng.randbytes(SIZE)
     path = old_file(tmp_path / "share" / "image.bin", data)
     kills = times(3)
-    with start_tracker(tmp_path, "--ttl", "3") as tracker, contextlib.ExitStack() as seeds:
+    with held_port() as port, start_tracker(tmp_path, "--ttl", "3") as tracker, contextlib.ExitStack() as seeds:
 
-        def start_seed(port: int = 0) -> Running:
+        def start_seed() -> Running:
             return seeds.enter_context(start_peer(tmp_path, "share", str(path), tracker=tracker.address, name="origin", port=port))
 
         seed = start_seed()
-        port = seed.event("listening")["port"]
         content = seed.event("shared")["id"]
         with three_downloads(tmp_path, content, tracker.address) as peers:
             for goal in sorted(rng.randrange(SIZE * 9 // 10) for _ in range(kills)):
                 wait_for_bytes(rng.choice(peers), goal)
                 seed.send(signal.SIGKILL)
                 assert seed.wait() == -signal.SIGKILL
-                seed = start_seed(port)
+                seed = start_seed()
                 seed.event("shared")
             for peer in peers:
                 assert peer.event("done", 90.0)["size"] == SIZE
@@ -155,13 +164,12 @@ def test_case_49_three_downloads_finish_though_the_tracker_is_killed_at_random_p
     path = old_file(tmp_path / "share" / "image.bin", data)
     where = "memory" if store == "memory" else f"sqlite:{tmp_path / 'tracker.db'}"
     kills = times(3)
-    with contextlib.ExitStack() as trackers:
+    with held_port() as port, contextlib.ExitStack() as trackers:
 
-        def start(port: int = 0) -> Running:
+        def start() -> Running:
             return trackers.enter_context(start_tracker(tmp_path, "--ttl", "3", port=port, store=where))
 
         tracker = start()
-        port = tracker.port
         with start_peer(tmp_path, "share", str(path), tracker=tracker.address, name="origin") as seed:
             content = seed.event("shared")["id"]
             with three_downloads(tmp_path, content, tracker.address) as peers:
@@ -169,7 +177,7 @@ def test_case_49_three_downloads_finish_though_the_tracker_is_killed_at_random_p
                     wait_for_bytes(rng.choice(peers), goal)
                     tracker.send(signal.SIGKILL)
                     assert tracker.wait() == -signal.SIGKILL
-                    tracker = start(port)
+                    tracker = start()
                 for peer in peers:
                     assert peer.event("done", 90.0)["size"] == SIZE
                     assert "Traceback" not in peer.err
