@@ -199,6 +199,12 @@ def test_case_47_a_read_only_disk_is_named(tmp_path: Path) -> None:
             assert "read-only" in said
 
 
+def sync_file(path: Path) -> None:
+    """Wait until a file is on its disk."""
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
+
+
 def stopped_in_the_middle(tmp_path: Path, disk: Ext4, out: Path, stop: object, pieces: int = 5) -> str:
     """Let a disk fail when so many pieces are written and synced; it is put back afterwards. Returns what the download said."""
     assert callable(stop)
@@ -208,9 +214,7 @@ def stopped_in_the_middle(tmp_path: Path, disk: Ext4, out: Path, stop: object, p
         async with Swarm(tmp_path) as swarm, announced(swarm.address, gate):
             running = asyncio.create_task(download(swarm.address, SAMPLE.id, out, tmp_path / "s"))
             await reaches(gate, out)
-            fd = os.open(out / "image.bin.part", os.O_RDWR)
-            os.fsync(fd)
-            os.close(fd)
+            await asyncio.to_thread(sync_file, out / "image.bin.part")
             stop()
             gate.opened.set()
             return disk_message(await running)
