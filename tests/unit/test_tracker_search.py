@@ -109,8 +109,6 @@ def slowest(store: MemoryStore, peer: PeerRecord, texts: Iterable[str]) -> tuple
     return max(taken)
 
 
-BOUND = 0.3
-"""Seconds of processor time: 0.1 where nothing slows it down, and coverage traces it. One that looks at 100,000 names takes more."""
 COMMON = "holidayptjeg20"
 PAIRS = [pair for word in ("holiday", "20", "photo", "jpeg") for pair in map("".join, itertools.pairwise(word))]
 TEXTS = [
@@ -122,11 +120,17 @@ TEXTS = [
 ]
 
 
+def assert_about_one_look_at_each_name(store: MemoryStore, peer: PeerRecord, seconds: float, text: str) -> None:
+    """Fail if a text takes ten times as long as a word that nobody has, on the same machine at the same time: five are needed at most."""
+    once, _ = slowest(store, peer, ["nowhere"])
+    assert seconds < 10 * once, f"{text!r} took {seconds * 1000:.0f} ms, a look at each name {once * 1000:.0f} ms"
+
+
 def test_case_16_a_search_in_100_000_names_is_bounded_whatever_the_text() -> None:
     store, peer = filled(*(f"Holiday 20{n % 25:02} photo-{n:06}.jpeg" for n in range(100_000)))
     seconds, text = slowest(store, peer, TEXTS)
     print(f"slowest: {text!r}, {seconds * 1000:.0f} ms")
-    assert seconds < BOUND, f"{text!r} took {seconds * 1000:.0f} ms"
+    assert_about_one_look_at_each_name(store, peer, seconds, text)
 
 
 def test_long_names_and_words_that_nearly_match_everywhere_do_not_make_a_search_slow() -> None:
@@ -134,4 +138,4 @@ def test_long_names_and_words_that_nearly_match_everywhere_do_not_make_a_search_
     texts = ["a" * (length - 2) + "ba" for length in (12, 13, 16, 64, 128)]
     seconds, text = slowest(store, peer, texts)
     print(f"slowest: {text!r}, {seconds * 1000:.0f} ms")
-    assert seconds < BOUND, f"{text!r} took {seconds * 1000:.0f} ms"
+    assert_about_one_look_at_each_name(store, peer, seconds, text)
