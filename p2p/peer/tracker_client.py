@@ -25,22 +25,34 @@ MOST_BARREN: Final = 2_000
 """Pages in a list that may have nothing new on them. As many as 1,000 are honest: a hundred thousand peers that we cannot reach."""
 
 
-def _fresh(page: P, seen: set[bytes]) -> P:
-    """A page without the rows whose ids were seen, or come twice on it: where the list changes between pages, one may come again."""
+SEEN: Final = 100_000
+"""Rows that are remembered, so that one which comes again is left out: a list that changes moves its rows by a few places."""
 
-    def new(id_: str) -> bool:
-        key = bytes.fromhex(id_)
-        if key in seen:
+
+class _Rows:
+    """What has come of a list: where it changes between pages, a row may come again."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._seen: dict[str, None] = {}
+
+    def fresh(self, page: P) -> P:
+        """A page without the rows that came before, or twice on it."""
+        rows: dict[str, Any]
+        if isinstance(page, HitsAnswer):
+            rows = {"hits": tuple(hit for hit in page.hits if self._new(hit.id))}
+        else:
+            rows = {"peers": tuple(row for row in page.peers if self._new(row.peer))}
+        return replace(page, **rows)
+
+    def _new(self, id_: str) -> bool:
+        if id_ in self._seen:
             return False
-        seen.add(key)
+        self._seen[id_] = None
+        if len(self._seen) > SEEN:
+            del self._seen[next(iter(self._seen))]
+        self.count += 1
         return True
-
-    rows: dict[str, Any]
-    if isinstance(page, HitsAnswer):
-        rows = {"hits": tuple(hit for hit in page.hits if new(hit.id))}
-    else:
-        rows = {"peers": tuple(row for row in page.peers if new(row.peer))}
-    return replace(page, **rows)
 
 
 class TrackerClient:
@@ -88,15 +100,15 @@ class TrackerClient:
         error: soon when it has nothing more to tell, and at the latest when it is longer than any can be.
         """
         offset = barren = 0
-        seen: set[bytes] = set()
-        while barren <= MOST_BARREN and len(seen) <= MOST_ROWS:
-            page, before = await self.expect(ask(offset), kind), len(seen)
-            yield offset, _fresh(page, seen)
+        rows = _Rows()
+        while barren <= MOST_BARREN and rows.count <= MOST_ROWS:
+            page, before = await self.expect(ask(offset), kind), rows.count
+            yield offset, rows.fresh(page)
             if page.next is None or not offset < page.next <= page.total:
                 return
             offset = page.next
-            barren += len(seen) == before
-        raise Unreachable(f"the list of tracker {self.address} does not end; {len(seen)} rows came, and nothing on {barren} pages")
+            barren += rows.count == before
+        raise Unreachable(f"the list of tracker {self.address} does not end; {rows.count} rows came, and nothing on {barren} pages")
 
     async def close(self) -> None:
         """Hang up; what is under way raises `Unreachable`."""

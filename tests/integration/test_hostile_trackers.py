@@ -22,7 +22,7 @@ from p2p.peer.errands import resolve
 from p2p.peer.node import Node, NodeSettings
 from p2p.peer.tracker_client import TrackerClient
 from p2p.protocol.messages import Ping
-from p2p.protocol.tracker_messages import HitsAnswer, List, Lookup
+from p2p.protocol.tracker_messages import HitRow, HitsAnswer, List, Lookup
 from tests.bad_trackers import USELESS, BadTracker, EndlessPages, Pages, Told, line
 from tests.leaks import contained
 from tests.waiting import until
@@ -240,6 +240,17 @@ def test_a_row_that_comes_again_because_the_list_changed_between_pages_is_one_ro
             await client.close()
 
     contained(work)
+
+
+def test_of_an_endless_list_only_the_last_rows_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracker_client, "SEEN", 3)
+    rows = tracker_client._Rows()
+    ids = [f"{number:064x}" for number in (*range(100), 99, 0)]
+    hits = tuple(HitRow(id=ContentId(id_), name="x", size=1, seeds=1, peers=1) for id_ in ids)
+    page = rows.fresh(HitsAnswer(hits=hits, total=len(hits)))
+    assert [hit.id for hit in page.hits] == [*ids[:100], ids[-1]]
+    assert len(rows._seen) == 3
+    assert rows.count == 101
 
 
 def test_a_name_whose_content_comes_again_on_the_next_page_is_no_name_of_several() -> None:
