@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -277,18 +278,24 @@ def test_a_host_with_several_who_take_no_bytes_gets_nothing_more_by_whatever_id_
 
 
 def test_those_who_take_bytes_slowly_keep_their_slots(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "DEAF_TIME", 0.2)
+    now = [1000.0]
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
 
     async def work() -> None:
         scene, go, log = Scene(), asyncio.Event(), list[str]()
         slow = [asyncio.create_task(scene.send(f"slow {n}", go, log)) for n in range(SLOTS)]
         await until(lambda: len(log) == SLOTS)
         waiting = asyncio.create_task(scene.send("waiting", go, log))
-        began = time.monotonic()
-        while time.monotonic() - began < 0.6:
+        await until(lambda: scene.serving._uploads.waiting)
+        for _ in range(12):
+            now[0] += module.DEAF_TIME / 6
             scene.serving.pace(100)
-            await asyncio.sleep(0.02)
+            scene.serving._look()
+            await asyncio.sleep(0)
         assert "waiting" not in log
+        now[0] += 1.1 * module.DEAF_TIME
+        scene.serving._look()
+        await until(lambda: "waiting" in log, what="who takes nothing at all gives its slot away")
         go.set()
         await asyncio.gather(*slow, waiting)
         scene.serving.close()
