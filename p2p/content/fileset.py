@@ -123,12 +123,14 @@ class FileSet:
             for entry in entries.values():
                 entry.users += 1
         fault: OSError | None = None
-        for entry in entries.values():
-            try:
-                sync_data(entry.fd)
-            except OSError as error:
-                fault = fault or error
-        self._release(*entries.values())
+        try:
+            for entry in entries.values():
+                try:
+                    sync_data(entry.fd)
+                except OSError as error:
+                    fault = fault or error
+        finally:
+            self._release(*entries.values())
         if fault is not None:
             raise fault
         return set(entries)
