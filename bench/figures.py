@@ -1,6 +1,7 @@
 """Time our command and others in turn, and hold what was measured: samples, ratios, and where we must stand.
 
-Machines are shared and noisy, so only pairs mean anything: a ratio is taken of the two runs of one round, and its median is what counts.
+Machines are shared and noisy, so only pairs mean anything: a ratio is taken of the two runs of one round, and
+its median is what counts.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ class Figure:
 
     def ratios(self, against: str) -> list[float]:
         """Ours / `against`, round by round."""
-        return [mine / other for mine, other in zip(self.samples[self.ours], self.samples[against], strict=True)]
+        return [
+            mine / other for mine, other in zip(self.samples[self.ours], self.samples[against], strict=True)
+        ]
 
     def verdict(self, against: str) -> str:
         """What is said of the ratio to `against`; empty where nothing is demanded."""
@@ -59,7 +62,14 @@ class Figure:
             if name != self.ours:
                 ratios = self.ratios(name)
                 ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
-            yield name, _short(statistics.median(values)), _short(min(values)), _short(max(values)), ratio, self.verdict(name)
+            yield (
+                name,
+                _short(statistics.median(values)),
+                _short(min(values)),
+                _short(max(values)),
+                ratio,
+                self.verdict(name),
+            )
 
     def text(self) -> str:
         """The figure as a table for a terminal."""
@@ -68,13 +78,19 @@ class Figure:
         widths = [max(len(row[column]) for row in rows) for column in range(6)]
         lines = [f"{self.title} [{self.unit}]"]
         for row in rows:
-            cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:4], widths[1:4], strict=True))]
+            cells = [
+                row[0].ljust(widths[0]),
+                *(cell.rjust(width) for cell, width in zip(row[1:4], widths[1:4], strict=True)),
+            ]
             lines.append("  ".join([*cells, row[4].ljust(widths[4]), row[5]]).rstrip())
         return "\n".join([*lines, *self.notes])
 
     def markdown(self) -> str:
         """The figure as a table for a page."""
-        lines = [f"| {self.unit} | median | min | max | ours / this (min-max) | |", "| --- | ---: | ---: | ---: | --- | --- |"]
+        lines = [
+            f"| {self.unit} | median | min | max | ours / this (min-max) | |",
+            "| --- | ---: | ---: | ---: | --- | --- |",
+        ]
         lines += [f"| {' | '.join(row)} |".replace("|  |", "| |") for row in self.rows()]
         return "\n".join([*lines, *("", *self.notes)] if self.notes else lines)
 
@@ -92,7 +108,8 @@ class Figure:
 def alternate(runs: int, contenders: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]:
     """Run all contenders in turn, `runs` times after one round that does not count; return what each gave.
 
-    Each round begins with another of them, since what ran just before (freed memory, a busy disk) tells on a run.
+    Each round begins with another of them, since what ran just before (freed memory, a busy disk) tells on a
+    run.
     """
     found: dict[str, list[float]] = {name: [] for name in contenders}
     names = list(contenders)
@@ -106,4 +123,12 @@ def alternate(runs: int, contenders: Mapping[str, Callable[[], float]]) -> dict[
 
 
 def _short(value: float) -> str:
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}" if value < 1 else f"{value:.2f}" if value < 100 else f"{value:.1f}"
+    return (
+        f"{value:,.0f}"
+        if value >= 1000
+        else f"{value:.3g}"
+        if value < 1
+        else f"{value:.2f}"
+        if value < 100
+        else f"{value:.1f}"
+    )

@@ -1,4 +1,5 @@
-"""What every benchmark needs: a place for files, processes that end with it, and the clock and the meters on them."""
+"""What every benchmark needs: a place for files, processes that end with it, and the clock and the meters on
+them."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ class Usage:
 
 
 class Lab:
-    """A folder for one benchmark, and the processes in it. `size` is MiB of what is sent, `runs` how often."""
+    """A folder for one benchmark, and the processes in it. `size` is MiB of what is sent, `runs` how
+    often."""
 
     def __init__(self, work: Path, runs: int, size: int) -> None:
         self.work = work
@@ -44,17 +46,20 @@ class Lab:
     @classmethod
     @contextlib.contextmanager
     def open(cls, folder: str | None, runs: int, size: int) -> Iterator[Lab]:
-        """A lab in `folder`, or in memory where the system has a folder for that: a disk differs more from run to run than programs do."""
+        """A lab in `folder`, or in memory where the system has a folder for that: a disk differs more from
+        run to run than programs do."""
         place = folder or (MEMORY if os.access(MEMORY, os.W_OK) else None)
         with tempfile.TemporaryDirectory(prefix="enjambre-bench-", dir=place) as name:
-            # Compiled once, as on every machine where it has run before; not beside the sources, which need not be ours to write to.
+            # Compiled once, as on every machine where it has run before; not beside the sources, which need
+            # not be ours to write to.
             os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
             os.environ["PYTHONPYCACHEPREFIX"] = f"{name}/compiled"
             lab = cls(Path(name), runs, size)
             with lab._stack:
                 yield lab
 
-    # -- files ---------------------------------------------------------------------------------------------------------------------
+    # -- files
+    # ---------------------------------------------------------------------------------------------------------------------
 
     def folder(self, name: str) -> Path:
         """A folder of that name that is there and empty."""
@@ -73,13 +78,14 @@ class Lab:
     def warm(self, mib: int) -> None:
         """Touch as much free memory as a run will need.
 
-        A virtual machine may give free memory back to its host within seconds; whoever writes to it next pays for getting it again, which
-        can double the time of one run and not of the next.
+        A virtual machine may give free memory back to its host within seconds; whoever writes to it next pays
+        for getting it again, which can double the time of one run and not of the next.
         """
         code = f"b = bytearray({mib * MIB})\nfor at in range(0, len(b), 4096): b[at] = 1"
         subprocess.run([sys.executable, "-c", code], check=True)
 
-    # -- processes -----------------------------------------------------------------------------------------------------------------
+    # -- processes
+    # -----------------------------------------------------------------------------------------------------------------
 
     def start(self, argv: Sequence[str], **more: Any) -> subprocess.Popen[str]:
         """A process that is ended with the lab."""
@@ -109,14 +115,27 @@ class Lab:
         process = self.start(argv, stderr=subprocess.DEVNULL)
         return str(event(process, "shared")["id"]), process.pid
 
-    def download(self, tracker: str, content: str, out: Path, *more: str, python: str = sys.executable) -> list[str]:
+    def download(
+        self, tracker: str, content: str, out: Path, *more: str, python: str = sys.executable
+    ) -> list[str]:
         """The command that fetches a content into a folder."""
-        return [*peer("download", content, python=python), "-o", str(out), "--tracker", tracker, "--quiet", *self.state, *more]
+        return [
+            *peer("download", content, python=python),
+            "-o",
+            str(out),
+            "--tracker",
+            tracker,
+            "--quiet",
+            *self.state,
+            *more,
+        ]
 
     @property
     def place(self) -> str:
         """Where the files lie, in a sentence."""
-        found = subprocess.run(["df", "--output=fstype", str(self.work)], capture_output=True, text=True, check=False).stdout.split()
+        found = subprocess.run(
+            ["df", "--output=fstype", str(self.work)], capture_output=True, text=True, check=False
+        ).stdout.split()
         return f"Files are on {found[-1] if found else 'an unknown file system'}."
 
     @property
@@ -147,7 +166,9 @@ def pinned(argv: Sequence[str], cpu: int | None) -> list[str]:
 @contextlib.contextmanager
 def running(argv: Sequence[str], **more: Any) -> Iterator[subprocess.Popen[str]]:
     """A process that is ended with the block."""
-    process: subprocess.Popen[str] = subprocess.Popen(argv, **{"stdout": subprocess.PIPE, "text": True, **more})
+    process: subprocess.Popen[str] = subprocess.Popen(
+        argv, **{"stdout": subprocess.PIPE, "text": True, **more}
+    )
     try:
         yield process
     finally:
@@ -167,7 +188,8 @@ def event(process: subprocess.Popen[str], name: str) -> dict[str, Any]:
 
 
 def timed(argv: Sequence[str], within: float = 300.0) -> Usage:
-    """Run a command that must succeed within so many seconds. Raises `RuntimeError` with what it said when it does not."""
+    """Run a command that must succeed within so many seconds. Raises `RuntimeError` with what it said when it
+    does not."""
     with tempfile.TemporaryFile() as said:
         began = time.perf_counter()
         process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=said)
@@ -181,7 +203,9 @@ def timed(argv: Sequence[str], within: float = 300.0) -> Usage:
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             said.seek(0)
-            raise RuntimeError(f"{argv[:3]} ended with {process.returncode}: {said.read()[-500:].decode(errors='replace')}")
+            raise RuntimeError(
+                f"{argv[:3]} ended with {process.returncode}: {said.read()[-500:].decode(errors='replace')}"
+            )
     return Usage(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
 
 

@@ -1,4 +1,5 @@
-"""Large contents: memory of both peers for 10 GiB beside 1 GiB, and the event loop while 100 GiB are shared and their manifest is fetched.
+"""Large contents: memory of both peers for 10 GiB beside 1 GiB, and the event loop while 100 GiB are shared
+and their manifest is fetched.
 
 The files are sparse where they are read, and whole where they are written, so 11 GiB must be free.
 """
@@ -23,7 +24,9 @@ def measure(lab: Lab, say: Callable[[str], None]) -> Iterator[Figure]:
     if shutil.disk_usage(lab.work).free > 1.1 * LARGE * GIB:
         yield from memory(lab)
     else:
-        say(f"memory for {LARGE} GiB is not measured: {lab.work} has less than {1.1 * LARGE:.0f} GiB free; --folder names another place")
+        say(
+            f"memory for {LARGE} GiB is not measured: {lab.work} has less than {1.1 * LARGE:.0f} GiB free; --folder names another place"
+        )
     tracker, _ = lab.tracker()
     path = sparse(lab.folder("src") / "huge.img", HUGE)
     argv = [sys.executable, str(ROOT / "bench/pauses.py"), tracker, str(lab.work / "state")]
@@ -38,10 +41,21 @@ def measure(lab: Lab, say: Callable[[str], None]) -> Iterator[Figure]:
         sizes = f"The manifest has {found['bytes']:,} bytes."
         process.terminate()
         process.wait()
-    samples = {"while sharing": pauses["share"], "while the manifest comes": pauses["manifest"], "100 ms": [100.0] * len(pauses["share"])}
+    samples = {
+        "while sharing": pauses["share"],
+        "while the manifest comes": pauses["manifest"],
+        "100 ms": [100.0] * len(pauses["share"]),
+    }
     for ours in ("while sharing", "while the manifest comes"):
         one = {ours: samples[ours], "100 ms": samples["100 ms"]}
-        yield Figure(f"{HUGE} GiB: longest pause of the event loop {ours}", "ms", one, ours, (Yardstick("100 ms", most=1.0),), (sizes,))
+        yield Figure(
+            f"{HUGE} GiB: longest pause of the event loop {ours}",
+            "ms",
+            one,
+            ours,
+            (Yardstick("100 ms", most=1.0),),
+            (sizes,),
+        )
 
 
 def memory(lab: Lab) -> Iterator[Figure]:
@@ -50,7 +64,9 @@ def memory(lab: Lab) -> Iterator[Figure]:
     for gib in (LARGE, SMALL):
         tracker, _ = lab.tracker()
         content, pid = lab.seed(tracker, sparse(lab.folder("src") / f"{gib}.img", gib))
-        got[f"enjambre download, {gib} GiB"] = [timed(lab.download(tracker, content, lab.folder("out"))).memory]
+        got[f"enjambre download, {gib} GiB"] = [
+            timed(lab.download(tracker, content, lab.folder("out"))).memory
+        ]
         got[f"enjambre share, {gib} GiB"] = [memory_of(pid)[1]]
         lab.folder("out")
     large, small, bound = f"enjambre download, {LARGE} GiB", f"enjambre download, {SMALL} GiB", "120 MiB"

@@ -1,6 +1,8 @@
-"""How well `--limit` and `--limit-up` hold: the rate over more than ten seconds, against the rate that was asked for.
+"""How well `--limit` and `--limit-up` hold: the rate over more than ten seconds, against the rate that was
+asked for.
 
-The rate is the content's size by the command's time, less the time of the same command for one byte, which is start and end.
+The rate is the content's size by the command's time, less the time of the same command for one byte, which is
+start and end.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""Many peers at once on one machine: one seed to eight leeches, and eight seeds to one leech, beside one to one.
+"""Many peers at once on one machine: one seed to eight leeches, and eight seeds to one leech, beside one to
+one.
 
-Throughput is all bytes that were received by the time from the first command's start to the last one's end, interpreters and all.
+Throughput is all bytes that were received by the time from the first command's start to the last one's end,
+interpreters and all.
 """
 
 from __future__ import annotations
@@ -37,4 +39,11 @@ def measure(lab: Lab, _say: Callable[[str], None]) -> Iterator[Figure]:
     for name, tracker, leeches in ((OUT, alone, PEERS), (IN, crowded, 1)):
         contenders = {name: partial(rate, tracker, leeches), ONE: partial(rate, alone, 1)}
         samples = alternate(lab.runs, contenders)
-        yield Figure(f"{name}, {lab.size} MiB each, all together", "MiB/s", samples, name, (Yardstick(ONE, least=0.9),), (lab.place,))
+        yield Figure(
+            f"{name}, {lab.size} MiB each, all together",
+            "MiB/s",
+            samples,
+            name,
+            (Yardstick(ONE, least=0.9),),
+            (lab.place,),
+        )

@@ -1,13 +1,16 @@
-"""Several hosts on one machine, for tests and benchmarks: network namespaces joined by a bridge, each behind a link of its own.
+"""Several hosts on one machine, for tests and benchmarks: network namespaces joined by a bridge, each behind
+a link of its own.
 
 A link can be shaped or cut.
 
     with lab(3, rate="20mbit") as net:
-        server = net.popen(net.hosts[0], [sys.executable, "bin/tracker", "--port", "0"], stdout=subprocess.PIPE)
-        net.link(net.hosts[2], up=False)        # as if the cable were pulled: no FIN, no RST
+        server = net.popen(net.hosts[0], [sys.executable, "bin/tracker", "--port", "0"],
+        stdout=subprocess.PIPE) net.link(net.hosts[2], up=False)        # as if the cable were pulled: no FIN,
+        no RST
 
-Linux and root only; `why_not()` says what is missing. The bridge lives in a namespace of its own, so nothing outside the lab is touched
-and no host of the lab reaches anything but the others. At the end, or on any error, the processes are killed and all of it is removed.
+Linux and root only; `why_not()` says what is missing. The bridge lives in a namespace of its own, so nothing
+outside the lab is touched and no host of the lab reaches anything but the others. At the end, or on any
+error, the processes are killed and all of it is removed.
 """
 
 from __future__ import annotations
@@ -26,7 +29,8 @@ from typing import IO, Final
 PREFIX: Final = "enjambre"
 NETNS_FOLDER: Final = Path("/run/netns")
 NETWORK: Final = "10.77.0"
-"""The first three parts of every host's address; each lab is closed, so labs may use the same addresses side by side."""
+"""The first three parts of every host's address; each lab is closed, so labs may use the same addresses side
+by side."""
 
 MAX_HOSTS: Final = 250
 
@@ -44,7 +48,8 @@ def why_not() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """One host of a lab: the name of its namespace, its IPv4 address, and the name of its port on the bridge."""
+    """One host of a lab: the name of its namespace, its IPv4 address, and the name of its port on the
+    bridge."""
 
     namespace: str
     address: str
@@ -70,23 +75,31 @@ class Lab:
         cwd: str | Path | None = None,
         env: dict[str, str] | None = None,
     ) -> subprocess.Popen[bytes]:
-        """Start `argv` inside `host`. The process returned is the command itself, so its pid may be signalled; the lab's end kills it."""
+        """Start `argv` inside `host`. The process returned is the command itself, so its pid may be
+        signalled; the lab's end kills it."""
         command = ["ip", "netns", "exec", host.namespace, *(str(word) for word in argv)]
         process = subprocess.Popen(command, stdout=stdout, stderr=stderr, stdin=stdin, cwd=cwd, env=env)
         self.processes.append(process)
         return process
 
-    def run(self, host: Host, argv: Sequence[str | Path], *, timeout: float = 30.0) -> subprocess.CompletedProcess[str]:
-        """Run `argv` inside `host` to its end, at most `timeout` seconds, and return its code and what it printed."""
+    def run(
+        self, host: Host, argv: Sequence[str | Path], *, timeout: float = 30.0
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `argv` inside `host` to its end, at most `timeout` seconds, and return its code and what it
+        printed."""
         command = ["ip", "netns", "exec", host.namespace, *(str(word) for word in argv)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL, check=False)
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL, check=False
+        )
 
     def link(self, host: Host, *, up: bool) -> None:
-        """Cut the link of `host` at the bridge, or join it again. While cut, packets vanish and nobody is told."""
+        """Cut the link of `host` at the bridge, or join it again. While cut, packets vanish and nobody is
+        told."""
         _ip("-n", self.switch, "link", "set", host.port, "up" if up else "down")
 
     def shape(self, host: Host, rate: str, burst: str = "32kb") -> None:
-        """Bound the link of `host` to `rate` (as `tc` writes it: `20mbit`) each way, with at most `burst` sent at once."""
+        """Bound the link of `host` to `rate` (as `tc` writes it: `20mbit`) each way, with at most `burst`
+        sent at once."""
         for namespace, device in ((host.namespace, "eth0"), (self.switch, host.port)):
             limits = ["rate", rate, "burst", burst, "latency", "100ms"]
             _run("tc", "-n", namespace, "qdisc", "replace", "dev", device, "root", "tbf", *limits)
@@ -94,15 +107,19 @@ class Lab:
 
 @contextmanager
 def lab(count: int, *, rate: str | None = None) -> Iterator[Lab]:
-    """Make `count` hosts on one bridge, every link shaped to `rate` if one is given, and remove all of it at the end.
+    """Make `count` hosts on one bridge, every link shaped to `rate` if one is given, and remove all of it at
+    the end.
 
-    Raises `ValueError` for a count that does not fit, `RuntimeError` with the tool's own words where a namespace cannot be made.
+    Raises `ValueError` for a count that does not fit, `RuntimeError` with the tool's own words where a
+    namespace cannot be made.
     """
     if not 1 <= count <= MAX_HOSTS:
         raise ValueError(f"a lab has 1 to {MAX_HOSTS} hosts, not {count}")
     _sweep()
     stem = f"{PREFIX}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-    hosts = tuple(Host(f"{stem}-h{index}", f"{NETWORK}.{index + 1}", f"port{index}") for index in range(count))
+    hosts = tuple(
+        Host(f"{stem}-h{index}", f"{NETWORK}.{index + 1}", f"port{index}") for index in range(count)
+    )
     net = Lab(f"{stem}-switch", hosts)
     try:
         _build(net)

@@ -1,4 +1,5 @@
-"""One file from one process to another over loopback, verified: against nginx and curl, libtorrent, aria2, and the floor.
+"""One file from one process to another over loopback, verified: against nginx and curl, libtorrent, aria2,
+and the floor.
 
 Each figure is the wall time of the whole receiving command, from its start to its end, interpreter and all.
 """
@@ -29,7 +30,10 @@ def measure(lab: Lab, say: Callable[[str], None]) -> Iterator[Figure]:
     content, pid = lab.seed(tracker, path)
     other, _ = lab.seed(tracker, path, "--hash", "sha256", "--name", "sha256")
     floor = lab.start([sys.executable, _SKETCH, "seed", str(path)])
-    ours, least = lab.download(tracker, content, out), [sys.executable, _SKETCH, "leech", str(out / "data.bin")]
+    ours, least = (
+        lab.download(tracker, content, out),
+        [sys.executable, _SKETCH, "leech", str(out / "data.bin")],
+    )
     least.append(str(event(floor, "listening")["port"]))
 
     def both(argv: list[str], sender: int) -> float:
@@ -62,7 +66,14 @@ def measure(lab: Lab, say: Callable[[str], None]) -> Iterator[Figure]:
         wall[ARIA] = lambda: plain(aria)
     seconds = alternate(lab.runs, wall)
     title = f"{lab.size} MiB, one sender, one receiver"
-    yield Figure(title, "s", seconds, OURS, (Yardstick(CURL, most=2.0, aim=1.3), Yardstick(TORRENT, most=1 / 3, aim=1 / 4)), (lab.place,))
+    yield Figure(
+        title,
+        "s",
+        seconds,
+        OURS,
+        (Yardstick(CURL, most=2.0, aim=1.3), Yardstick(TORRENT, most=1 / 3, aim=1 / 4)),
+        (lab.place,),
+    )
     # The two alone and in turn, since what ran just before tells on a run.
     used = alternate(2 * lab.runs, {OURS: lambda: both(ours, pid), FLOOR: lambda: both(least, floor.pid)})
     yield Figure(f"{title}: processor time of both", "s", used, OURS, (Yardstick(FLOOR, most=1.3),))

@@ -4,8 +4,8 @@
     python3 bench/page.py                           bring the page up to date
     python3 bench/page.py --check                   only say whether it is
 
-Each `<!-- figures: NAME -->` of the page is followed by what `docs/performance/NAME.json` says, up to `<!-- end -->`; so is
-`<!-- yardsticks -->` by all ratios for which a bound is given.
+Each `<!-- figures: NAME -->` of the page is followed by what `docs/performance/NAME.json` says, up to `<!--
+end -->`; so is `<!-- yardsticks -->` by all ratios for which a bound is given.
 """
 
 from __future__ import annotations
@@ -29,9 +29,12 @@ _MARKED: Final = re.compile(r"<!-- (?:figures: ([a-z-]+)|yardsticks) -->\n.*?<!-
 
 
 def current(page: str, results: Path) -> str:
-    """The page as it should be. Raises `FileNotFoundError` where it names figures that nobody has measured."""
+    """The page as it should be. Raises `FileNotFoundError` where it names figures that nobody has
+    measured."""
     names = [found[1] for found in _MARKED.finditer(page) if found[1]]
-    return _MARKED.sub(lambda found: _section(found[1], results) if found[1] else _summary(names, results), page)
+    return _MARKED.sub(
+        lambda found: _section(found[1], results) if found[1] else _summary(names, results), page
+    )
 
 
 def _summary(names: Sequence[str], results: Path) -> str:
@@ -42,7 +45,9 @@ def _summary(names: Sequence[str], results: Path) -> str:
             for stick in figure.yardsticks:
                 ratios = figure.ratios(stick.against)
                 ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
-                rows.append(f"| {figure.title} | {stick.against} | {ratio} | {figure.verdict(stick.against)} |")
+                rows.append(
+                    f"| {figure.title} | {stick.against} | {ratio} | {figure.verdict(stick.against)} |"
+                )
     return "\n".join(["<!-- yardsticks -->", "", *rows, "", "<!-- end -->"])
 
 
@@ -51,7 +56,11 @@ def _section(name: str, results: Path) -> str:
     parts = [f"<!-- figures: {name} -->"]
     for number, found in enumerate(measured["figures"], 1):
         figure = Figure.from_json(found)
-        parts += [f"**{figure.title}**", f"![{figure.title}]({results.name}/{name}-{number}.svg)", figure.markdown()]
+        parts += [
+            f"**{figure.title}**",
+            f"![{figure.title}]({results.name}/{name}-{number}.svg)",
+            figure.markdown(),
+        ]
     rounds = max(len(values) for figure in measured["figures"] for values in figure["samples"].values())
     parts.append(f"*{measured['machine']}; {rounds} rounds.*")
     return "\n\n".join([*parts, "<!-- end -->"])

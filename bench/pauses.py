@@ -1,7 +1,8 @@
 """Run a peer in this process, and tell how long its event loop was ever kept from running.
 
-    pauses.py TRACKER STATE share PATH     prints {"event":"shared","id":…,"pause":S} and serves until it is ended
-    pauses.py TRACKER STATE manifest ID    fetches, checks and parses the manifest; prints {"event":"manifest","bytes":N,"pause":S}
+    pauses.py TRACKER STATE share PATH     prints {"event":"shared","id":…,"pause":S} and serves until it is
+    ended pauses.py TRACKER STATE manifest ID    fetches, checks and parses the manifest; prints
+    {"event":"manifest","bytes":N,"pause":S}
 
 A task wakes each millisecond; the pause is the most that it came too late, in seconds.
 """
@@ -42,7 +43,9 @@ class Ticker:
 async def main(tracker: str, state: str, what: str, target: str) -> None:
     """Do one of the two."""
     host, _, port = tracker.rpartition(":")
-    settings = NodeSettings(name=f"pauses-{what}", host="127.0.0.1", port=0, tracker=Address(host, int(port)), state=Path(state))
+    settings = NodeSettings(
+        name=f"pauses-{what}", host="127.0.0.1", port=0, tracker=Address(host, int(port)), state=Path(state)
+    )
     ticker = Ticker()
     shared: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 

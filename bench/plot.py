@@ -16,7 +16,9 @@ def svg(figure: Figure) -> str:
     rows = []
     for number, (name, values) in enumerate(figure.samples.items()):
         y = 56 + number * _HIGH
-        median, low, top = (_LEFT + _WIDE * value / most for value in (statistics.median(values), min(values), max(values)))
+        median, low, top = (
+            _LEFT + _WIDE * value / most for value in (statistics.median(values), min(values), max(values))
+        )
         color = "#2b6cb0" if name.startswith("enjambre") else "#a0aec0"
         rows.append(
             f'<text x="{_LEFT - 12}" y="{y + 15}" text-anchor="end">{escape(name)}</text>'

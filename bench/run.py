@@ -2,10 +2,11 @@
 
     python3 bench/run.py                      all of them
     python3 bench/run.py one-to-one startup   these
-    python3 bench/run.py --list               what there is, which comparators are here, and how to get the others
+    python3 bench/run.py --list               what there is, which comparators are here, and how to get the
+    others
 
-Each figure is printed as a table with the median, least and most of alternating runs and the ratio to each comparator, and written as JSON
-and as an SVG into a folder. Nothing is installed.
+Each figure is printed as a table with the median, least and most of alternating runs and the ratio to each
+comparator, and written as JSON and as an SVG into a folder. Nothing is installed.
 """
 
 from __future__ import annotations
@@ -28,14 +29,26 @@ from bench.plot import svg  # noqa: E402
 from bench.rivals.tools import Missing, survey  # noqa: E402
 
 BENCHMARKS: Final = {
-    "one-to-one": ("bench.one_to_one", "1 GiB from one peer to another, against nginx and curl, libtorrent, aria2 and a floor"),
+    "one-to-one": (
+        "bench.one_to_one",
+        "1 GiB from one peer to another, against nginx and curl, libtorrent, aria2 and a floor",
+    ),
     "transports": ("bench.transports", "the same over TCP and gRPC, against raw grpcio streaming"),
     "many": ("bench.many", "one seed to eight leeches, and eight seeds to one leech, against one to one"),
     "sharing": ("bench.sharing", "hashing 1 GiB, against b2sum; sharing it again"),
     "small-files": ("bench.small_files", "10,000 files of 4 KiB, against an rsync daemon"),
-    "large": ("bench.large", "memory for 10 GiB and 1 GiB; the event loop while 100 GiB are shared and their manifest is parsed"),
-    "tracker": ("bench.tracker", "announces, lookups and searches a second, against opentracker; latency; memory of an entry"),
-    "startup": ("bench.startup", "the time of --help, against a bare interpreter; from `download` to the first byte"),
+    "large": (
+        "bench.large",
+        "memory for 10 GiB and 1 GiB; the event loop while 100 GiB are shared and their manifest is parsed",
+    ),
+    "tracker": (
+        "bench.tracker",
+        "announces, lookups and searches a second, against opentracker; latency; memory of an entry",
+    ),
+    "startup": (
+        "bench.startup",
+        "the time of --help, against a bare interpreter; from `download` to the first byte",
+    ),
     "limits": ("bench.limits", "how well --limit and --limit-up hold"),
 }
 """Name, module and what it measures. Each module has `measure(lab, say)`, which yields figures."""
@@ -53,20 +66,43 @@ def size(text: str) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what was asked for. Returns 1 when a benchmark could not run at all."""
-    parser = argparse.ArgumentParser(prog="bench/run.py", description="measure Enjambre beside others on this machine")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which: {', '.join(BENCHMARKS)} (default: all)")
-    parser.add_argument("--runs", type=int, default=5, help="rounds that count (default 5; one more goes first)")
-    parser.add_argument("--size", type=size, default=1024, metavar="SIZE", help="what is sent, as 256M or 1G (default 1G)")
-    parser.add_argument("--folder", metavar="DIR", help="where the files lie (default: in memory, where the system has a folder for that)")
-    parser.add_argument("--out", default=str(ROOT / "bench/results"), metavar="DIR", help="where JSON and SVG go (default bench/results)")
-    parser.add_argument("--list", action="store_true", help="tell what there is to run and to compare with, and run nothing")
+    parser = argparse.ArgumentParser(
+        prog="bench/run.py", description="measure Enjambre beside others on this machine"
+    )
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"which: {', '.join(BENCHMARKS)} (default: all)"
+    )
+    parser.add_argument(
+        "--runs", type=int, default=5, help="rounds that count (default 5; one more goes first)"
+    )
+    parser.add_argument(
+        "--size", type=size, default=1024, metavar="SIZE", help="what is sent, as 256M or 1G (default 1G)"
+    )
+    parser.add_argument(
+        "--folder",
+        metavar="DIR",
+        help="where the files lie (default: in memory, where the system has a folder for that)",
+    )
+    parser.add_argument(
+        "--out",
+        default=str(ROOT / "bench/results"),
+        metavar="DIR",
+        help="where JSON and SVG go (default bench/results)",
+    )
+    parser.add_argument(
+        "--list", action="store_true", help="tell what there is to run and to compare with, and run nothing"
+    )
     args = parser.parse_args(argv)
     if args.list:
         print("\n".join([*(f"{name:12} {what}" for name, (_, what) in BENCHMARKS.items()), "", *survey()]))
         return 0
     unknown = [name for name in args.names if name not in BENCHMARKS]
     if unknown or args.runs < 1:
-        parser.error(f"no benchmark {unknown[0]!r}; there are: {', '.join(BENCHMARKS)}" if unknown else "--runs must be at least 1")
+        parser.error(
+            f"no benchmark {unknown[0]!r}; there are: {', '.join(BENCHMARKS)}"
+            if unknown
+            else "--runs must be at least 1"
+        )
     failed = [name for name in args.names or BENCHMARKS if not run(name, args)]
     return 1 if failed else 0
 
@@ -91,7 +127,12 @@ def run(name: str, args: argparse.Namespace) -> bool:
         return False
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
-    written = {"name": name, "machine": machine(), "missing": said, "figures": [figure.to_json() for figure in figures]}
+    written = {
+        "name": name,
+        "machine": machine(),
+        "missing": said,
+        "figures": [figure.to_json() for figure in figures],
+    }
     (out / f"{name}.json").write_text(json.dumps(written, indent=1) + "\n")
     for number, figure in enumerate(figures, 1):
         (out / f"{name}-{number}.svg").write_text(svg(figure))
@@ -103,7 +144,9 @@ def machine() -> str:
     """What it was measured on, in a line."""
     cpu = platform.processor() or platform.machine()
     if os.path.exists("/proc/cpuinfo"):
-        models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        models = [
+            line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")
+        ]
         cpu = models[0].partition(":")[2].strip() if models else cpu
     return f"{os.cpu_count()} cores of {cpu}, {platform.system()} {platform.release()}, Python {platform.python_version()}"
 

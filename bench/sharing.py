@@ -1,6 +1,8 @@
-"""What it takes to share a file: the first time, when it is hashed, and again, against `b2sum` of the same file.
+"""What it takes to share a file: the first time, when it is hashed, and again, against `b2sum` of the same
+file.
 
-Ours is the wall time from the command's start until it says that the file is shared, interpreter, tracker and all.
+Ours is the wall time from the command's start until it says that the file is shared, interpreter, tracker and
+all.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Put a tracker and a serving peer under loads that they must survive, and print what it cost; each scenario is a hostile case.
+"""Put a tracker and a serving peer under loads that they must survive, and print what it cost; each scenario
+is a hostile case.
 
-    python3 bench/soak.py                              all of them, as large as the cases say (the last one takes an hour)
-    python3 bench/soak.py --short                      small enough for every day
-    python3 bench/soak.py --scenario herd --json       one; figures as JSON
-    python3 bench/soak.py --scenario mixed --minutes 480
-    python3 bench/soak.py --save                       also write docs/reliability/soak.json
+    python3 bench/soak.py                              all of them, as large as the cases say (the last one
+    takes an hour) python3 bench/soak.py --short                      small enough for every day python3
+    bench/soak.py --scenario herd --json       one; figures as JSON python3 bench/soak.py --scenario mixed
+    --minutes 480 python3 bench/soak.py --save                       also write docs/reliability/soak.json
 
 Exit code 0 when all bounds hold, else 1. Linux only: it reads /proc.
 """
@@ -44,7 +44,9 @@ SCENARIOS: Final[dict[str, Scenario]] = {
 }
 
 
-async def outcomes_of(name: str, scale: Scale, folder: str | None = None, say: Callable[[str], None] = print) -> list[Outcome]:
+async def outcomes_of(
+    name: str, scale: Scale, folder: str | None = None, say: Callable[[str], None] = print
+) -> list[Outcome]:
     """Run one scenario in a folder of its own."""
     found: list[Outcome] = []
     with many_descriptors(), Lab.open(folder, 1, 1) as lab:
@@ -56,21 +58,40 @@ async def outcomes_of(name: str, scale: Scale, folder: str | None = None, say: C
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what was asked for."""
-    parser = argparse.ArgumentParser(prog="bench/soak.py", description="load a tracker and a peer until it hurts, and measure")
-    parser.add_argument("--scenario", action="append", choices=SCENARIOS, help="which (default: all; may be given again)")
+    parser = argparse.ArgumentParser(
+        prog="bench/soak.py", description="load a tracker and a peer until it hurts, and measure"
+    )
+    parser.add_argument(
+        "--scenario", action="append", choices=SCENARIOS, help="which (default: all; may be given again)"
+    )
     parser.add_argument("--short", action="store_true", help="small and quick")
-    parser.add_argument("--minutes", type=float, default=60.0, metavar="N", help="length of the mixed scenario (default 60)")
+    parser.add_argument(
+        "--minutes", type=float, default=60.0, metavar="N", help="length of the mixed scenario (default 60)"
+    )
     parser.add_argument("--json", action="store_true", help="print figures as JSON")
-    parser.add_argument("--save", action="store_true", help=f"also write {SAVED.relative_to(ROOT)}; what was not run stays as it was there")
-    parser.add_argument("--folder", metavar="DIR", help="where files lie (default: in memory, where the system has a folder for that)")
+    parser.add_argument(
+        "--save",
+        action="store_true",
+        help=f"also write {SAVED.relative_to(ROOT)}; what was not run stays as it was there",
+    )
+    parser.add_argument(
+        "--folder",
+        metavar="DIR",
+        help="where files lie (default: in memory, where the system has a folder for that)",
+    )
     args = parser.parse_args(argv)
     if not sys.platform.startswith("linux"):
         parser.error("this reads /proc, which only Linux has")
     scale = Scale(args.short, args.minutes)
     found: list[Outcome] = []
     for name in args.scenario or SCENARIOS:
-        found += asyncio.run(outcomes_of(name, scale, args.folder, lambda text: print(text, file=sys.stderr, flush=True)))
-    written = [{**one.to_json(), "short": args.short, "machine": machine(), "when": time.strftime("%Y-%m-%d")} for one in found]
+        found += asyncio.run(
+            outcomes_of(name, scale, args.folder, lambda text: print(text, file=sys.stderr, flush=True))
+        )
+    written = [
+        {**one.to_json(), "short": args.short, "machine": machine(), "when": time.strftime("%Y-%m-%d")}
+        for one in found
+    ]
     print(json.dumps(written, indent=1) if args.json else table(found))
     if args.save:
         save(written)

@@ -1,4 +1,5 @@
-"""How long a person waits before anything happens: `--help`, and a download that is nothing but its first byte."""
+"""How long a person waits before anything happens: `--help`, and a download that is nothing but its first
+byte."""
 
 from __future__ import annotations
 
@@ -15,7 +16,10 @@ BYTE, BOUND = "enjambre download of one byte", "0.3 s"
 def measure(lab: Lab, _say: Callable[[str], None]) -> Iterator[Figure]:
     """Four times as many rounds as asked for, since each is short."""
     rounds = 4 * lab.runs
-    help_, bare = [sys.executable, str(ROOT / "bin/peer"), "--help"], [sys.executable, "-c", "import asyncio, json, argparse"]
+    help_, bare = (
+        [sys.executable, str(ROOT / "bin/peer"), "--help"],
+        [sys.executable, "-c", "import asyncio, json, argparse"],
+    )
     samples = alternate(rounds, {HELP: lambda: timed(help_).seconds, BARE: lambda: timed(bare).seconds})
     yield Figure("Asking for help, whole process", "s", samples, HELP, (Yardstick(BARE, most=1.5, aim=1.2),))
 
@@ -31,4 +35,6 @@ def measure(lab: Lab, _say: Callable[[str], None]) -> Iterator[Figure]:
 
     samples = alternate(rounds, {BYTE: once, BOUND: lambda: 0.3})
     note = "The whole command, from its start to its end: an upper bound of the time to the first byte."
-    yield Figure("From `download` to the first byte", "s", samples, BYTE, (Yardstick(BOUND, most=1.0),), (note,))
+    yield Figure(
+        "From `download` to the first byte", "s", samples, BYTE, (Yardstick(BOUND, most=1.0),), (note,)
+    )

@@ -1,12 +1,14 @@
-"""One origin and many receivers, each on a host and behind a link of its own: how near each engine comes to size / link rate.
+"""One origin and many receivers, each on a host and behind a link of its own: how near each engine comes to
+size / link rate.
 
-    sudo python3 bench/swarm.py                               16 receivers, 64 MiB, 20 Mbit/s, beside what else is installed
-    sudo python3 bench/swarm.py --case killed --only enjambre 4 of 16 are killed (SIGKILL) half way
-    sudo python3 bench/swarm.py --peers 8 --size 128M --rate 50
+    sudo python3 bench/swarm.py                               16 receivers, 64 MiB, 20 Mbit/s, beside what
+    else is installed sudo python3 bench/swarm.py --case killed --only enjambre 4 of 16 are killed (SIGKILL)
+    half way sudo python3 bench/swarm.py --peers 8 --size 128M --rate 50
 
-Hosts are network namespaces on a bridge (Linux, root, iproute2), links are shaped both ways with `tc tbf`, and each peer is a process. A
-receiver's time runs from when it begins to fetch. Each receiver stays and serves when it is done. The completion ratio is the time of the
-slowest, over size / link rate; origin copies are the bytes that left the origin's host, headers and all, over the size.
+Hosts are network namespaces on a bridge (Linux, root, iproute2), links are shaped both ways with `tc tbf`,
+and each peer is a process. A receiver's time runs from when it begins to fetch. Each receiver stays and
+serves when it is done. The completion ratio is the time of the slowest, over size / link rate; origin copies
+are the bytes that left the origin's host, headers and all, over the size.
 """
 
 from __future__ import annotations
@@ -45,7 +47,8 @@ PATIENCE: Final = 6.0
 
 @dataclass(slots=True)
 class Receiver:
-    """What one receiver did. Times in seconds: `began` since the first was started, the others since it began to fetch."""
+    """What one receiver did. Times in seconds: `began` since the first was started, the others since it began
+    to fetch."""
 
     name: str
     slow: bool = False
@@ -59,7 +62,8 @@ class Receiver:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One run of one contender. `ratio` is of the slowest that counts; `copies` of the origin are bytes on its link."""
+    """One run of one contender. `ratio` is of the slowest that counts; `copies` of the origin are bytes on
+    its link."""
 
     contender: str
     ratio: float
@@ -68,7 +72,8 @@ class Outcome:
     copies: float
     payload_copies: float | None
     busy: float
-    """Share of the processors' time that was used while the receivers fetched; near 1, the machine and not the links may be the limit."""
+    """Share of the processors' time that was used while the receivers fetched; near 1, the machine and not
+    the links may be the limit."""
     receivers: list[Receiver]
 
 
@@ -81,7 +86,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     outcomes: list[Outcome] = []
     missing: dict[str, str] = {}
-    names = [name for name in CONTENDERS if not args.only or name.split(",")[0].split()[0] in args.only or name in args.only]
+    names = [
+        name
+        for name in CONTENDERS
+        if not args.only or name.split(",")[0].split()[0] in args.only or name in args.only
+    ]
     for number in range(args.runs):
         for name in names[number % len(names) :] + names[: number % len(names)]:
             if name in missing:
@@ -97,18 +106,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"\n{args.peers} receivers, {args.size} MiB, {args.rate} Mbit/s; {CASES[args.case]}; {machine()}")
     print(table(outcomes))
     if args.out:
-        measured = {"machine": machine(), "peers": args.peers, "size": args.size, "rate": args.rate, "case": args.case}
-        Path(args.out).write_text(json.dumps({**measured, "outcomes": [asdict(one) for one in outcomes]}) + "\n")
+        measured = {
+            "machine": machine(),
+            "peers": args.peers,
+            "size": args.size,
+            "rate": args.rate,
+            "case": args.case,
+        }
+        Path(args.out).write_text(
+            json.dumps({**measured, "outcomes": [asdict(one) for one in outcomes]}) + "\n"
+        )
     return 1 if missing else 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="bench/swarm.py", description="one to many behind shaped links, beside other engines")
+    parser = argparse.ArgumentParser(
+        prog="bench/swarm.py", description="one to many behind shaped links, beside other engines"
+    )
     parser.add_argument("--peers", type=int, default=16, help="receivers (default 16)")
     parser.add_argument("--size", type=size, default=64, metavar="SIZE", help="what is sent (default 64M)")
     parser.add_argument("--rate", type=int, default=20, help="Mbit/s of every link, each way (default 20)")
-    parser.add_argument("--case", choices=CASES, default="equal", help="; ".join(f"{name}: {what}" for name, what in CASES.items()))
-    parser.add_argument("--only", nargs="*", help=f"contenders by first word or whole name: {'; '.join(CONTENDERS)}")
+    parser.add_argument(
+        "--case",
+        choices=CASES,
+        default="equal",
+        help="; ".join(f"{name}: {what}" for name, what in CASES.items()),
+    )
+    parser.add_argument(
+        "--only", nargs="*", help=f"contenders by first word or whole name: {'; '.join(CONTENDERS)}"
+    )
     parser.add_argument("--runs", type=int, default=1, help="rounds; the contenders take turns (default 1)")
     parser.add_argument("--out", metavar="FILE", help="write all that was measured there, as JSON")
     return parser
@@ -119,7 +145,9 @@ def run(name: str, args: argparse.Namespace) -> Outcome:
     with Lab.open(None, 1, args.size) as work, lab(args.peers + 2, rate=f"{args.rate}mbit") as net:
         path = work.random_file(work.folder("src") / "data.bin", args.size)
         tracker, origin, *hosts = net.hosts
-        receivers = [Receiver(f"peer{number}", args.case == "slow" and number % 2 == 1) for number in range(args.peers)]
+        receivers = [
+            Receiver(f"peer{number}", args.case == "slow" and number % 2 == 1) for number in range(args.peers)
+        ]
         for host, receiver in zip(hosts, receivers, strict=True):
             if receiver.slow:
                 net.shape(host, f"{args.rate * 1_000_000 // 4}bit")
@@ -134,10 +162,25 @@ def run(name: str, args: argparse.Namespace) -> Outcome:
     slow = [one.seconds / ideal / 4 for one in receivers if one.seconds is not None and one.slow]
     told = [one.origin for one in receivers if one.origin is not None]
     payload = sum(told) / contender.size if told else None
-    return Outcome(name, max(fast), statistics.median(fast), max(slow, default=None), copies, payload, busy / (busy + idle), receivers)
+    return Outcome(
+        name,
+        max(fast),
+        statistics.median(fast),
+        max(slow, default=None),
+        copies,
+        payload,
+        busy / (busy + idle),
+        receivers,
+    )
 
 
-def _watch(contender: Contender, hosts: Sequence[Host], receivers: Sequence[Receiver], args: argparse.Namespace, work: Lab) -> None:
+def _watch(
+    contender: Contender,
+    hosts: Sequence[Host],
+    receivers: Sequence[Receiver],
+    args: argparse.Namespace,
+    work: Lab,
+) -> None:
     """Start the receivers, follow them to their end, and do what the case says."""
     began = time.monotonic()
     processes = []
@@ -145,7 +188,9 @@ def _watch(contender: Contender, hosts: Sequence[Host], receivers: Sequence[Rece
     for number, (host, receiver) in enumerate(zip(hosts, receivers, strict=True)):
         process = contender.receive(host, number, work.folder(receiver.name))
         started = time.monotonic() - began
-        reader = threading.Thread(target=_read, args=(contender, process, receiver, began, started), daemon=True)
+        reader = threading.Thread(
+            target=_read, args=(contender, process, receiver, began, started), daemon=True
+        )
         reader.start()
         processes.append(process)
         readers.append(reader)
@@ -154,10 +199,18 @@ def _watch(contender: Contender, hosts: Sequence[Host], receivers: Sequence[Rece
     while any(one.seconds is None and not one.killed for one in receivers):
         if time.monotonic() > until:
             raise RuntimeError(f"after {time.monotonic() - began:.0f} s not all receivers are done")
-        dead = [one.name for one, process in zip(receivers, processes, strict=True) if process.poll() is not None and not one.killed]
+        dead = [
+            one.name
+            for one, process in zip(receivers, processes, strict=True)
+            if process.poll() is not None and not one.killed
+        ]
         if dead:
             raise RuntimeError(f"{dead[0]} ended with {processes[int(dead[0][4:])].returncode}")
-        if args.case == "killed" and not any(one.killed for one in receivers) and _half_way(receivers, contender.size):
+        if (
+            args.case == "killed"
+            and not any(one.killed for one in receivers)
+            and _half_way(receivers, contender.size)
+        ):
             for receiver, process in list(zip(receivers, processes, strict=True))[::4]:
                 receiver.killed = True
                 process.kill()
@@ -173,7 +226,9 @@ def _half_way(receivers: Sequence[Receiver], whole: int) -> bool:
     return statistics.median(one.steps[-1][1] if one.steps else 0 for one in receivers) >= whole / 2
 
 
-def _read(contender: Contender, process: subprocess.Popen[bytes], receiver: Receiver, began: float, started: float) -> None:
+def _read(
+    contender: Contender, process: subprocess.Popen[bytes], receiver: Receiver, began: float, started: float
+) -> None:
     receiver.began = started
     for line in process.stdout or ():
         step = contender.step(line.decode(errors="replace"))
@@ -201,7 +256,11 @@ def _processors() -> tuple[int, int]:
 
 def _line(outcome: Outcome) -> str:
     slow = "" if outcome.slow_ratio is None else f", slow ones {outcome.slow_ratio:.3f} of their own ideal"
-    payload = "" if outcome.payload_copies is None else f", {outcome.payload_copies:.3f} without headers and what was lost"
+    payload = (
+        ""
+        if outcome.payload_copies is None
+        else f", {outcome.payload_copies:.3f} without headers and what was lost"
+    )
     return (
         f"{outcome.contender}: slowest {outcome.ratio:.3f}, median {outcome.median:.3f}{slow}, "
         f"origin copies {outcome.copies:.3f}{payload}; processors {outcome.busy:.0%} busy"
@@ -210,10 +269,17 @@ def _line(outcome: Outcome) -> str:
 
 def table(outcomes: Sequence[Outcome]) -> str:
     """Medians and spreads, a row a contender."""
-    rows = ["| | completion ratio of the slowest | of the median peer | origin copies |", "| --- | --- | --- | --- |"]
+    rows = [
+        "| | completion ratio of the slowest | of the median peer | origin copies |",
+        "| --- | --- | --- | --- |",
+    ]
     for name in dict.fromkeys(one.contender for one in outcomes):
         mine = [one for one in outcomes if one.contender == name]
-        cells = [_spread([one.ratio for one in mine]), _spread([one.median for one in mine]), _spread([one.copies for one in mine])]
+        cells = [
+            _spread([one.ratio for one in mine]),
+            _spread([one.median for one in mine]),
+            _spread([one.copies for one in mine]),
+        ]
         rows.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(rows)
 

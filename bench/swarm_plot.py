@@ -1,4 +1,5 @@
-"""Draw what `bench/swarm.py` wrote, with what the simulator says of the same swarm: how much is here, over time.
+"""Draw what `bench/swarm.py` wrote, with what the simulator says of the same swarm: how much is here, over
+time.
 
 python3 bench/swarm_plot.py docs/swarm/equal.json docs/swarm/equal.svg
 """
@@ -18,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 from p2p.content.geometry import choose_piece_length  # noqa: E402 (a script is started from anywhere)
 from p2p.sim.report import figures  # noqa: E402
 from p2p.sim.scenarios import Setup, make  # noqa: E402
-from p2p.swarm.mesh import ENOUGH  # noqa: E402
+from p2p.swarm.topology import ENOUGH  # noqa: E402
 
 MIB: Final = 1024 * 1024
 WIDE, HIGH, LEFT, TOP = 640, 300, 60, 50
@@ -59,9 +60,16 @@ def simulate(measured: dict[str, Any], ideal: float) -> tuple[Curve, float]:
     """The same swarm in the simulator: its curve, and the ratio of the slowest."""
     length = choose_piece_length(measured["size"] * MIB)
     rate = measured["rate"] * 1e6 / 8
-    world = make(measured["case"], Setup(measured["peers"], measured["size"] * MIB // length, length, rate, 0.001, ENOUGH, 1))
+    world = make(
+        measured["case"],
+        Setup(measured["peers"], measured["size"] * MIB // length, length, rate, 0.001, ENOUGH, 1),
+    )
     world.run()
-    fast = [peer for peer in world.peers[1:] if peer.plan.down == rate and peer.ended is not None and peer.finished]
+    fast = [
+        peer
+        for peer in world.peers[1:]
+        if peer.plan.down == rate and peer.ended is not None and peer.finished
+    ]
     slowest = max((peer.ended or 0.0) - peer.plan.joins for peer in fast) / ideal
     alive = [sample for sample in world.samples if sample.time <= world.clock.now]
     most = figures(world).completed / len(world.peers[1:]) if measured["case"] == "killed" else 1.0
@@ -74,13 +82,19 @@ def svg(title: str, curves: dict[str, Curve]) -> str:
     lines = []
     for mark in range(int(most * 2) + 1):
         x = LEFT + WIDE * mark / 2 / most
-        lines.append(f'<path d="M{x:.1f} {TOP}v{HIGH}" stroke="#e2e8f0"/><text x="{x - 8:.1f}" y="{TOP + HIGH + 18}">{mark / 2:g}</text>')
+        lines.append(
+            f'<path d="M{x:.1f} {TOP}v{HIGH}" stroke="#e2e8f0"/><text x="{x - 8:.1f}" y="{TOP + HIGH + 18}">{mark / 2:g}</text>'
+        )
     for number, (name, points) in enumerate(curves.items()):
         colour = COLOURS[number % len(COLOURS)]
-        path = " ".join(f"{LEFT + WIDE * time / most:.1f},{TOP + HIGH * (1 - share):.1f}" for time, share in points)
+        path = " ".join(
+            f"{LEFT + WIDE * time / most:.1f},{TOP + HIGH * (1 - share):.1f}" for time, share in points
+        )
         dashes = ' stroke-dasharray="6 4"' if name == "simulated" else ""
         lines.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"{dashes}/>')
-        lines.append(f'<text x="{LEFT + WIDE - 200}" y="{TOP + HIGH - 90 + 18 * number}" fill="{colour}">{escape(name)}</text>')
+        lines.append(
+            f'<text x="{LEFT + WIDE - 200}" y="{TOP + HIGH - 90 + 18 * number}" fill="{colour}">{escape(name)}</text>'
+        )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{LEFT + WIDE + 30}" height="{TOP + HIGH + 50}"'
         ' font-family="sans-serif" font-size="14">\n<rect width="100%" height="100%" fill="white"/>\n'

@@ -1,8 +1,10 @@
-"""The tracker on one core: announces a second beside opentracker's over HTTP, and other questions with a full store.
+"""The tracker on one core: announces a second beside opentracker's over HTTP, and other questions with a full
+store.
 
-The store holds 100,000 contents, each announced by ten of 10,000 peers: 1,000,000 pairs of content and peer. 16 connections ask, one
-request open on each, from the other core. A BitTorrent client opens a connection for each announce and gets peers back; our peers keep
-theirs open and ask for peers when they want some (`lookup`), which is why announcing is cheap.
+The store holds 100,000 contents, each announced by ten of 10,000 peers: 1,000,000 pairs of content and peer.
+16 connections ask, one request open on each, from the other core. A BitTorrent client opens a connection for
+each announce and gets peers back; our peers keep theirs open and ask for peers when they want some
+(`lookup`), which is why announcing is cheap.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ SINK: Final = "the generator against a sink"
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A tracker with a full store: its name here, where it listens, its plans by kind, and its memory before and after in MiB."""
+    """A tracker with a full store: its name here, where it listens, its plans by kind, and its memory before
+    and after in MiB."""
 
     name: str
     port: int
@@ -46,7 +49,8 @@ class Loaded:
 
 
 def measure(lab: Lab, say: Callable[[str], None]) -> Iterator[Figure]:
-    """Announces beside opentracker; each kind of request; latency; memory. Raises `Missing` without a C compiler or `taskset`."""
+    """Announces beside opentracker; each kind of request; latency; memory. Raises `Missing` without a C
+    compiler or `taskset`."""
     program("taskset")
     generator = Generator(lab)
     trackers = [fill(lab, "memory", "memory"), fill(lab, "SQLite", f"sqlite:{lab.work}/tracker.db")]
@@ -79,7 +83,13 @@ def measure(lab: Lab, say: Callable[[str], None]) -> Iterator[Figure]:
     note(SINK, lambda: generator.run(sink, plan))
     note(f"{SINK}, {WINDOW} open", lambda: generator.run(sink, plan, WINDOW))
     ours = f"enjambre, {trackers[0].name}"
-    yield Figure("Announces, tracker on one core", "1/s", alternate(lab.runs, contenders), ours, (*sticks, Yardstick(SINK, most=0.5)))
+    yield Figure(
+        "Announces, tracker on one core",
+        "1/s",
+        alternate(lab.runs, contenders),
+        ours,
+        (*sticks, Yardstick(SINK, most=0.5)),
+    )
     yield from latency("Announces", found, lab.runs, ours)
 
     for kind in ("heartbeat", "lookup", "search"):
@@ -91,9 +101,9 @@ def measure(lab: Lab, say: Callable[[str], None]) -> Iterator[Figure]:
         yield from latency(f"{kind.capitalize()} requests", found, lab.runs, ours)
 
     pairs = PEERS * SHARES
-    per_pair = {f"enjambre, {one.name}": [(one.memory[1] - one.memory[0]) * (1 << 20) / pairs] for one in trackers} | {
-        f"enjambre, {one.name}, on disk": [one.disk / pairs] for one in trackers if one.disk
-    }
+    per_pair = {
+        f"enjambre, {one.name}": [(one.memory[1] - one.memory[0]) * (1 << 20) / pairs] for one in trackers
+    } | {f"enjambre, {one.name}, on disk": [one.disk / pairs] for one in trackers if one.disk}
     resident = ", ".join(f"{one.memory[1]:.0f} MiB ({one.name})" for one in trackers)
     note_ = f"{CONTENTS:,} contents, {PEERS:,} peers, {pairs:,} pairs; resident memory {resident}."
     yield Figure("Memory for each announced pair of content and peer", "bytes", per_pair, ours, (), (note_,))
@@ -102,7 +112,9 @@ def measure(lab: Lab, say: Callable[[str], None]) -> Iterator[Figure]:
 def latency(what: str, found: dict[str, list[Rate]], runs: int, ours: str) -> Iterator[Figure]:
     """The two percentiles of what was just measured, in milliseconds."""
     for label, pick in (("half of all", "p50"), ("99 in a hundred", "p99")):
-        samples = {name: [1000 * getattr(one, pick) for one in rates[-runs:]] for name, rates in found.items()}
+        samples = {
+            name: [1000 * getattr(one, pick) for one in rates[-runs:]] for name, rates in found.items()
+        }
         yield Figure(f"{what}: {label} answered within", "ms", samples, ours)
 
 
@@ -118,10 +130,15 @@ def fill(lab: Lab, name: str, store: str) -> Loaded:
             lines = []
             for peer in range(number, PEERS, CONNECTIONS):
                 shares = [share(peer, at) for at in range(SHARES)]
-                lines += [{**heartbeat(peer), "contents": shares[at : at + 50]} for at in range(0, SHARES, 50)]
+                lines += [
+                    {**heartbeat(peer), "contents": shares[at : at + 50]} for at in range(0, SHARES, 50)
+                ]
             for at in range(0, len(lines), 50):
                 _ask(file, lines[at : at + 50])
-    plans = {kind: plan(lab.work / f"{name}-{kind}", sessions, kind) for kind in ("heartbeat", "announce", "lookup", "search")}
+    plans = {
+        kind: plan(lab.work / f"{name}-{kind}", sessions, kind)
+        for kind in ("heartbeat", "announce", "lookup", "search")
+    }
     disk = sum(one.stat().st_size for one in lab.work.glob("tracker.db*")) if store != "memory" else 0
     return Loaded(name, port, plans, (before, memory_of(pid)[0]), disk)
 
@@ -139,14 +156,21 @@ def plan(path: Path, sessions: list[str], kind: str) -> Path:
             case "lookup":
                 return {"op": "lookup", "id": one["id"], "limit": 50, "peer": heartbeat(peer)["peer"]}
             case _:
-                return {"op": "search", "text": str(one["name"]).removesuffix(".img").replace("-", " "), "limit": 10}
+                return {
+                    "op": "search",
+                    "text": str(one["name"]).removesuffix(".img").replace("-", " "),
+                    "limit": 10,
+                }
 
     return write_plan(
         path,
         (
             (
                 {"op": "hello", "version": 1, "session": session},
-                [asked(number + CONNECTIONS * (n % (PEERS // CONNECTIONS)), n % SHARES) for n in range(PLANNED)],
+                [
+                    asked(number + CONNECTIONS * (n % (PEERS // CONNECTIONS)), n % SHARES)
+                    for n in range(PLANNED)
+                ],
             )
             for number, session in enumerate(sessions)
         ),
@@ -155,13 +179,23 @@ def plan(path: Path, sessions: list[str], kind: str) -> Path:
 
 def heartbeat(peer: int) -> dict[str, Any]:
     """What a peer says when it has nothing new."""
-    return {"op": "announce", "peer": _hex(f"peer {peer}", 16), "name": f"lab-{peer:05}", "listen": {"tcp": 6970}}
+    return {
+        "op": "announce",
+        "peer": _hex(f"peer {peer}", 16),
+        "name": f"lab-{peer:05}",
+        "listen": {"tcp": 6970},
+    }
 
 
 def share(peer: int, at: int) -> dict[str, Any]:
     """Content number `at` of a peer; each content has as many peers as any other."""
     number = (peer * SHARES + at) % CONTENTS
-    return {"id": _hex(f"content {number}", 32), "name": f"course-{number % 997}-disk-{number}.img", "size": 1 << 30, "have": 1 << 30}
+    return {
+        "id": _hex(f"content {number}", 32),
+        "name": f"course-{number % 997}-disk-{number}.img",
+        "size": 1 << 30,
+        "have": 1 << 30,
+    }
 
 
 def _hex(text: str, size: int) -> str:

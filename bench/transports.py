@@ -1,7 +1,9 @@
-"""The same file over TCP, over gRPC, and by raw grpcio streaming with the same hash; and what gRPC's two kinds of server cost.
+"""The same file over TCP, over gRPC, and by raw grpcio streaming with the same hash; and what gRPC's two
+kinds of server cost.
 
-Each time is the wall time of the whole receiving command, from its start to its end, interpreter and all. Ours writes a file. The raw ones
-are what gRPC's own tutorial would do, each chunk hashed with blake2b; one throws the bytes away, the other writes them to a file.
+Each time is the wall time of the whole receiving command, from its start to its end, interpreter and all.
+Ours writes a file. The raw ones are what gRPC's own tutorial would do, each chunk hashed with blake2b; one
+throws the bytes away, the other writes them to a file.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ _RAW = str(ROOT / "bench/rivals/raw_grpc.py")
 
 
 def measure(lab: Lab, _say: Callable[[str], None]) -> Iterator[Figure]:
-    """Wall time and memory of the four, and then of the kinds of server. Raises `Missing` without the extra."""
+    """Wall time and memory of the four, and then of the kinds of server. Raises `Missing` without the
+    extra."""
     python = python_with("grpc_reflection")
     path = lab.random_file(lab.folder("src") / "data.bin", lab.size)
     out = lab.work / "out"
@@ -48,12 +51,18 @@ def measure(lab: Lab, _say: Callable[[str], None]) -> Iterator[Figure]:
     seconds = alternate(lab.runs, {name: run(name, argv) for name, argv in commands.items()})
     title = f"{lab.size} MiB, one sender, one receiver, over each transport"
     yield Figure(title, "s", seconds, GRPC, (Yardstick(KEPT, most=1.15, aim=1.0),), (lab.place,))
-    yield Figure("Largest memory of the receiver", "MiB", {name: values[-lab.runs :] for name, values in memory.items()}, GRPC)
+    yield Figure(
+        "Largest memory of the receiver",
+        "MiB",
+        {name: values[-lab.runs :] for name, values in memory.items()},
+        GRPC,
+    )
     yield from servers(lab, python)
 
 
 def servers(lab: Lab, python: str) -> Iterator[Figure]:
-    """gRPC's threads against its asyncio, with chunks packed by protobuf and by us; nothing is hashed or written."""
+    """gRPC's threads against its asyncio, with chunks packed by protobuf and by us; nothing is hashed or
+    written."""
     path = lab.work / "src/data.bin"
     used: dict[str, list[float]] = {}
     contenders: dict[str, Callable[[], float]] = {}
@@ -62,7 +71,9 @@ def servers(lab: Lab, python: str) -> Iterator[Figure]:
             server = lab.start([python, _RAW, "serve", str(path), kind, packed])
             port = str(event(server, "listening")["port"])
 
-            def once(name: str = f"{kind}, chunks packed by {packed}", pid: int = server.pid, port: str = port) -> float:
+            def once(
+                name: str = f"{kind}, chunks packed by {packed}", pid: int = server.pid, port: str = port
+            ) -> float:
                 before = cpu_of(pid)
                 seconds = timed([python, _RAW, "drain", port]).seconds
                 used.setdefault(name, []).append(cpu_of(pid) - before)
@@ -71,4 +82,9 @@ def servers(lab: Lab, python: str) -> Iterator[Figure]:
             contenders[f"{kind}, chunks packed by {packed}"] = once
     seconds = alternate(lab.runs, contenders)
     yield Figure(f"{lab.size} MiB in one gRPC stream, by kind of server", "s", seconds, OURS)
-    yield Figure("Processor time of that server", "s", {name: values[-lab.runs :] for name, values in used.items()}, OURS)
+    yield Figure(
+        "Processor time of that server",
+        "s",
+        {name: values[-lab.runs :] for name, values in used.items()},
+        OURS,
+    )

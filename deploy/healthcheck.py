@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""Ask a tracker or a peer on this machine whether it is well: one `ping` line, exit 0 if the answer is ok, 1 if not.
+"""Ask a tracker or a peer on this machine whether it is well: one `ping` line, exit 0 if the answer is ok, 1
+if not.
 
-`healthcheck.py [tracker|peer] [HOST:PORT]`. What is not said comes from `P2P_HOST` and `P2P_PORT`, which the service itself reads too;
-then from the command line of process 1, which in a container is the service; then from the default ports. Standard library only.
+`healthcheck.py [tracker|peer] [HOST:PORT]`. What is not said comes from `P2P_HOST` and `P2P_PORT`, which the
+service itself reads too; then from the command line of process 1, which in a container is the service; then
+from the default ports. Standard library only.
 """
 
 from __future__ import annotations
@@ -43,20 +45,28 @@ def option(words: Sequence[str], name: str) -> str:
     return ""
 
 
-def target(arguments: Sequence[str], environment: Mapping[str, str], service: Sequence[str]) -> tuple[str, int]:
-    """Host and port to ask. `service` is the command line of the service. Raises `ValueError` for a port that is no number."""
+def target(
+    arguments: Sequence[str], environment: Mapping[str, str], service: Sequence[str]
+) -> tuple[str, int]:
+    """Host and port to ask. `service` is the command line of the service. Raises `ValueError` for a port that
+    is no number."""
     said = [word for word in arguments if word not in DEFAULT_PORTS]
     if said:
         host, _, port = said[0].rpartition(":")
         return LOOPBACK.get(host.strip("[]"), host.strip("[]")), int(port)
     roles = [word for word in (*arguments, *(Path(word).name for word in service)) if word in DEFAULT_PORTS]
     host = option(service, "--host") or environment.get("P2P_HOST", "")
-    port = option(service, "--port") or environment.get("P2P_PORT", "") or str(DEFAULT_PORTS[roles[0] if roles else "peer"])
+    port = (
+        option(service, "--port")
+        or environment.get("P2P_PORT", "")
+        or str(DEFAULT_PORTS[roles[0] if roles else "peer"])
+    )
     return LOOPBACK.get(host, host), int(port)
 
 
 def is_well(host: str, port: int) -> bool:
-    """Send one `ping` and say whether the answer is `{"ok": true, …}`. Raises `OSError` or `ValueError` where there is no such answer."""
+    """Send one `ping` and say whether the answer is `{"ok": true, …}`. Raises `OSError` or `ValueError` where
+    there is no such answer."""
     with socket.create_connection((host, port), timeout=TIMEOUT) as connection:
         connection.sendall(b'{"op":"ping"}\n')
         line = b""

@@ -10,8 +10,9 @@
     ├── Unreachable               exit 6   the tracker or the peers cannot be reached
     └── DiskError                 exit 7   full, read-only, no permission, changed under us
 
-Ours or theirs (an idea of h11): `ProtocolError` and `Refused` speak of the other side, the rest of this side. An exception that is not
-in this tree and reaches a user is a bug. The message of each is the sentence the user reads: what, with what, and what to do.
+Ours or theirs (an idea of h11): `ProtocolError` and `Refused` speak of the other side, the rest of this side.
+An exception that is not in this tree and reaches a user is a bug. The message of each is the sentence the
+user reads: what, with what, and what to do.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ WIRE_CODES: Final[dict[str, str]] = {
     "unavailable": "this side cannot answer now; ask again later",
     "internal": "a fault of this side; nothing more is told",
 }
-"""The closed list of error codes on the wire, each with its one meaning (`protos/PROTOCOL.md` prints this table)."""
+"""The closed list of error codes on the wire, each with its one meaning (`protos/PROTOCOL.md` prints this
+table)."""
 
 EXIT_OF_CODE: Final[dict[str, int]] = {
     "login_needed": 4,
@@ -58,7 +60,8 @@ class EnjambreError(Exception):
 class ProtocolError(EnjambreError):
     """The other side broke a rule of the wire.
 
-    `code` is one of `WIRE_CODES`. `fatal` says that framing is lost, or the fault so gross that the connection must end.
+    `code` is one of `WIRE_CODES`. `fatal` says that framing is lost, or the fault so gross that the
+    connection must end.
     """
 
     def __init__(self, code: str, message: str, *, fatal: bool = False, seq: int | None = None) -> None:
@@ -69,7 +72,8 @@ class ProtocolError(EnjambreError):
 
 
 class Refused(EnjambreError):
-    """The asked side says no, with a wire code and a sentence; raised here to be sent, and raised there when received."""
+    """The asked side says no, with a wire code and a sentence; raised here to be sent, and raised there when
+    received."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)

@@ -7,16 +7,18 @@ from dataclasses import dataclass
 from typing import Final, NewType
 
 from p2p.errors import UsageError
-from p2p.frozen import frozen
+from p2p.value import frozen
 
 PeerId = NewType("PeerId", str)
-"""32 lower-case hex digits, drawn at random when a peer starts. A name is for people; this is who a peer is."""
+"""32 lower-case hex digits, drawn at random when a peer starts. A name is for people; this is who a peer
+is."""
 
 ContentId = NewType("ContentId", str)
 """64 lower-case hex digits: blake2b-256 of the manifest's canonical bytes."""
 
 PeerKey = NewType("PeerKey", str)
-"""A peer at a place, as `peer_key` writes it. Ids are no secret: who says the same id from elsewhere is somebody else."""
+"""A peer at a place, as `peer_key` writes it. Ids are no secret: who says the same id from elsewhere is
+somebody else."""
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
@@ -43,7 +45,8 @@ class Address:
 
     @classmethod
     def parse(cls, text: str, *, default_port: int | None = None, what: str = "address") -> Address:
-        """Read `HOST:PORT`, `[V6]:PORT`, or `HOST` where a default port is given. Raises `UsageError` naming `what`."""
+        """Read `HOST:PORT`, `[V6]:PORT`, or `HOST` where a default port is given. Raises `UsageError` naming
+        `what`."""
         host, port_text = text.strip(), ""
         if host.startswith("["):
             host, closed, rest = host[1:].partition("]")
@@ -58,7 +61,12 @@ class Address:
             port_text = str(default_port)
         if any(c in " []" or not c.isprintable() for c in host):
             raise UsageError(f"{what}: {text!r} is not HOST:PORT; no host has such characters")
-        if not host or not (port_text.isascii() and port_text.isdigit()) or len(port_text) > 9 or not 0 < int(port_text) < 65536:
+        if (
+            not host
+            or not (port_text.isascii() and port_text.isdigit())
+            or len(port_text) > 9
+            or not 0 < int(port_text) < 65536
+        ):
             raise UsageError(f"{what}: {text!r} is not HOST:PORT with a port from 1 to 65535")
         return cls(host, int(port_text))
 
@@ -73,7 +81,7 @@ def peer_of(key: PeerKey) -> PeerId:
     return PeerId(key.partition("@")[0])
 
 
-def caller(peer: PeerId | None, host: str) -> str:
+def client_id(peer: PeerId | None, host: str) -> str:
     """Who asks for blocks: an id and the host it calls from, or the host of a nobody."""
     return host if peer is None else f"{peer}@{host}"
 
@@ -92,7 +100,8 @@ def _is_v6(host: str) -> bool:
 
 
 def canonical_host(host: str) -> str:
-    """Write an IP literal in its one canonical form: no zone, no v4-mapped v6. Other host names pass through."""
+    """Write an IP literal in its one canonical form: no zone, no v4-mapped v6. Other host names pass
+    through."""
     try:
         ip = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
@@ -104,7 +113,8 @@ def canonical_host(host: str) -> str:
 
 @frozen
 class FileEntry:
-    """One file of a manifest: its path below the content's folder (`/` between parts) and its size in bytes."""
+    """One file of a manifest: its path below the content's folder (`/` between parts) and its size in
+    bytes."""
 
     path: str
     size: int
@@ -114,8 +124,9 @@ class FileEntry:
 class Manifest:
     """What a content is made of. `content/manifest.py` builds, checks and names it.
 
-    `kind` is `file` (then `files` is the one entry whose path is `name`) or `folder`. `folders` lists empty folders only, since the others
-    follow from the files. `pieces` holds the raw digests, 32 bytes each, of the files' bytes laid end to end in the order of `files`.
+    `kind` is `file` (then `files` is the one entry whose path is `name`) or `folder`. `folders` lists empty
+    folders only, since the others follow from the files. `pieces` holds the raw digests, 32 bytes each, of
+    the files' bytes laid end to end in the order of `files`.
     """
 
     name: str
@@ -143,7 +154,8 @@ class BlockSpan:
 
 @frozen
 class FileSpan:
-    """`length` bytes at `offset` of an open file, named by its descriptor; a payload that the I/O layer may `sendfile`."""
+    """`length` bytes at `offset` of an open file, named by its descriptor; a payload that the I/O layer may
+    `sendfile`."""
 
     fd: int
     offset: int
@@ -152,7 +164,8 @@ class FileSpan:
 
 @frozen
 class Hit:
-    """One content as the tracker lists it: how many peers have all of it (`seeds`) and how many have any of it (`peers`)."""
+    """One content as the tracker lists it: how many peers have all of it (`seeds`) and how many have any of
+    it (`peers`)."""
 
     id: ContentId
     name: str

@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""Makes transfer_pb2.py, its types and transfer_pb2_grpc.py from transfer.proto, or with `--check` only says if they are current.
+"""Makes transfer_pb2.py, its types and transfer_pb2_grpc.py from transfer.proto, or with `--check` only says
+if they are current.
 
-To be run with the oldest grpcio-tools that the extra `grpc` allows: what that makes works with every later grpcio and protobuf, while what
-a later one makes refuses to be loaded by older ones. `make protos` finds the right one.
+To be run with the oldest grpcio-tools that the extra `grpc` allows: what that makes works with every later
+grpcio and protobuf, while what a later one makes refuses to be loaded by older ones. `make protos` finds the
+right one.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ def oldest() -> str:
     """The oldest grpcio that pyproject.toml allows."""
     with (ROOT / "pyproject.toml").open("rb") as file:
         requirements: list[str] = tomllib.load(file)["project"]["optional-dependencies"]["grpc"]
-    return next(one for one in requirements if one.startswith("grpcio>=")).partition(">=")[2].partition(",")[0]
+    return (
+        next(one for one in requirements if one.startswith("grpcio>=")).partition(">=")[2].partition(",")[0]
+    )
 
 
 def main() -> int:
@@ -35,12 +39,21 @@ def main() -> int:
     except PackageNotFoundError:
         found = "none"
     if found != wanted:
-        print(f"this needs grpcio-tools {wanted}, and {found} is installed here; use `make protos`", file=sys.stderr)
+        print(
+            f"this needs grpcio-tools {wanted}, and {found} is installed here; use `make protos`",
+            file=sys.stderr,
+        )
         return 2
     with tempfile.TemporaryDirectory() as name:
         outputs = [f"--{kind}_out={name}" for kind in ("python", "pyi", "grpc_python")]
-        subprocess.run([sys.executable, "-m", "grpc_tools.protoc", "-I.", *outputs, SOURCE], cwd=ROOT, check=True)
-        stale = [path for path in MADE if not (ROOT / path).is_file() or (ROOT / path).read_bytes() != Path(name, path).read_bytes()]
+        subprocess.run(
+            [sys.executable, "-m", "grpc_tools.protoc", "-I.", *outputs, SOURCE], cwd=ROOT, check=True
+        )
+        stale = [
+            path
+            for path in MADE
+            if not (ROOT / path).is_file() or (ROOT / path).read_bytes() != Path(name, path).read_bytes()
+        ]
         if "--check" not in sys.argv[1:]:
             for path in stale:
                 (ROOT / path).write_bytes(Path(name, path).read_bytes())

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Keeps the tables of PROTOCOL.md as the code says: rewrites what stands between its marks, or with `--check` only says if that is current.
+"""Keeps the tables of PROTOCOL.md as the code says: rewrites what stands between its marks, or with `--check`
+only says if that is current.
 
-A mark is `<!-- table:NAME -->`, and what it opens ends at `<!-- /table -->`. NAME is `codes`, `limits`, `tracker-ops`, `peer-ops`, `op:OP`
-or `record:CLASS`; `names()` lists them all.
+A mark is `<!-- table:NAME -->`, and what it opens ends at `<!-- /table -->`. NAME is `codes`, `limits`,
+`tracker-ops`, `peer-ops`, `op:OP` or `record:CLASS`; `names()` lists them all.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from p2p.content import names as content_names  # noqa: E402
 from p2p.errors import WIRE_CODES  # noqa: E402
 from p2p.model import MAX_BLOCK, MAX_PIECES, MAX_SIZE  # noqa: E402
 from p2p.protocol.codec import MESSAGE_TEXT, SEQ  # noqa: E402
-from p2p.protocol.fields import Kind, ListOf, MapOf, Record, Row, plan_of  # noqa: E402
-from p2p.protocol.lines import MAX_LINE  # noqa: E402
-from p2p.protocol.messages import MAX_MANIFEST, PAGE, PEER_OPS, Request  # noqa: E402
+from p2p.protocol.framing import MAX_LINE  # noqa: E402
+from p2p.protocol.peer_messages import MAX_MANIFEST, PAGE, PEER_OPS, Request  # noqa: E402
+from p2p.protocol.schema import Kind, ListOf, MapOf, Record, Row, plan_of  # noqa: E402
+from p2p.protocol.strict_json import MAX_DIGITS, loads  # noqa: E402
 from p2p.protocol.tracker_messages import TRACKER_OPS  # noqa: E402
-from p2p.strictjson import MAX_DIGITS, loads  # noqa: E402
 
 PAGE_FILE: Final = HERE / "PROTOCOL.md"
 REQUESTS: Final[dict[str, type[Request]]] = {cls.OP: cls for cls in (*PEER_OPS, *TRACKER_OPS)}
@@ -38,7 +39,14 @@ _REGION: Final = re.compile(r"(<!-- table:(\S+) -->\n).*?(\n<!-- /table -->)", r
 
 def names() -> list[str]:
     """Every table that the page must have."""
-    return ["codes", "limits", "tracker-ops", "peer-ops", *(f"op:{op}" for op in REQUESTS), *(f"record:{name}" for name in records())]
+    return [
+        "codes",
+        "limits",
+        "tracker-ops",
+        "peer-ops",
+        *(f"op:{op}" for op in REQUESTS),
+        *(f"record:{name}" for name in records()),
+    ]
 
 
 def records() -> dict[str, type]:
@@ -96,12 +104,21 @@ def _limits() -> Iterator[str]:
         ("nesting of objects and lists in a line", f"{depth}, the line's own object counted"),
         ("a number as it is written", f"{MAX_DIGITS} characters"),
         ("`seq`", f"{SEQ.low} to {SEQ.high} (2^53 - 1)"),
-        ("the `message` of an error", f"{MESSAGE_TEXT.high:,} bytes are read; who writes one keeps the whole line below 1,024"),
+        (
+            "the `message` of an error",
+            f"{MESSAGE_TEXT.high:,} bytes are read; who writes one keeps the whole line below 1,024",
+        ),
         ("rows in one answer", f"{PAGE}"),
         ("a block, and so the body that answers `read`", f"{MAX_BLOCK:,} bytes"),
         ("a manifest, and so the body that answers `manifest`", f"{MAX_MANIFEST:,} bytes"),
-        ("a content", f"{MAX_SIZE:,} bytes, {MAX_PIECES:,} pieces, {manifest.MAX_FILES:,} files and empty folders together"),
-        ("a piece", f"a power of two from {geometry.MIN_PIECE_LENGTH:,} to {geometry.MAX_PIECE_LENGTH:,} bytes; the last may be shorter"),
+        (
+            "a content",
+            f"{MAX_SIZE:,} bytes, {MAX_PIECES:,} pieces, {manifest.MAX_FILES:,} files and empty folders together",
+        ),
+        (
+            "a piece",
+            f"a power of two from {geometry.MIN_PIECE_LENGTH:,} to {geometry.MAX_PIECE_LENGTH:,} bytes; the last may be shorter",
+        ),
         (
             "a path in a manifest",
             f"{content_names.MAX_PATH:,} bytes in {content_names.MAX_DEPTH} parts of {content_names.MAX_PART} bytes each, as UTF-8",
@@ -112,11 +129,19 @@ def _limits() -> Iterator[str]:
 
 def _ops(ops: Iterable[type[Request]]) -> Iterator[str]:
     def row(cls: type[Request]) -> tuple[str, str, str, str]:
-        fields = ", ".join(f"`{row.name}`" if row.required else f"[`{row.name}`]" for row in plan_of(cls).rows)
-        answer = ", ".join(f"`{row.name}`" for row in plan_of(cls.ANSWER).rows) if cls.ANSWER is not None else "no answer"
+        fields = ", ".join(
+            f"`{row.name}`" if row.required else f"[`{row.name}`]" for row in plan_of(cls).rows
+        )
+        answer = (
+            ", ".join(f"`{row.name}`" for row in plan_of(cls.ANSWER).rows)
+            if cls.ANSWER is not None
+            else "no answer"
+        )
         return f"[`{cls.OP}`](#{cls.OP})", fields, answer, f"{cls.BODY:,}" if cls.BODY else "none"
 
-    return _table(("op", "request ([may be absent])", "answer", "largest body of the answer, bytes"), map(row, ops))
+    return _table(
+        ("op", "request ([may be absent])", "answer", "largest body of the answer, bytes"), map(row, ops)
+    )
 
 
 def _op(cls: type[Request]) -> Iterator[str]:

@@ -1,4 +1,5 @@
-"""What holds for every test: it leaves descriptors, threads, tasks, child processes and temporary files as it found them."""
+"""What holds for every test: it leaves descriptors, threads, tasks, child processes and temporary files as it
+found them."""
 
 from __future__ import annotations
 
@@ -9,12 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.leaks import Snapshot, check_back_to, tasks_at_the_end_of_loops
+from tests.kit.leaks import Snapshot, check_back_to, tasks_at_the_end_of_loops
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--shuffle SEED` runs files, and the tests of each file, in an order that the seed decides."""
-    parser.addoption("--shuffle", type=int, default=None, metavar="SEED", help="run the tests in the random order of this seed")
+    parser.addoption(
+        "--shuffle",
+        type=int,
+        default=None,
+        metavar="SEED",
+        help="run the tests in the random order of this seed",
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -31,7 +38,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session", autouse=True)
 def _temporary_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder of our own for temporary files, so that what a test leaves is seen, and is not taken for what others do meanwhile."""
+    """A folder of our own for temporary files, so that what a test leaves is seen, and is not taken for what
+    others do meanwhile."""
     folder = tmp_path_factory.mktemp("temporary")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMPDIR", str(folder))
@@ -45,4 +53,6 @@ def _nothing_is_left_behind(request: pytest.FixtureRequest, _temporary_files: Pa
     with tasks_at_the_end_of_loops() as tasks:
         yield
     check_back_to(before, _temporary_files, getattr(request.module, "KEPT", ()))
-    assert not tasks or request.node.get_closest_marker("interrupts_loop"), f"left to be cancelled at the end: {'; '.join(tasks)}"
+    assert not tasks or request.node.get_closest_marker("interrupts_loop"), (
+        f"left to be cancelled at the end: {'; '.join(tasks)}"
+    )

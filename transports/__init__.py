@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Final, cast
 from p2p.errors import TransportUnavailable
 
 if TYPE_CHECKING:
+    from p2p.net.wire import WireTrace
     from p2p.peer.transport import Transport
-    from p2p.peer.wire import WireTrace
-    from p2p.system import DiskIO
+    from p2p.storage.disk_io import DiskIO
 
 KNOWN: Final[dict[str, tuple[str, str]]] = {
     "tcp": ("transports.tcp", "TcpTransport"),
@@ -28,8 +28,8 @@ NEEDS: Final[dict[str, tuple[frozenset[str], str]]] = {
 def load(name: str, io: DiskIO, trace: WireTrace | None = None) -> Transport:
     """Return a new transport that reads files by `io` and tells `trace` of its control lines.
 
-    Raises `TransportUnavailable` for an unknown name, or when its extra is not installed. A fault inside our own module is not disguised
-    as a missing extra: only the name of the missing library decides.
+    Raises `TransportUnavailable` for an unknown name, or when its extra is not installed. A fault inside our
+    own module is not disguised as a missing extra: only the name of the missing library decides.
     """
     if name not in KNOWN:
         raise TransportUnavailable(f"no transport {name!r}; known are {', '.join(KNOWN)}")

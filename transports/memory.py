@@ -1,6 +1,7 @@
 """Blocks without sockets: a real transport inside one process, for tests and for teaching.
 
-A "network" is a table from port to listener that the transports of one process share; host names mean nothing in it.
+A "network" is a table from port to listener that the transports of one process share; host names mean nothing
+in it.
 """
 
 from __future__ import annotations
@@ -8,10 +9,10 @@ from __future__ import annotations
 import asyncio
 
 from p2p.errors import ProtocolError, Unreachable
-from p2p.model import Address, BlockSpan, ContentId, FileSpan, PeerId, caller
-from p2p.peer.transport import Control, LaneClosed, Source
-from p2p.peer.wire import WireTrace
-from p2p.system import DiskIO
+from p2p.model import Address, BlockSpan, ContentId, FileSpan, PeerId, client_id
+from p2p.net.wire import WireTrace
+from p2p.peer.transport import BlockSource, Control, DataConnectionClosed
+from p2p.storage.disk_io import DiskIO
 
 
 class MemoryTransport:
@@ -19,11 +20,15 @@ class MemoryTransport:
 
     name = "memory"
 
-    def __init__(self, io: DiskIO, trace: WireTrace | None = None, network: dict[int, MemoryListener] | None = None) -> None:
+    def __init__(
+        self, io: DiskIO, trace: WireTrace | None = None, network: dict[int, MemoryListener] | None = None
+    ) -> None:
         self._io = io
         self._network: dict[int, MemoryListener] = {} if network is None else network
 
-    async def listen(self, source: Source, address: Address, control: Control | None = None) -> MemoryListener:
+    async def listen(
+        self, source: BlockSource, address: Address, control: Control | None = None
+    ) -> MemoryListener:
         """Serve blocks at a port of this network. Raises `OSError` when it is taken."""
         port = address.port or next(port for port in range(1024, 65536) if port not in self._network)
         if port in self._network:
@@ -31,21 +36,21 @@ class MemoryTransport:
         listener = self._network[port] = MemoryListener(port, source, self._network)
         return listener
 
-    async def connect(self, address: Address, me: PeerId | None = None) -> MemoryLane:
+    async def connect(self, address: Address, me: PeerId | None = None) -> MemoryDataConnection:
         """Reach a listener of this network."""
         listener = self._network.get(address.port)
         if listener is None:
             raise Unreachable(f"peer {address} cannot be reached: nobody listens")
-        return MemoryLane(listener, caller(me, address.host), self._io)
+        return MemoryDataConnection(listener, client_id(me, address.host), self._io)
 
 
 class MemoryListener:
     """An open door of this process."""
 
-    def __init__(self, port: int, source: Source, network: dict[int, MemoryListener]) -> None:
+    def __init__(self, port: int, source: BlockSource, network: dict[int, MemoryListener]) -> None:
         self.port = port
         self.source = source
-        self.lanes: set[MemoryLane] = set()
+        self.lanes: set[MemoryDataConnection] = set()
         self._network = network
 
     async def close(self) -> None:
@@ -55,12 +60,12 @@ class MemoryListener:
             await lane.close()
 
 
-class MemoryLane:
+class MemoryDataConnection:
     """A way to one listener. Fetches are served one after the other, as on a connection."""
 
-    def __init__(self, listener: MemoryListener, who: str, io: DiskIO) -> None:
+    def __init__(self, listener: MemoryListener, client: str, io: DiskIO) -> None:
         self._listener = listener
-        self._who = who
+        self._who = client
         self._io = io
         self._turn = asyncio.Lock()
         self._under_way: set[asyncio.Task[None]] = set()
@@ -68,9 +73,10 @@ class MemoryLane:
         listener.lanes.add(self)
 
     async def fetch(self, content: ContentId, span: BlockSpan, into: memoryview) -> None:
-        """Fill `into` with the block. Raises `Refused`, `Unreachable` (`LaneClosed` is one), `ProtocolError`."""
+        """Fill `into` with the block. Raises `Refused`, `Unreachable` (`DataConnectionClosed` is one),
+        `ProtocolError`."""
         if self._closed:
-            raise LaneClosed("the lane was closed")
+            raise DataConnectionClosed("the lane was closed")
         task = asyncio.create_task(self._move(content, span, into))
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
@@ -79,13 +85,13 @@ class MemoryLane:
         except asyncio.CancelledError:
             me = asyncio.current_task()
             if task.cancelled() and me is not None and not me.cancelling():
-                raise LaneClosed("the lane was closed") from None
+                raise DataConnectionClosed("the lane was closed") from None
             task.cancel()
             await asyncio.wait([task])
             raise
 
     async def close(self) -> None:
-        """End it; what is under way raises `LaneClosed`."""
+        """End it; what is under way raises `DataConnectionClosed`."""
         self._closed = True
         self._listener.lanes.discard(self)
         for task in list(self._under_way):
@@ -95,7 +101,9 @@ class MemoryLane:
         async with self._turn, self._listener.source.blocks(self._who, content, [span]) as (files,):
             size = sum(file.length for file in files)
             if size != len(into):
-                raise ProtocolError("bad_body", f"body: {len(into)} bytes were asked for, {size} announced", fatal=True)
+                raise ProtocolError(
+                    "bad_body", f"body: {len(into)} bytes were asked for, {size} announced", fatal=True
+                )
             got = 0
             for file in files:
                 got += await self._copy(file, into[got:])
@@ -111,5 +119,5 @@ class MemoryLane:
             if not count:
                 raise Unreachable("the other side's file became shorter")
             got += count
-            await asyncio.to_thread(self._listener.source.pace, count, self._who)
+            await asyncio.to_thread(self._listener.source.throttle, count, self._who)
         return got

@@ -1,4 +1,5 @@
-"""Blocks over TCP: a request line, an answer line, then the bytes, from file to socket and from socket to buffer."""
+"""Blocks over TCP: a request line, an answer line, then the bytes, from file to socket and from socket to
+buffer."""
 
 from __future__ import annotations
 
@@ -13,36 +14,40 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
-from p2p.accept import Acceptor, listening
 from p2p.errors import ProtocolError, Refused, Unreachable
 from p2p.model import Address, BlockSpan, ContentId, PeerId, is_loopback
+from p2p.net.acceptor import Acceptor, listening
+from p2p.net.dial import dial, prepare
+from p2p.net.wire import Wire, WireTrace, broken
 from p2p.peer.conversation import converse
-from p2p.peer.dial import dial, prepare
-from p2p.peer.transport import Control, LaneClosed, LaneRefused, Source
-from p2p.peer.wire import Wire, WireTrace, broken
+from p2p.peer.transport import BlockSource, Control, DataConnectionClosed, DataConnectionRefused
 from p2p.protocol.codec import by_op, encode_error
-from p2p.protocol.messages import PEER_OPS, VERSION, Hello, HelloAnswer, Read, ReadAnswer
+from p2p.protocol.peer_messages import PEER_OPS, VERSION, Hello, HelloAnswer, Read, ReadAnswer
 from p2p.protocol.session import Answered, BadRequest
-from p2p.system import DiskIO
+from p2p.storage.disk_io import DiskIO
 
 CONNECTIONS: Final = 1024
-"""Connections that one door holds open in all; over it, one that has said nothing yet gives way, or the newcomer is told `busy`."""
+"""Connections that one door holds open in all; over it, one that has said nothing yet gives way, or the
+newcomer is told `busy`."""
 CONNECTIONS_OF_ONE: Final = 128
 """The same from one host; loopback, where many peers share a host, may have them all."""
 BACKLOG: Final = 512
 SILENT_TIME: Final = 0.1
-"""Seconds that a connection may say nothing before it gives way where there is no room for another: so many a tenth of a second as there
-are places can be let in. With a whole second, a client beside a crowd of 10,000 that came in four was told `busy` one time in fourteen."""
+"""Seconds that a connection may say nothing before it gives way where there is no room for another: so many a
+tenth of a second as there are places can be let in. With a whole second, a client beside a crowd of 10,000
+that came in four was told `busy` one time in fourteen."""
 TELL_EVERY: Final = 10.0
 """Seconds between two lines of log about the same trouble."""
 SENDERS: Final = 80
-"""Threads that send files, at most; each starts when needed. The source admits few at once, and who takes no bytes holds one for long."""
+"""Threads that send files, at most; each starts when needed. The source admits few at once, and who takes no
+bytes holds one for long."""
 
 log = logging.getLogger(__name__)
 
 
 class TcpTransport:
-    """The transport that every peer speaks. `trace` is told of each control line: direction, other side, line."""
+    """The transport that every peer speaks. `trace` is told of each control line: direction, other side,
+    line."""
 
     name = "tcp"
 
@@ -50,13 +55,18 @@ class TcpTransport:
         self._io = io
         self._trace = trace
 
-    async def listen(self, source: Source, address: Address, control: Control | None = None) -> TcpListener:
+    async def listen(
+        self, source: BlockSource, address: Address, control: Control | None = None
+    ) -> TcpListener:
         """Serve blocks, and control if given, at `address`. Raises `OSError` when it cannot be had.
 
-        0.0.0.0 is every address of this machine, those of IPv6 too where there is any: a tracker may hand out whichever it saw.
+        0.0.0.0 is every address of this machine, those of IPv6 too where there is any: a tracker may hand out
+        whichever it saw.
         """
         loop = asyncio.get_running_loop()
-        infos = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        infos = await loop.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
         family, _, _, _, target = infos[0]
         socks = [listening(family, target, BACKLOG)]
         if address.host == "0.0.0.0":
@@ -64,11 +74,11 @@ class TcpTransport:
                 socks.append(listening(socket.AF_INET6, ("::", socks[0].getsockname()[1]), BACKLOG))
         return TcpListener(socks, source, control, self._io, self._trace)
 
-    async def connect(self, address: Address, me: PeerId | None = None) -> TcpLane:
+    async def connect(self, address: Address, me: PeerId | None = None) -> TcpDataConnection:
         """Dial a peer and say who we are, without waiting for its answer."""
         sock = await dial(address)
         try:
-            lane = TcpLane(sock, self._io, self._trace)
+            lane = TcpDataConnection(sock, self._io, self._trace)
         except OSError as error:
             raise broken(error, f"peer {address}") from error
         if me is not None:
@@ -80,7 +90,12 @@ class TcpListener:
     """An open door: accepts, and holds one task a connection."""
 
     def __init__(
-        self, socks: Sequence[socket.socket], source: Source, control: Control | None, io: DiskIO, trace: WireTrace | None
+        self,
+        socks: Sequence[socket.socket],
+        source: BlockSource,
+        control: Control | None,
+        io: DiskIO,
+        trace: WireTrace | None,
     ) -> None:
         self.port: int = socks[0].getsockname()[1]
         """The port that is listened on."""
@@ -94,7 +109,8 @@ class TcpListener:
         self._acceptors = [Acceptor(sock, self._welcome, self._refused) for sock in socks]
 
     def _refused(self, error: OSError) -> None:
-        # Out of descriptors or memory: what is open goes on, and a newcomer waits in the queue until some are free again.
+        # Out of descriptors or memory: what is open goes on, and a newcomer waits in the queue until some are
+        # free again.
         self._give_way()
         now = time.monotonic()
         if now - self._told_at >= TELL_EVERY:
@@ -124,7 +140,8 @@ class TcpListener:
         task.add_done_callback(self._left)
 
     def _give_way(self, host: str = "") -> bool:
-        """Hang up on the one, of a host if one is named, that has said nothing for longest, if that is long; says whether there was one."""
+        """Hang up on the one, of a host if one is named, that has said nothing for longest, if that is long;
+        says whether there was one."""
         until = time.monotonic() - SILENT_TIME
         for task, other in self._open.items():
             if other.since > until:
@@ -167,7 +184,7 @@ class _Waiting:
     done: asyncio.Future[None]
 
 
-class TcpLane:
+class TcpDataConnection:
     """One connection on which blocks are asked for; answers come in the order of the questions."""
 
     def __init__(self, sock: socket.socket, io: DiskIO, trace: WireTrace | None) -> None:
@@ -177,7 +194,7 @@ class TcpLane:
         self._outbox: deque[bytes] = deque()
         self._flushing: asyncio.Task[None] | None = None
         self._reading_into: _Waiting | None = None
-        self._fault: Unreachable | LaneRefused | None = None
+        self._fault: Unreachable | DataConnectionRefused | None = None
         self._reader = asyncio.create_task(self._read())
 
     def introduce(self, me: PeerId) -> None:
@@ -186,12 +203,15 @@ class TcpLane:
         self._post(line)
 
     async def fetch(self, content: ContentId, span: BlockSpan, into: memoryview) -> None:
-        """Fill `into` with the block. Raises `Refused`, `Unreachable` (`LaneClosed` is one), `ProtocolError`."""
-        if isinstance(self._fault, LaneRefused):
-            raise LaneRefused(self._fault.code, str(self._fault))
+        """Fill `into` with the block. Raises `Refused`, `Unreachable` (`DataConnectionClosed` is one),
+        `ProtocolError`."""
+        if isinstance(self._fault, DataConnectionRefused):
+            raise DataConnectionRefused(self._fault.code, str(self._fault))
         if self._fault is not None:
-            raise LaneClosed(str(self._fault))
-        seq, line = self._wire.session.ask(Read(id=content, piece=span.piece, offset=span.offset, length=span.length))
+            raise DataConnectionClosed(str(self._fault))
+        seq, line = self._wire.session.ask(
+            Read(id=content, piece=span.piece, offset=span.offset, length=span.length)
+        )
         waiting = self._waiting[seq] = _Waiting(into, asyncio.get_running_loop().create_future())
         self._post(line)
         try:
@@ -199,13 +219,14 @@ class TcpLane:
         except asyncio.CancelledError:
             waiting.into = None
             if self._reading_into is waiting:
-                # Half of it may be in the caller's buffer, and more would follow: only hanging up makes the buffer safe to reuse.
+                # Half of it may be in the caller's buffer, and more would follow: only hanging up makes the
+                # buffer safe to reuse.
                 await self.close()
             raise
 
     async def close(self) -> None:
-        """Hang up; what is under way raises `LaneClosed`."""
-        self._fail(LaneClosed(f"connection to {self._wire.remote} was closed"))
+        """Hang up; what is under way raises `DataConnectionClosed`."""
+        self._fail(DataConnectionClosed(f"connection to {self._wire.remote} was closed"))
         if self._reader is not asyncio.current_task():
             self._reader.cancel()
             await asyncio.gather(self._reader, return_exceptions=True)
@@ -222,7 +243,8 @@ class TcpLane:
                 self._outbox.clear()
                 await self._wire.send([lines])
         except OSError as error:
-            # It is hung up now, and what the other side said before that, above all that it is busy, says more than that it did.
+            # It is hung up now, and what the other side said before that, above all that it is busy, says
+            # more than that it did.
             await asyncio.wait([self._reader])
             self._fail(broken(error, self._wire.remote))
         finally:
@@ -232,7 +254,7 @@ class TcpLane:
         try:
             while True:
                 await self._hear()
-        except LaneRefused as refused:
+        except DataConnectionRefused as refused:
             self._fail(refused)
         except (OSError, ProtocolError, Unreachable) as error:
             self._fail(broken(error, self._wire.remote))
@@ -244,10 +266,14 @@ class TcpLane:
         if isinstance(event, BadRequest):
             raise event.error
         if not isinstance(event, Answered) or event.seq is None:
-            refused = event.answer if isinstance(event, Answered) and isinstance(event.answer, Refused) else None
+            refused = (
+                event.answer if isinstance(event, Answered) and isinstance(event.answer, Refused) else None
+            )
             if refused is not None and refused.code in ("busy", "unavailable"):
-                raise LaneRefused(refused.code, str(refused))
-            raise Unreachable(f"{self._wire.remote} ended the connection{': ' + str(refused) if refused else ''}")
+                raise DataConnectionRefused(refused.code, str(refused))
+            raise Unreachable(
+                f"{self._wire.remote} ended the connection{': ' + str(refused) if refused else ''}"
+            )
         waiting = self._waiting.pop(event.seq, None)
         if waiting is None:
             if isinstance(event.answer, (HelloAnswer, Refused)):
@@ -267,20 +293,26 @@ class TcpLane:
         self._reading_into = waiting
         try:
             if not isinstance(event.answer, ReadAnswer) or event.body != len(into):
-                raise ProtocolError("bad_body", f"body: {len(into)} bytes were asked for, {event.body} announced", fatal=True)
+                raise ProtocolError(
+                    "bad_body", f"body: {len(into)} bytes were asked for, {event.body} announced", fatal=True
+                )
             await self._wire.read_body_into(into)
         except (OSError, ProtocolError) as error:
             if not waiting.done.done():
-                waiting.done.set_exception(error if isinstance(error, ProtocolError) else broken(error, self._wire.remote))
+                waiting.done.set_exception(
+                    error if isinstance(error, ProtocolError) else broken(error, self._wire.remote)
+                )
             raise
         finally:
             self._reading_into = None
             if not waiting.done.done() and self._wire.closed:
-                waiting.done.set_exception(self._fault or LaneClosed(f"connection to {self._wire.remote} was closed"))
+                waiting.done.set_exception(
+                    self._fault or DataConnectionClosed(f"connection to {self._wire.remote} was closed")
+                )
         if not waiting.done.done():
             waiting.done.set_result(None)
 
-    def _fail(self, error: Unreachable | LaneRefused) -> None:
+    def _fail(self, error: Unreachable | DataConnectionRefused) -> None:
         if self._fault is not None:
             return
         self._fault = error

@@ -1,7 +1,9 @@
-"""One libtorrent peer, tuned for a fast link: TCP only, no encryption, no discovery. Run by a Python that has libtorrent.
+"""One libtorrent peer, tuned for a fast link: TCP only, no encryption, no discovery. Run by a Python that has
+libtorrent.
 
-libtorrent_peer.py seed FILE TORRENT          prints {"event":"listening","port":N} and serves until it is ended
-libtorrent_peer.py leech FOLDER TORRENT PORT  fetches from the seed at that port, and ends when all is there
+libtorrent_peer.py seed FILE TORRENT          prints {"event":"listening","port":N} and serves until it is
+ended libtorrent_peer.py leech FOLDER TORRENT PORT  fetches from the seed at that port, and ends when all is
+there
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ def session(*, seed: bool) -> Any:
             "hashing_threads": 2,
             "send_buffer_watermark": 8 << 20,
             "unchoke_slots_limit": -1,
-            "alert_mask": int(lt.alert.category_t.status_notification) | int(lt.alert.category_t.error_notification),
+            "alert_mask": int(lt.alert.category_t.status_notification)
+            | int(lt.alert.category_t.error_notification),
         }
     )
     return lt.session(settings)

@@ -1,8 +1,10 @@
-"""One libtorrent peer of a swarm in `bench/swarm.py`, with libtorrent's own settings. Run by a Python that has libtorrent.
+"""One libtorrent peer of a swarm in `bench/swarm.py`, with libtorrent's own settings. Run by a Python that
+has libtorrent.
 
 libtorrent_swarm.py seed|leech FOLDER TORRENT default|super ADDRESS
 
-A leech prints {"event":"progress","bytes":N} twice a second, {"event":"done","bytes":N,"seconds":S} once, and goes on serving.
+A leech prints {"event":"progress","bytes":N} twice a second, {"event":"done","bytes":N,"seconds":S} once, and
+goes on serving.
 """
 
 from __future__ import annotations
@@ -21,7 +23,13 @@ STEP: Final = 0.5
 def session(address: str) -> Any:
     """A session as libtorrent makes it, except that it asks nobody beyond the tracker."""
     nowhere = {"enable_dht": False, "enable_lsd": False, "enable_upnp": False, "enable_natpmp": False}
-    return lt.session({**nowhere, "listen_interfaces": f"{address}:6881", "alert_mask": int(lt.alert.category_t.status_notification)})
+    return lt.session(
+        {
+            **nowhere,
+            "listen_interfaces": f"{address}:6881",
+            "alert_mask": int(lt.alert.category_t.status_notification),
+        }
+    )
 
 
 def say(event: str, **more: object) -> None:

@@ -1,4 +1,5 @@
-"""Build and run the load generator, its sink, and `wrk` against an HTTP tracker; say what a tracker shall be asked."""
+"""Build and run the load generator, its sink, and `wrk` against an HTTP tracker; say what a tracker shall be
+asked."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ end
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """What one run gave: answers a second, and how long an answer took in seconds: half of them at most, and 99 in a hundred."""
+    """What one run gave: answers a second, and how long an answer took in seconds: half of them at most, and
+    99 in a hundred."""
 
     rate: float
     p50: float
@@ -46,12 +48,15 @@ class Generator:
         subprocess.run([program("cc"), "-O2", "-Wall", "-Wextra", "-o", self._binary, source], check=True)
 
     def run(self, port: int, plan: Path, window: int = 1, seconds: float = SECONDS) -> Rate:
-        """Load one server by a plan, `window` requests open on each connection. Raises `RuntimeError` when any was refused."""
+        """Load one server by a plan, `window` requests open on each connection. Raises `RuntimeError` when
+        any was refused."""
         argv = [self._binary, "127.0.0.1", str(port), str(window), str(seconds), str(plan)]
         done = subprocess.run(pinned(argv, LOAD_CPU), capture_output=True, text=True, check=True)
         found = json.loads(done.stdout)
         if found["refused"]:
-            raise RuntimeError(f"{plan.name}: {found['refused']} requests were refused; {done.stderr.strip()}")
+            raise RuntimeError(
+                f"{plan.name}: {found['refused']} requests were refused; {done.stderr.strip()}"
+            )
         return Rate(found["requests"] / found["seconds"], found["p50"], found["p99"])
 
     def sink(self) -> int:
@@ -80,7 +85,16 @@ def wrk(lab: Lab, port: int, info_hash: bytes, seconds: float = SECONDS) -> Rate
     """Announce to an HTTP tracker, one connection a request, as BitTorrent clients do. Raises `Missing`."""
     script = lab.work / "announce.lua"
     script.write_text(_WRK.replace("INFO_HASH", "".join(f"%%{byte:02x}" for byte in info_hash)))
-    argv = [program("wrk"), "-t1", f"-c{CONNECTIONS}", f"-d{seconds:g}s", "--latency", "-s", str(script), f"http://127.0.0.1:{port}/"]
+    argv = [
+        program("wrk"),
+        "-t1",
+        f"-c{CONNECTIONS}",
+        f"-d{seconds:g}s",
+        "--latency",
+        "-s",
+        str(script),
+        f"http://127.0.0.1:{port}/",
+    ]
     said = subprocess.run(pinned(argv, LOAD_CPU), capture_output=True, text=True, check=True).stdout
     rate = re.search(r"Requests/sec:\s+([\d.]+)", said)
     if rate is None or "Non-2xx" in said:

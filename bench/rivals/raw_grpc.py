@@ -1,8 +1,9 @@
-"""What raw grpcio does without a peer around it: one call, one stream of 1 MiB chunks. Run by a Python that has the gRPC extra.
+"""What raw grpcio does without a peer around it: one call, one stream of 1 MiB chunks. Run by a Python that
+has the gRPC extra.
 
-raw_grpc.py serve FILE KIND PACKED   serves FILE; KIND is threads or asyncio, PACKED is protobuf or ours (who packs a chunk)
-raw_grpc.py fetch PORT FILE          hashes each chunk with blake2b and writes it to FILE; - throws it away
-raw_grpc.py drain PORT               only takes the bytes
+raw_grpc.py serve FILE KIND PACKED   serves FILE; KIND is threads or asyncio, PACKED is protobuf or ours (who
+packs a chunk) raw_grpc.py fetch PORT FILE          hashes each chunk with blake2b and writes it to FILE; -
+throws it away raw_grpc.py drain PORT               only takes the bytes
 """
 
 from __future__ import annotations
@@ -22,18 +23,23 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 import grpc
 
 from protos import transfer_pb2 as pb
-from transports.grpc.words import READ, SERVICE, chunk
+from transports.grpc.framing import READ, SERVICE, chunk
 
 CHUNK: Final = 1 << 20
 
 
 def serve(path: str, kind: str, packed: str) -> None:
-    """Serve one file by gRPC's threads or by its asyncio, each chunk packed by protobuf or by the product's own lines."""
+    """Serve one file by gRPC's threads or by its asyncio, each chunk packed by protobuf or by the product's
+    own lines."""
     fd = os.open(path, os.O_RDONLY)
     size = os.fstat(fd).st_size
 
     def message(data: bytes) -> bytes:
-        return pb.Chunk(data=data).SerializeToString() if packed == "protobuf" else chunk((memoryview(data),), len(data))
+        return (
+            pb.Chunk(data=data).SerializeToString()
+            if packed == "protobuf"
+            else chunk((memoryview(data),), len(data))
+        )
 
     def read(_request: Any, _context: Any) -> Iterator[bytes]:
         for at in range(0, size, CHUNK):
@@ -45,7 +51,9 @@ def serve(path: str, kind: str, packed: str) -> None:
             yield message(await loop.run_in_executor(None, os.pread, fd, CHUNK, at))
 
     def open_on(server: Any, behaviour: Any) -> None:
-        method = grpc.unary_stream_rpc_method_handler(behaviour, request_deserializer=pb.ReadRequest.FromString)
+        method = grpc.unary_stream_rpc_method_handler(
+            behaviour, request_deserializer=pb.ReadRequest.FromString
+        )
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Read": method}),))
         print(json.dumps({"event": "listening", "port": server.add_insecure_port("127.0.0.1:0")}), flush=True)
 
@@ -66,8 +74,12 @@ def serve(path: str, kind: str, packed: str) -> None:
 
 def messages(port: str, parse: Any) -> Iterator[Any]:
     """All messages of the one stream."""
-    channel = grpc.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.max_receive_message_length", CHUNK + 64)])
-    call = channel.unary_stream(READ, request_serializer=pb.ReadRequest.SerializeToString, response_deserializer=parse)
+    channel = grpc.insecure_channel(
+        f"127.0.0.1:{port}", options=[("grpc.max_receive_message_length", CHUNK + 64)]
+    )
+    call = channel.unary_stream(
+        READ, request_serializer=pb.ReadRequest.SerializeToString, response_deserializer=parse
+    )
     yield from call(pb.ReadRequest())
 
 

@@ -19,7 +19,10 @@ def nginx(lab: Lab, folder: Path) -> str:
     conf.write_text(
         f"daemon off; worker_processes 1; pid {work}/nginx.pid; error_log {work}/error.log;\n"
         "events {}\nhttp { access_log off; sendfile on; tcp_nopush on;\n"
-        + "".join(f"{kind}_temp_path {work}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+        + "".join(
+            f"{kind}_temp_path {work}/{kind};\n"
+            for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
         + f"server {{ listen 127.0.0.1:{port}; root {folder}; }} }}\n"
     )
     conf.write_text(("user root;\n" if folder.owner() == "root" else "") + conf.read_text())
@@ -32,15 +35,25 @@ def rsync(lab: Lab, folder: Path) -> str:
     """An rsync daemon that serves a folder; returns its URL. Raises `Missing`."""
     port, work = free_port(), lab.folder("rsync")
     conf = work / "rsyncd.conf"
-    conf.write_text(f"use chroot = no\npid file = {work}/pid\nlog file = {work}/log\n[files]\npath = {folder}\nread only = yes\n")
-    argv = [program("rsync"), "--daemon", "--no-detach", f"--config={conf}", f"--port={port}", "--address=127.0.0.1"]
+    conf.write_text(
+        f"use chroot = no\npid file = {work}/pid\nlog file = {work}/log\n[files]\npath = {folder}\nread only = yes\n"
+    )
+    argv = [
+        program("rsync"),
+        "--daemon",
+        "--no-detach",
+        f"--config={conf}",
+        f"--port={port}",
+        "--address=127.0.0.1",
+    ]
     lab.start(argv, stdin=subprocess.DEVNULL)
     lab.wait_for_port(port)
     return f"rsync://127.0.0.1:{port}/files/"
 
 
 def opentracker(lab: Lab, whitelist: list[bytes], cpu: int | None = None, port: int = 0) -> int:
-    """An opentracker that knows these torrents (Debian's takes no others); returns its port. Raises `Missing`."""
+    """An opentracker that knows these torrents (Debian's takes no others); returns its port. Raises
+    `Missing`."""
     port, work = port or free_port(), lab.folder("opentracker")
     listed, conf = work / "white", work / "conf"
     listed.write_text("".join(f"{one.hex()}\n" for one in whitelist))
@@ -69,7 +82,11 @@ def _bencode(value: object) -> bytes:
         case bytes():
             return b"%d:%b" % (len(value), value)
         case dict():
-            return b"d" + b"".join(_bencode(str(key)) + _bencode(one) for key, one in sorted(value.items())) + b"e"
+            return (
+                b"d"
+                + b"".join(_bencode(str(key)) + _bencode(one) for key, one in sorted(value.items()))
+                + b"e"
+            )
         case _:
             return _bencode(str(value).encode())
 
@@ -82,12 +99,33 @@ def libtorrent(lab: Lab, path: Path, out: Path) -> list[str]:
 
 
 def aria2(lab: Lab, path: Path, out: Path) -> list[str]:
-    """An aria2 seed of a file, found by way of an opentracker; returns the command that fetches it into a folder. Raises `Missing`."""
+    """An aria2 seed of a file, found by way of an opentracker; returns the command that fetches it into a
+    folder. Raises `Missing`."""
     aria, port = program("aria2c"), free_port()
     made, info_hash = torrent(lab, path, f"http://127.0.0.1:{port}/announce")
     opentracker(lab, [info_hash], port=port)
-    common = [aria, "--enable-dht=false", "--enable-dht6=false", "--bt-enable-lpd=false", "--enable-peer-exchange=false", "--no-conf=true"]
-    common += ["--interface=127.0.0.1", "--file-allocation=none", "--summary-interval=0", "--console-log-level=error", "--async-dns=false"]
-    seed = [*common, "--bt-seed-unverified=true", "--seed-ratio=0", f"--listen-port={free_port()}", f"--dir={path.parent}", str(made)]
+    common = [
+        aria,
+        "--enable-dht=false",
+        "--enable-dht6=false",
+        "--bt-enable-lpd=false",
+        "--enable-peer-exchange=false",
+        "--no-conf=true",
+    ]
+    common += [
+        "--interface=127.0.0.1",
+        "--file-allocation=none",
+        "--summary-interval=0",
+        "--console-log-level=error",
+        "--async-dns=false",
+    ]
+    seed = [
+        *common,
+        "--bt-seed-unverified=true",
+        "--seed-ratio=0",
+        f"--listen-port={free_port()}",
+        f"--dir={path.parent}",
+        str(made),
+    ]
     lab.start(seed, stdout=subprocess.DEVNULL)
     return [*common, "--seed-time=0", f"--listen-port={free_port()}", f"--dir={out}", str(made)]

@@ -1,10 +1,12 @@
-"""The floor for one to one: blocking threads, `sendfile`, `recv_into`, blake2b, `pwrite`, and nothing that a real peer needs besides.
+"""The floor for one to one: blocking threads, `sendfile`, `recv_into`, blake2b, `pwrite`, and nothing that a
+real peer needs besides.
 
     sketch.py seed FILE        hashes FILE, prints {"event":"listening","port":N} and serves until it is ended
-    sketch.py leech FILE PORT  fetches it by two threads of one connection each, and checks every block by the seed's hashes
+    sketch.py leech FILE PORT  fetches it by two threads of one connection each, and checks every block by the
+    seed's hashes
 
-What it leaves out: many sources, resuming, lost connections, limits, an end that is not the last byte. No peer that does those can be
-faster; the distance to it is what they cost.
+What it leaves out: many sources, resuming, lost connections, limits, an end that is not the last byte. No
+peer that does those can be faster; the distance to it is what they cost.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ def seed(path: str) -> None:
     """Serve the hashes and then any block asked for."""
     fd = os.open(path, os.O_RDONLY)
     size = os.fstat(fd).st_size
-    hashes = b"".join(blake2b(os.pread(fd, BLOCK, at), digest_size=32).digest() for at in range(0, size, BLOCK))
+    hashes = b"".join(
+        blake2b(os.pread(fd, BLOCK, at), digest_size=32).digest() for at in range(0, size, BLOCK)
+    )
 
     def serve(sock: socket.socket) -> None:
         sock.sendall(struct.pack("!Q", size) + hashes)

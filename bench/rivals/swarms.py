@@ -1,4 +1,5 @@
-"""How each contender of `bench/swarm.py` is started in a lab of several hosts, and how its receivers say how far they are."""
+"""How each contender of `bench/swarm.py` is started in a lab of several hosts, and how its receivers say how
+far they are."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ _ARIA_PROGRESS: Final = re.compile(r"\[#\w+ ([\d.]+)([KMG]?)i?B/")
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a receiver said: bytes it has, and when all is there, the seconds that took since it began to fetch (None: since its start)."""
+    """What a receiver said: bytes it has, and when all is there, the seconds that took since it began to
+    fetch (None: since its start)."""
 
     done: int
     ended: bool = False
@@ -37,7 +39,8 @@ class Step:
 
 
 class Contender(ABC):
-    """One way to bring a file from the origin to the receivers. `places`: a host for the tracker, one for the origin, and the receivers."""
+    """One way to bring a file from the origin to the receivers. `places`: a host for the tracker, one for the
+    origin, and the receivers."""
 
     def __init__(self, lab: Lab, net: Net, path: Path) -> None:
         self.lab, self.net, self.path = lab, net, path
@@ -61,7 +64,17 @@ class Enjambre(Contender):
 
     def publish(self, tracker: Host, origin: Host) -> None:
         state = str(self.lab.work / "state")
-        argv: Argv = [sys.executable, ROOT / "bin/tracker", "--json", "--port", str(PORT), "--store", "memory", "--state", state]
+        argv: Argv = [
+            sys.executable,
+            ROOT / "bin/tracker",
+            "--json",
+            "--port",
+            str(PORT),
+            "--store",
+            "memory",
+            "--state",
+            state,
+        ]
         _event(self.net.popen(tracker, argv, stdout=subprocess.PIPE), "listening")
         self._tracker = f"{tracker.address}:{PORT}"
         argv = [sys.executable, ROOT / "bin/peer", "share", self.path, "--json", "--name", "origin"]
@@ -102,7 +115,15 @@ class Libtorrent(Contender):
     def publish(self, tracker: Host, origin: Host) -> None:
         self._python = python_with("libtorrent")
         self._torrent = _opentracker(self.lab, self.net, tracker, self.path)
-        argv: Argv = [self._python, _LIBTORRENT, "seed", self.path.parent, self._torrent, self.mode, origin.address]
+        argv: Argv = [
+            self._python,
+            _LIBTORRENT,
+            "seed",
+            self.path.parent,
+            self._torrent,
+            self.mode,
+            origin.address,
+        ]
         _event(self.net.popen(origin, argv, stdout=subprocess.PIPE), "listening")
 
     def receive(self, host: Host, number: int, out: Path) -> subprocess.Popen[bytes]:
@@ -121,7 +142,8 @@ class SuperSeeding(Libtorrent):
 
 
 class Aria2(Contender):
-    """aria2 with opentracker. It says once a second how far it is, so its times may be up to a second too long."""
+    """aria2 with opentracker. It says once a second how far it is, so its times may be up to a second too
+    long."""
 
     def publish(self, tracker: Host, origin: Host) -> None:
         self._torrent = _opentracker(self.lab, self.net, tracker, self.path)
@@ -129,7 +151,9 @@ class Aria2(Contender):
         self.net.popen(origin, argv, stdout=subprocess.DEVNULL)
 
     def receive(self, host: Host, number: int, out: Path) -> subprocess.Popen[bytes]:
-        return self.net.popen(host, [*self._common(out), self._torrent], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        return self.net.popen(
+            host, [*self._common(out), self._torrent], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
 
     def step(self, line: str) -> Step | None:
         if "Download complete" in line or " SEED(" in line:  # which of the two depends on what it does next
@@ -140,8 +164,21 @@ class Aria2(Contender):
         return Step(int(float(found[1]) * {"": 1, "K": 1024, "M": MIB, "G": 1024 * MIB}[found[2]]))
 
     def _common(self, folder: Path) -> list[str | Path]:
-        quiet = ["--enable-dht=false", "--enable-dht6=false", "--bt-enable-lpd=false", "--no-conf=true", "--async-dns=false"]
-        return [program("aria2c"), *quiet, "--file-allocation=none", "--summary-interval=1", "--seed-ratio=0", f"--dir={folder}"]
+        quiet = [
+            "--enable-dht=false",
+            "--enable-dht6=false",
+            "--bt-enable-lpd=false",
+            "--no-conf=true",
+            "--async-dns=false",
+        ]
+        return [
+            program("aria2c"),
+            *quiet,
+            "--file-allocation=none",
+            "--summary-interval=1",
+            "--seed-ratio=0",
+            f"--dir={folder}",
+        ]
 
 
 CONTENDERS: Final[dict[str, type[Contender]]] = {

@@ -1,4 +1,5 @@
-"""Find the comparators on this machine, and say how to get those that are not there. Nothing is installed by us."""
+"""Find the comparators on this machine, and say how to get those that are not there. Nothing is installed by
+us."""
 
 from __future__ import annotations
 
@@ -43,11 +44,22 @@ def program(name: str) -> str:
 
 @cache
 def python_with(module: str) -> str:
-    """A Python that has this module: the one that runs, or that of `.venv-bench` or `.venv-test` here. Raises `Missing`."""
-    for python in (sys.executable, *(str(ROOT / name / "bin/python") for name in (".venv-bench", ".venv-test"))):
-        if os.path.exists(python) and not subprocess.run([python, "-c", f"import {module}"], capture_output=True, check=False).returncode:
+    """A Python that has this module: the one that runs, or that of `.venv-bench` or `.venv-test` here. Raises
+    `Missing`."""
+    for python in (
+        sys.executable,
+        *(str(ROOT / name / "bin/python") for name in (".venv-bench", ".venv-test")),
+    ):
+        if (
+            os.path.exists(python)
+            and not subprocess.run(
+                [python, "-c", f"import {module}"], capture_output=True, check=False
+            ).returncode
+        ):
             return python
-    raise Missing(f"{module} is missing: python3 -m venv .venv-bench && .venv-bench/bin/pip install {PYPI[module]}")
+    raise Missing(
+        f"{module} is missing: python3 -m venv .venv-bench && .venv-bench/bin/pip install {PYPI[module]}"
+    )
 
 
 def survey() -> list[str]:

@@ -1,7 +1,9 @@
-"""Scenarios of connections: idle, slow, coming and going, more than there are descriptors, and saying nothing but nonsense.
+"""Scenarios of connections: idle, slow, coming and going, more than there are descriptors, and saying nothing
+but nonsense.
 
-Each yields an outcome for the tracker and one for a peer that serves. Loopback may use all connections that a target has; so a crowd that
-comes over loopback stands for one from many sources, and one that comes over another address of this machine for a single source.
+Each yields an outcome for the tracker and one for a peer that serves. Loopback may use all connections that a
+target has; so a crowd that comes over loopback stands for one from many sources, and one that comes over
+another address of this machine for a single source.
 """
 
 from __future__ import annotations
@@ -45,7 +47,8 @@ def loaded(rig: Rig, lab: Lab, scale: Scale) -> list[Target]:
 
 
 async def idle(lab: Lab, scale: Scale) -> AsyncIterator[Outcome]:
-    """Case 12: ten thousand connections that say one byte and then nothing, from many sources and from one."""
+    """Case 12: ten thousand connections that say one byte and then nothing, from many sources and from
+    one."""
     count = scale.pick(10_000, 1000)
     with Rig(lab) as rig:
         for target in loaded(rig, lab, scale):
@@ -73,7 +76,8 @@ async def _idle(scenario: str, target: Target, crowd: Crowd, count: int) -> Outc
 
 
 async def slow(lab: Lab, scale: Scale) -> AsyncIterator[Outcome]:
-    """Case 13: a thousand clients that send one byte each five seconds, beside a healthy one that asks a hundred times a second."""
+    """Case 13: a thousand clients that send one byte each five seconds, beside a healthy one that asks a
+    hundred times a second."""
     count, every = scale.pick(1000, 500), 5.0 if not scale.short else 1.0
     with Rig(lab) as rig:
         for target in loaded(rig, lab, scale):
@@ -87,15 +91,20 @@ async def slow(lab: Lab, scale: Scale) -> AsyncIterator[Outcome]:
                 async with healthy(target, read=read) as client, slowly:
                     await within(lambda crowd=crowd: crowd.held == 0, DEADLINE + GRACE)  # type: ignore[misc]
                 outcome.before, outcome.during = before, client.times
-                outcome.check("p99 of a healthy client, ms more than before", client.times.p99 - before.p99, 10)
-                outcome.check("answers that a healthy client did not get", client.times.failed + early.times.failed, 0)
+                outcome.check(
+                    "p99 of a healthy client, ms more than before", client.times.p99 - before.p99, 10
+                )
+                outcome.check(
+                    "answers that a healthy client did not get", client.times.failed + early.times.failed, 0
+                )
                 outcome.check("slow ones left after the deadline", crowd.held, 0)
                 outcome.check("longest held, s", crowd.longest, DEADLINE + GRACE)
             yield outcome
 
 
 async def come_and_go(lab: Lab, scale: Scale) -> AsyncIterator[Outcome]:
-    """Case 14: two thousand connections a second for a minute, some of which say something wrong before they go."""
+    """Case 14: two thousand connections a second for a minute, some of which say something wrong before they
+    go."""
     rate, seconds = 2000.0, float(scale.pick(60, 2))
     with Rig(lab) as rig:
         for target in loaded(rig, lab, scale):
@@ -103,7 +112,9 @@ async def come_and_go(lab: Lab, scale: Scale) -> AsyncIterator[Outcome]:
             async with watched("churn", target, read=read) as outcome:
                 cpu, began = target.cpu, time.monotonic()
                 async with healthy(target, read=read) as client:
-                    made, failed = await churn(target.port, rate, seconds, (b"", b"{", b"[]\n", b'{"op":"ping"}\n'))
+                    made, failed = await churn(
+                        target.port, rate, seconds, (b"", b"{", b"[]\n", b'{"op":"ping"}\n')
+                    )
                 outcome.during = client.times
                 outcome.notes["connections a second"] = made / (time.monotonic() - began)
                 outcome.notes["connections that failed"] = failed
@@ -131,7 +142,11 @@ async def descriptors(lab: Lab, scale: Scale) -> AsyncIterator[Outcome]:
                     await within(lambda target=target: target.descriptors >= FULL, 5.0)  # type: ignore[misc]
                     cpu, began = target.cpu, time.monotonic()
                     await asyncio.sleep(seconds)
-                    outcome.check("processor while exhausted, share of one", (target.cpu - cpu) / (time.monotonic() - began), 0.5)
+                    outcome.check(
+                        "processor while exhausted, share of one",
+                        (target.cpu - cpu) / (time.monotonic() - began),
+                        0.5,
+                    )
                     keeping.cancel()
                     await asyncio.gather(keeping, return_exceptions=True)
                 outcome.during = client.times
@@ -170,7 +185,9 @@ async def flood(lab: Lab, scale: Scale) -> AsyncIterator[Outcome]:
                 outcome.during = client.times
                 outcome.notes["wrong connections"] = made
                 outcome.check("answers that a healthy client did not get", client.times.failed, 0)
-                outcome.check("words of callers in the log", words_in(target.log, target.log.with_suffix(".err")), 0)
+                outcome.check(
+                    "words of callers in the log", words_in(target.log, target.log.with_suffix(".err")), 0
+                )
             yield outcome
 
 

@@ -1,4 +1,5 @@
-"""Crowds of light clients, thousands in one process: idle, slow, coming and going, reading, or announcing themselves."""
+"""Crowds of light clients, thousands in one process: idle, slow, coming and going, reading, or announcing
+themselves."""
 
 from __future__ import annotations
 
@@ -53,7 +54,8 @@ class Member(asyncio.Protocol):
 
 
 class Crowd:
-    """Connections that are opened and then held, until the other side or the end of the `async with` ends them."""
+    """Connections that are opened and then held, until the other side or the end of the `async with` ends
+    them."""
 
     def __init__(self, port: int, host: str = LOOPBACK) -> None:
         self._place = (host, port)
@@ -121,9 +123,11 @@ class Crowd:
 
 
 async def churn(port: int, rate: float, seconds: float, lines: Iterable[bytes] = (b"",)) -> tuple[int, int]:
-    """Connect, say one of the `lines` and hang up, so often a second; half of them with a reset. Returns how many, and how many failed.
+    """Connect, say one of the `lines` and hang up, so often a second; half of them with a reset. Returns how
+    many, and how many failed.
 
-    They come from several addresses of loopback, for one has not enough ports for all that have just been closed.
+    They come from several addresses of loopback, for one has not enough ports for all that have just been
+    closed.
     """
     loop = asyncio.get_running_loop()
     said = list(lines)
@@ -162,7 +166,9 @@ async def churn(port: int, rate: float, seconds: float, lines: Iterable[bytes] =
 class Readers:
     """Connections that read blocks of a content, one after the other, as long as the `async with` lasts."""
 
-    def __init__(self, port: int, content: str, pieces: int, count: int, rng: random.Random, length: int = BLOCK) -> None:
+    def __init__(
+        self, port: int, content: str, pieces: int, count: int, rng: random.Random, length: int = BLOCK
+    ) -> None:
         self._port = port
         self._content = content
         self._pieces = pieces
@@ -199,7 +205,18 @@ class Readers:
             await reader.readline()
             while True:
                 piece = self._rng.randrange(self._pieces)
-                writer.write(_line({"op": "read", "id": self._content, "piece": piece, "offset": 0, "length": self._length, "seq": 1}))
+                writer.write(
+                    _line(
+                        {
+                            "op": "read",
+                            "id": self._content,
+                            "piece": piece,
+                            "offset": 0,
+                            "length": self._length,
+                            "seq": 1,
+                        }
+                    )
+                )
                 answer = json.loads(await reader.readline())
                 if answer["ok"]:
                     await reader.readexactly(answer["body"])
@@ -212,7 +229,8 @@ class Readers:
 
 
 class Registered:
-    """Light peers of a tracker, each with a connection, a session and one content of its own, that come back when they are told to."""
+    """Light peers of a tracker, each with a connection, a session and one content of its own, that come back
+    when they are told to."""
 
     def __init__(self, port: int, count: int) -> None:
         self._port = port
@@ -223,8 +241,11 @@ class Registered:
         """When the last one was registered."""
 
     async def come(self, over: float, rng: random.Random) -> None:
-        """Register all, each at a moment by chance within so many seconds; who fails waits a second, then longer each time."""
-        await asyncio.gather(*(self._one(number, rng.uniform(0, over), rng) for number in range(len(self._sessions))))
+        """Register all, each at a moment by chance within so many seconds; who fails waits a second, then
+        longer each time."""
+        await asyncio.gather(
+            *(self._one(number, rng.uniform(0, over), rng) for number in range(len(self._sessions)))
+        )
 
     async def _one(self, number: int, delay: float, rng: random.Random) -> None:
         retry = 1.0
@@ -254,7 +275,13 @@ class Registered:
         if session is None or not (await ask(op="hello", version=1, session=session))["ok"]:
             self._sessions[number] = str((await ask(op="login", user=f"user-{number}"))["session"])
         content = {"id": f"{number:064x}", "name": f"file-{number}.img", "size": 1 << 30, "have": 1 << 30}
-        told = await ask(op="announce", peer=f"{number:032x}", name=f"lab-{number}", listen={"tcp": 6970}, contents=[content])
+        told = await ask(
+            op="announce",
+            peer=f"{number:032x}",
+            name=f"lab-{number}",
+            listen={"tcp": 6970},
+            contents=[content],
+        )
         if not told["ok"]:
             raise ValueError(told["error"])
 

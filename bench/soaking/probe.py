@@ -1,10 +1,11 @@
-"""A healthy client as a process of its own, so that no crowd in the measuring process delays what it measures.
+"""A healthy client as a process of its own, so that no crowd in the measuring process delays what it
+measures.
 
     probe.py HOST PORT RATE kept|fresh [CONTENT]
 
-Asks RATE times a second, on one connection that it keeps or on a fresh one each time: for a ping, or for a block of CONTENT. When its
-standard input ends, and it has asked once, it prints `{"times": […], "failed": N, "why": {…}}`: seconds that each answer took, how often
-there was none, and why.
+Asks RATE times a second, on one connection that it keeps or on a fresh one each time: for a ping, or for a
+block of CONTENT. When its standard input ends, and it has asked once, it prints `{"times": […], "failed": N,
+"why": {…}}`: seconds that each answer took, how often there was none, and why.
 """
 
 from __future__ import annotations
@@ -29,12 +30,15 @@ class Asker:
         self._place = (host, port)
         self._sock: socket.socket | None = None
         question = (
-            {"op": "read", "id": content, "piece": 0, "offset": 0, "length": BLOCK, "seq": 1} if content else {"op": "ping", "seq": 1}
+            {"op": "read", "id": content, "piece": 0, "offset": 0, "length": BLOCK, "seq": 1}
+            if content
+            else {"op": "ping", "seq": 1}
         )
         self._line = json.dumps(question).encode() + b"\n"
 
     def ask(self, *, fresh: bool) -> float:
-        """Ask once; the seconds that it took, the connection included where there was none. Raises `OSError` without a good answer."""
+        """Ask once; the seconds that it took, the connection included where there was none. Raises `OSError`
+        without a good answer."""
         began = time.monotonic()
         if fresh:
             self.close()
@@ -91,4 +95,10 @@ def main(host: str, port: int, rate: float, *, fresh: bool, content: str) -> Non
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), fresh=sys.argv[4] == "fresh", content="".join(sys.argv[5:6]))
+    main(
+        sys.argv[1],
+        int(sys.argv[2]),
+        float(sys.argv[3]),
+        fresh=sys.argv[4] == "fresh",
+        content="".join(sys.argv[5:6]),
+    )

@@ -1,4 +1,5 @@
-"""What a soak found: the figures of one scenario on one target, the bounds of its case, and the table that is printed."""
+"""What a soak found: the figures of one scenario on one target, the bounds of its case, and the table that is
+printed."""
 
 from __future__ import annotations
 
@@ -25,7 +26,12 @@ class Times:
         """From single answers. Where there was none no figure is a number, so that it keeps no bound."""
         ordered = sorted(1000 * one for one in seconds) or [math.nan]
         return cls(
-            len(seconds), ordered[len(ordered) // 2], ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)], ordered[-1], failed, why
+            len(seconds),
+            ordered[len(ordered) // 2],
+            ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)],
+            ordered[-1],
+            failed,
+            why,
         )
 
 
@@ -94,7 +100,18 @@ class Outcome:
         return {**asdict(self), "passed": self.passed}
 
 
-HEAD = ("scenario", "target", "RSS MiB", "over idle", "p50/p99 before", "during, ms", "recovery s", "fds", "log bytes", "")
+HEAD = (
+    "scenario",
+    "target",
+    "RSS MiB",
+    "over idle",
+    "p50/p99 before",
+    "during, ms",
+    "recovery s",
+    "fds",
+    "log bytes",
+    "",
+)
 
 
 def table(outcomes: Iterable[Outcome]) -> str:
@@ -102,11 +119,18 @@ def table(outcomes: Iterable[Outcome]) -> str:
     outcomes = list(outcomes)
     rows = [HEAD, *(one.row() for one in outcomes)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
     for one in outcomes:
-        lines += [f"{one.scenario}, {one.target}: {'' if check.met else 'NOT MET: '}{check}" for check in one.checks]
+        lines += [
+            f"{one.scenario}, {one.target}: {'' if check.met else 'NOT MET: '}{check}" for check in one.checks
+        ]
         lines += [f"{one.scenario}, {one.target}: {what} {figure:,.4g}" for what, figure in one.notes.items()]
-        lines += [f"{one.scenario}, {one.target}: {count} times {said!r}" for said, count in (one.during.why if one.during else {}).items()]
+        lines += [
+            f"{one.scenario}, {one.target}: {count} times {said!r}"
+            for said, count in (one.during.why if one.during else {}).items()
+        ]
     return "\n".join(lines)
 
 

@@ -1,4 +1,5 @@
-"""The rig of a soak: trackers and peers as processes with meters on them, and a healthy client beside the crowd."""
+"""The rig of a soak: trackers and peers as processes with meters on them, and a healthy client beside the
+crowd."""
 
 from __future__ import annotations
 
@@ -21,7 +22,10 @@ from bench.lab import ROOT, Lab, cpu_of, memory_of, peer, running
 from bench.soaking.report import Outcome, Times
 
 LOOPBACK: Final = "127.0.0.1"
-_CGROUPS: Final = ((Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"), (Path("/sys/fs/cgroup"), "memory.max"))
+_CGROUPS: Final = (
+    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"),
+    (Path("/sys/fs/cgroup"), "memory.max"),
+)
 START_TIME: Final = 180.0
 """Seconds within which a process must say where it listens, or have hashed what it shares."""
 SETTLE: Final = 5.0
@@ -30,7 +34,8 @@ SETTLE: Final = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How large the scenarios are: in full as the cases say, or short for every day. `minutes` is the length of the mixed one."""
+    """How large the scenarios are: in full as the cases say, or short for every day. `minutes` is the length
+    of the mixed one."""
 
     short: bool = False
     minutes: float = 60.0
@@ -116,16 +121,38 @@ class Rig:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def tracker(self, *, port: int = 0, store: str = "memory", before: Callable[[], None] | None = None) -> Target:
+    def tracker(
+        self, *, port: int = 0, store: str = "memory", before: Callable[[], None] | None = None
+    ) -> Target:
         """A tracker on all addresses. `before` is called in the new process, before it becomes a tracker."""
-        argv = [sys.executable, str(ROOT / "bin/tracker"), "--json", "--port", str(port), "--store", store, *self.lab.state]
+        argv = [
+            sys.executable,
+            str(ROOT / "bin/tracker"),
+            "--json",
+            "--port",
+            str(port),
+            "--store",
+            store,
+            *self.lab.state,
+        ]
         return self._start("tracker", argv, before)
 
-    def peer(self, tracker: Target, path: Path, *more: str, before: Callable[[], None] | None = None) -> Target:
+    def peer(
+        self, tracker: Target, path: Path, *more: str, before: Callable[[], None] | None = None
+    ) -> Target:
         """A peer on all addresses that shares a file or a folder."""
         self._number += 1
         state = self.lab.work / f"state-{self._number}"
-        argv = [*peer("share", str(path)), "--json", "--host", "0.0.0.0", "--tracker", f"{LOOPBACK}:{tracker.port}", "--state", str(state)]
+        argv = [
+            *peer("share", str(path)),
+            "--json",
+            "--host",
+            "0.0.0.0",
+            "--tracker",
+            f"{LOOPBACK}:{tracker.port}",
+            "--state",
+            str(state),
+        ]
         target = self._start("peer", [*argv, *more], before)
         target.content = str(_event(target, "shared")["id"])
         return target
@@ -134,7 +161,9 @@ class Rig:
         self._number += 1
         log = self.lab.work / f"{what}-{self._number}.out"
         with log.open("w") as out, log.with_suffix(".err").open("w") as err:
-            process = self._stack.enter_context(running(argv, stdout=out, stderr=err, stdin=subprocess.DEVNULL, preexec_fn=before))
+            process = self._stack.enter_context(
+                running(argv, stdout=out, stderr=err, stdin=subprocess.DEVNULL, preexec_fn=before)
+            )
         target = Target(what, process, 0, log)
         target.port = int(_event(target, "listening")["port"])
         return target
@@ -149,7 +178,9 @@ def _event(target: Target, name: str) -> dict[str, Any]:
             if found.get("event") == name:
                 return found
         time.sleep(0.02)
-    raise RuntimeError(f"no event {name!r} of the {target.what}: {target.log.with_suffix('.err').read_text()[-500:]}")
+    raise RuntimeError(
+        f"no event {name!r} of the {target.what}: {target.log.with_suffix('.err').read_text()[-500:]}"
+    )
 
 
 class Healthy:
@@ -159,11 +190,24 @@ class Healthy:
 
 
 @contextlib.asynccontextmanager
-async def healthy(target: Target, rate: float = 100.0, *, fresh: bool = False, read: bool = False) -> AsyncIterator[Healthy]:
+async def healthy(
+    target: Target, rate: float = 100.0, *, fresh: bool = False, read: bool = False
+) -> AsyncIterator[Healthy]:
     """A client of its own process that asks while the block runs: for pings, or with `read` for blocks."""
-    argv = [str(ROOT / "bench/soaking/probe.py"), LOOPBACK, str(target.port), str(rate), "fresh" if fresh else "kept"]
+    argv = [
+        str(ROOT / "bench/soaking/probe.py"),
+        LOOPBACK,
+        str(target.port),
+        str(rate),
+        "fresh" if fresh else "kept",
+    ]
     process = await asyncio.create_subprocess_exec(
-        sys.executable, *argv, *([target.content] if read else []), stdin=subprocess.PIPE, stdout=subprocess.PIPE, limit=1 << 26
+        sys.executable,
+        *argv,
+        *([target.content] if read else []),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        limit=1 << 26,
     )
     found = Healthy()
     try:
@@ -174,7 +218,9 @@ async def healthy(target: Target, rate: float = 100.0, *, fresh: bool = False, r
         found.times = Times.of(said["times"], said["failed"], said["why"])
 
 
-async def measured(target: Target, seconds: float, *, fresh: bool = False, read: bool = False, rate: float = 100.0) -> Times:
+async def measured(
+    target: Target, seconds: float, *, fresh: bool = False, read: bool = False, rate: float = 100.0
+) -> Times:
     """What a healthy client sees for so long."""
     async with healthy(target, rate, fresh=fresh, read=read) as found:
         await asyncio.sleep(seconds)
@@ -191,14 +237,24 @@ async def within(true: Callable[[], object], seconds: float) -> float:
 
 @contextlib.asynccontextmanager
 async def watched(scenario: str, target: Target, **probe: bool) -> AsyncIterator[Outcome]:
-    """An outcome with what holds for every scenario: what the target costs before and after, and that it gives everything back."""
-    await measured(target, 0.5, **probe)  # what is made at the first request is there before anything is counted
+    """An outcome with what holds for every scenario: what the target costs before and after, and that it
+    gives everything back."""
+    await measured(
+        target, 0.5, **probe
+    )  # what is made at the first request is there before anything is counted
     outcome = Outcome(scenario, target.what)
     outcome.before = await measured(target, 1.5, **probe)
-    outcome.idle_rss, descriptors, threads, said = target.rss, target.descriptors, target.threads, target.log_bytes
+    outcome.idle_rss, descriptors, threads, said = (
+        target.rss,
+        target.descriptors,
+        target.threads,
+        target.log_bytes,
+    )
     yield outcome
     outcome.peak_rss = target.peak
-    outcome.notes["seconds until descriptors are back"] = await within(lambda: target.descriptors <= descriptors + 2, SETTLE)
+    outcome.notes["seconds until descriptors are back"] = await within(
+        lambda: target.descriptors <= descriptors + 2, SETTLE
+    )
     outcome.descriptors = (descriptors, target.descriptors)
     outcome.check("descriptors more than before", target.descriptors - descriptors, 2)
     outcome.notes["threads more than before"] = target.threads - threads
@@ -213,7 +269,8 @@ async def watched(scenario: str, target: Target, **probe: bool) -> AsyncIterator
 
 @contextlib.contextmanager
 def many_descriptors() -> Iterator[None]:
-    """Let this process, and what it starts, open as many as it may. Afterwards it has its own limit again, on which others may depend."""
+    """Let this process, and what it starts, open as many as it may. Afterwards it has its own limit again, on
+    which others may depend."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
@@ -233,8 +290,16 @@ def own_address() -> str | None:
 
 @contextlib.contextmanager
 def in_cgroup(target: Target, mib: int) -> Iterator[bool]:
-    """Bound the memory of a process, page cache included, where this user may make a cgroup; says whether it could."""
-    base = next((one for one in _CGROUPS if (one[0] / one[1]).exists() or (one[0] / "cgroup.subtree_control").exists()), None)
+    """Bound the memory of a process, page cache included, where this user may make a cgroup; says whether it
+    could."""
+    base = next(
+        (
+            one
+            for one in _CGROUPS
+            if (one[0] / one[1]).exists() or (one[0] / "cgroup.subtree_control").exists()
+        ),
+        None,
+    )
     folder = base[0] / f"enjambre-{target.pid}" if base is not None else None
     bounded = False
     if base is not None and folder is not None:

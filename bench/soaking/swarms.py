@@ -1,4 +1,5 @@
-"""Scenarios of swarms: a herd that comes back to a tracker, many readers of a large file, no more threads, and hours of everything."""
+"""Scenarios of swarms: a herd that comes back to a tracker, many readers of a large file, no more threads,
+and hours of everything."""
 
 from __future__ import annotations
 
@@ -23,11 +24,13 @@ PIECES: Final = 512
 ROOM: Final = 256
 """MiB of memory that case 61 leaves."""
 STACK: Final = 1 << 30
-"""Stack of each thread in the scenario that has none left: so large that address space ends long before memory does."""
+"""Stack of each thread in the scenario that has none left: so large that address space ends long before
+memory does."""
 
 
 async def herd(lab: Lab, scale: Scale) -> AsyncIterator[Outcome]:
-    """Case 21: a tracker is killed and started again; thousands come back within a second. With and without a memory of them."""
+    """Case 21: a tracker is killed and started again; thousands come back within a second. With and without a
+    memory of them."""
     count, rng = scale.pick(5000, 300), random.Random(21)
     for store in ("memory", f"sqlite:{lab.work}/herd.db"):
         with Rig(lab) as rig:
@@ -54,7 +57,8 @@ async def herd(lab: Lab, scale: Scale) -> AsyncIterator[Outcome]:
 
 
 async def memory(lab: Lab, scale: Scale) -> AsyncIterator[Outcome]:
-    """Case 61: hundreds of readers of a large file in 256 MB, and that the size of the file does not matter."""
+    """Case 61: hundreds of readers of a large file in 256 MB, and that the size of the file does not
+    matter."""
     readers, seconds = scale.pick(500, 100), float(scale.pick(20, 3))
     sizes = (1, 10) if not scale.short else (1,)
     peaks: dict[int, float] = {}
@@ -79,7 +83,8 @@ async def memory(lab: Lab, scale: Scale) -> AsyncIterator[Outcome]:
 
 
 async def threads(lab: Lab, scale: Scale) -> AsyncIterator[Outcome]:
-    """Case 62: no thread can be started; what needs one is refused, all else goes on, and with threads again all is well."""
+    """Case 62: no thread can be started; what needs one is refused, all else goes on, and with threads again
+    all is well."""
 
     def deep() -> None:
         resource.setrlimit(resource.RLIMIT_STACK, (STACK, resource.getrlimit(resource.RLIMIT_STACK)[1]))
@@ -140,7 +145,9 @@ async def mixed(lab: Lab, scale: Scale) -> AsyncIterator[Outcome]:
                     samples[target.what].append((now, target.rss, target.descriptors, times.p99))
                     outcomes[target.what].before = outcomes[target.what].before or times
                     outcomes[target.what].during = times
-                    outcomes[target.what].notes["failed"] = outcomes[target.what].notes.get("failed", 0) + times.failed
+                    outcomes[target.what].notes["failed"] = (
+                        outcomes[target.what].notes.get("failed", 0) + times.failed
+                    )
                 number = rng.randrange(len(quitters))
                 await asyncio.to_thread(quitters[number].kill)
                 quitters[number] = await asyncio.to_thread(rig.peer, tracker, path)
@@ -162,7 +169,8 @@ async def mixed(lab: Lab, scale: Scale) -> AsyncIterator[Outcome]:
 
 
 async def _noise(target: Target, rng: random.Random) -> None:
-    """What comes to a busy place all day: idle ones, slow ones, those who come and go, and those who say something wrong."""
+    """What comes to a busy place all day: idle ones, slow ones, those who come and go, and those who say
+    something wrong."""
     while True:
         async with Crowd(target.port) as crowd:
             await crowd.open(rng.randrange(50, 200), b"{")
@@ -170,8 +178,11 @@ async def _noise(target: Target, rng: random.Random) -> None:
                 await churn(target.port, 100, rng.uniform(1, 5), NOISE)
 
 
-def _judge(outcome: Outcome, samples: list[tuple[float, float, int, float]], target: Target, scale: Scale) -> None:
-    """Hold memory's slope after a quarter of the time, descriptors, and the last third's latency beside the first's, to bounds."""
+def _judge(
+    outcome: Outcome, samples: list[tuple[float, float, int, float]], target: Target, scale: Scale
+) -> None:
+    """Hold memory's slope after a quarter of the time, descriptors, and the last third's latency beside the
+    first's, to bounds."""
     warm = samples[len(samples) // 4 :]
     slope = 3600 * _slope([one[0] for one in warm], [one[1] for one in warm])
     third = max(1, len(samples) // 3)

@@ -1,4 +1,5 @@
-"""Other commands of this project as child processes: started, listened to, and always stopped, by their own process objects only."""
+"""Other commands of this project as child processes: started, listened to, and always stopped, by their own
+process objects only."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ class ChildFailed(EnjambreError):
 
 
 def command(name: str, *, bare: bool) -> list[str]:
-    """How to start `tracker` or `peer` of this very code, from a checkout or installed. `bare` leaves out everything installed."""
+    """How to start `tracker` or `peer` of this very code, from a checkout or installed. `bare` leaves out
+    everything installed."""
     flags = ["-I", "-S"] if bare else []
     root = Path(__file__).resolve().parent.parent.parent
     script = root / "bin" / name
@@ -47,19 +49,30 @@ class Child:
         self._heard = heard
         self._events: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
         self._tail: deque[str] = deque(maxlen=TAIL)
-        self._readers = [asyncio.create_task(self._read_events()), asyncio.create_task(self._read_complaints())]
+        self._readers = [
+            asyncio.create_task(self._read_events()),
+            asyncio.create_task(self._read_complaints()),
+        ]
 
     @classmethod
     async def start(
-        cls, name: str, words: Sequence[str], environ: Mapping[str, str], heard: Callable[[dict[str, Any]], None] = lambda _: None
+        cls,
+        name: str,
+        words: Sequence[str],
+        environ: Mapping[str, str],
+        heard: Callable[[dict[str, Any]], None] = lambda _: None,
     ) -> Child:
-        """Start `words`, which print JSON events; `heard` is told each. Variables of this project are not passed on."""
+        """Start `words`, which print JSON events; `heard` is told each. Variables of this project are not
+        passed on."""
         clean = {key: value for key, value in environ.items() if not key.startswith("P2P_")}
-        process = await asyncio.create_subprocess_exec(*words, stdin=DEVNULL, stdout=PIPE, stderr=PIPE, limit=MAX_LINE, env=clean)
+        process = await asyncio.create_subprocess_exec(
+            *words, stdin=DEVNULL, stdout=PIPE, stderr=PIPE, limit=MAX_LINE, env=clean
+        )
         return cls(name, process, heard)
 
     async def next(self, kind: str, silence: float) -> dict[str, Any]:
-        """Wait for the next event of a kind. Raises `ChildFailed` when the child ends first, or prints nothing for `silence` seconds."""
+        """Wait for the next event of a kind. Raises `ChildFailed` when the child ends first, or prints
+        nothing for `silence` seconds."""
         while True:
             try:
                 async with asyncio.timeout(silence):
@@ -77,12 +90,14 @@ class Child:
     async def ended(self) -> NoReturn:
         """Wait until the child ends, where it should not. Raises `ChildFailed`."""
         code = await self.process.wait()
-        # What it complained last may still be on its way; a process that it left behind may hold that pipe open.
+        # What it complained last may still be on its way; a process that it left behind may hold that pipe
+        # open.
         await asyncio.wait([self._readers[1]], timeout=1.0)
         raise self.failed(f"ended with exit code {code}")
 
     def failed(self, why: str) -> ChildFailed:
-        """The error for this child, with the error that it ended with, or else the last lines that it complained."""
+        """The error for this child, with the error that it ended with, or else the last lines that it
+        complained."""
         errors = [line for line in self._tail if ": error: " in line]
         said = " | ".join(errors[-1:] or self._tail)
         return ChildFailed(f"{self.name} {why}" + (f"; it said: {said}" if said else ""))

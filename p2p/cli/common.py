@@ -1,4 +1,5 @@
-"""How every command runs: parse, configure, work until done or told to stop, and end with one line and the right exit code."""
+"""How every command runs: parse, configure, work until done or told to stop, and end with one line and the
+right exit code."""
 
 from __future__ import annotations
 
@@ -8,9 +9,9 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar
 
 from p2p import __version__
-from p2p.config import Config, Machine, truth
+from p2p.cli.config import Config, Machine, truth
 from p2p.errors import DiskError, EnjambreError, UsageError
-from p2p.frozen import frozen
+from p2p.value import frozen
 
 # What only a running command needs is imported when one runs: `--help` shall come at once.
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     from threading import Timer
 
     from p2p.cli.console import Console
-    from p2p.trace import SwarmEvent
-    from p2p.trace import Trace as Writer
+    from p2p.peer.trace import SwarmEvent
+    from p2p.peer.trace import Trace as Writer
 
 C = TypeVar("C", bound=Config)
 Trace = Callable[[str, str, bytes], None]
@@ -49,7 +50,8 @@ def add_version(parser: ArgumentParser) -> None:
 
 @frozen
 class Job(Generic[C]):
-    """What a command is given: its words, its configuration, where to print, whom to tell of control lines and of the swarm."""
+    """What a command is given: its words, its configuration, where to print, whom to tell of control lines
+    and of the swarm."""
 
     words: Namespace
     config: C
@@ -60,7 +62,8 @@ class Job(Generic[C]):
 
 @frozen
 class Program(Generic[C]):
-    """One of the programs: its name, its parser, its configuration, and the work, which returns an exit code."""
+    """One of the programs: its name, its parser, its configuration, and the work, which returns an exit
+    code."""
 
     name: str
     parser: Callable[[], ArgumentParser]
@@ -69,7 +72,8 @@ class Program(Generic[C]):
 
 
 def run(program: Program[C], argv: Sequence[str] | None = None) -> int:
-    """Run a program with `argv` (default: this process's arguments) and return its exit code; no exception leaves."""
+    """Run a program with `argv` (default: this process's arguments) and return its exit code; no exception
+    leaves."""
     given = list(sys.argv[1:] if argv is None else argv)
     try:
         words = program.parser().parse_args(given)
@@ -118,13 +122,16 @@ def _run_work(program: Program[C], words: Namespace, config: C, console: Console
     level = root.level
     root.addHandler(handler)
     root.setLevel(handler.level)
-    # Faults are errors there; what asyncio calls a warning (a callback was slow, a child was ended) is said in development mode only.
+    # Faults are errors there; what asyncio calls a warning (a callback was slow, a child was ended) is said
+    # in development mode only.
     logging.getLogger("asyncio").setLevel(logging.ERROR)
     logging.getLogger("grpc").setLevel(logging.WARNING)
     try:
         with _TraceFile(getattr(config, "trace", ""), console) as writer, asyncio.Runner() as runner:
             trace, note = (writer.message, writer.swarm) if writer else (None, None)
-            return runner.run(_supervised(lambda: program.work(Job(words, config, console, trace, note)), console))
+            return runner.run(
+                _supervised(lambda: program.work(Job(words, config, console, trace, note)), console)
+            )
     finally:
         root.removeHandler(handler)
         root.setLevel(level)
@@ -136,7 +143,7 @@ async def _supervised(work: Callable[[], Awaitable[int]], console: Console) -> i
     import signal
 
     from p2p.cli.entry import leave_at_once, stop_at_once_on_signals, stop_signals
-    from p2p.system import install_stop_signals
+    from p2p.cli.signals import install_stop_signals
 
     task = asyncio.ensure_future(work())
     stopped: list[int] = []
@@ -189,7 +196,8 @@ async def _supervised(work: Callable[[], Awaitable[int]], console: Console) -> i
 
 
 async def finished(work: Coroutine[Any, Any, None]) -> None:
-    """Do what must be done at the end to its end, also when this task is cancelled meanwhile; the cancellation is passed on afterwards."""
+    """Do what must be done at the end to its end, also when this task is cancelled meanwhile; the
+    cancellation is passed on afterwards."""
     import asyncio
 
     task = asyncio.ensure_future(work)
@@ -201,15 +209,16 @@ async def finished(work: Coroutine[Any, Any, None]) -> None:
 
 
 def named_path(text: str, what: str = "PATH") -> Path:
-    """The path that was named as `what`, or what it is a link to: whoever names a link means what it leads to.
+    """The path that was named as `what`, or what it is a link to: whoever names a link means what it leads
+    to.
 
-    None at all would mean the current folder, and whoever has a variable that is not set does not mean to publish that.
-    Raises `UsageError` if there is nothing, and `DiskError` if that cannot be seen.
+    None at all would mean the current folder, and whoever has a variable that is not set does not mean to
+    publish that. Raises `UsageError` if there is nothing, and `DiskError` if that cannot be seen.
     """
     import os
     from pathlib import Path
 
-    from p2p.disk import disk_error
+    from p2p.storage.disk import disk_error
 
     if not text:
         raise UsageError(f"{what}: must not be empty")
@@ -241,7 +250,8 @@ def _watchdog(code: int) -> Timer | None:
 
 
 def _unread(console: Console) -> int:
-    """The exit code when standard output cannot be written: quiet when its reader left, an error when it could not be kept."""
+    """The exit code when standard output cannot be written: quiet when its reader left, an error when it
+    could not be kept."""
     from p2p.cli.console import unread
 
     error = console.broken
@@ -256,7 +266,9 @@ def _internal(console: Console, error: Exception) -> int:
     from p2p.content.names import printable
 
     console.end_progress()
-    console.failed("internal", f"internal error: {type(error).__name__}: {error} (run with -v for the traceback)")
+    console.failed(
+        "internal", f"internal error: {type(error).__name__}: {error} (run with -v for the traceback)"
+    )
     if console.verbose:
         for part in traceback.format_exception(error):
             for line in part.rstrip().split("\n"):
@@ -312,8 +324,8 @@ class _TraceFile:
     def __enter__(self) -> Writer | None:
         import time
 
-        from p2p.disk import disk_error
-        from p2p.trace import Trace
+        from p2p.peer.trace import Trace
+        from p2p.storage.disk import disk_error
 
         if not self._where:
             return None
@@ -331,7 +343,9 @@ class _TraceFile:
             except OSError as error:
                 writer.failed = writer.failed or error
             if writer.failed is not None:
-                self._console.warning(f"the trace is cut short: {disk_error(writer.failed, 'write', self._where)}")
+                self._console.warning(
+                    f"the trace is cut short: {disk_error(writer.failed, 'write', self._where)}"
+                )
 
         self._close = close
         return writer

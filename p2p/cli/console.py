@@ -1,4 +1,5 @@
-"""The two streams of a command: events or text on standard output, progress, warnings and errors on standard error."""
+"""The two streams of a command: events or text on standard output, progress, warnings and errors on standard
+error."""
 
 from __future__ import annotations
 
@@ -19,20 +20,23 @@ from p2p.cli.render import cut, progress_text, width
 from p2p.content.names import printable
 from p2p.errors import EnjambreError
 from p2p.peer.reports import Progress
-from p2p.trace import json_line
+from p2p.peer.trace import json_line
 
 REDRAW_LEAST: Final = 0.1
 REDRAW_MOST: Final = 0.7
-"""Seconds between two drawings of the live line: no oftener than the first, no rarer than the second plus one tick."""
+"""Seconds between two drawings of the live line: no oftener than the first, no rarer than the second plus one
+tick."""
 
 _COLOURS: Final = {"red": "31", "green": "32", "yellow": "33", "bold": "1"}
 
 
 class Console:
-    """What a command prints goes through here, so that no control character of another machine ever reaches a terminal.
+    """What a command prints goes through here, so that no control character of another machine ever reaches a
+    terminal.
 
-    Nothing here raises: when nobody reads standard output any more, `broken` is set and `on_broken` is called once. A command without an
-    end of its own (`endless`) takes a reader of standard error that left in the same way; others finish what they were asked for.
+    Nothing here raises: when nobody reads standard output any more, `broken` is set and `on_broken` is called
+    once. A command without an end of its own (`endless`) takes a reader of standard error that left in the
+    same way; others finish what they were asked for.
     """
 
     def __init__(
@@ -57,7 +61,9 @@ class Console:
         self._clock = clock
         err_is_terminal = _is_terminal(self._err)
         self._colours = err_is_terminal and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
-        self._terminal = self._err if err_is_terminal else self._out if not json and _is_terminal(self._out) else None
+        self._terminal = (
+            self._err if err_is_terminal else self._out if not json and _is_terminal(self._out) else None
+        )
         # Events tell a program how far it is; nobody needs to be told twice.
         self.live = err_is_terminal and not quiet and not json
         self._endless = False
@@ -70,7 +76,8 @@ class Console:
         self._phase_since = 0.0
         self._stopping = False
 
-    # -- standard output ---------------------------------------------------------------------------------------------------------------
+    # -- standard output
+    # ---------------------------------------------------------------------------------------------------------------
 
     def event(self, data: Mapping[str, Any]) -> None:
         """Print one JSON object, with `--json` only."""
@@ -90,7 +97,9 @@ class Console:
             self._out.write(text)
             self._out.flush()
         except (OSError, ValueError) as error:
-            self._out_broke(error if isinstance(error, OSError) else OSError(errno.EPIPE, "standard output is closed"))
+            self._out_broke(
+                error if isinstance(error, OSError) else OSError(errno.EPIPE, "standard output is closed")
+            )
 
     def _out_broke(self, error: OSError) -> None:
         _silence(self._out)
@@ -121,7 +130,8 @@ class Console:
         if self._err_left is None and _reader_left(self._err):
             self._err_broke(BrokenPipeError(errno.EPIPE, "nobody reads standard error"))
 
-    # -- standard error ----------------------------------------------------------------------------------------------------------------
+    # -- standard error
+    # ----------------------------------------------------------------------------------------------------------------
 
     def note(self, message: str) -> None:
         """A line for people, on standard error."""
@@ -152,7 +162,8 @@ class Console:
         return f"\x1b[{_COLOURS[colour]}m{text}\x1b[0m" if self._colours else text
 
     def _write_err(self, text: str) -> None:
-        # A standard error that is closed or full is no reason to give up a download, and there is nowhere else to say so.
+        # A standard error that is closed or full is no reason to give up a download, and there is nowhere
+        # else to say so.
         with contextlib.suppress(ValueError):
             try:
                 self._err.write(text)
@@ -160,7 +171,8 @@ class Console:
             except OSError as error:
                 self._err_broke(error)
 
-    # -- progress ----------------------------------------------------------------------------------------------------------------------
+    # -- progress
+    # ----------------------------------------------------------------------------------------------------------------------
 
     def progress(self, progress: Progress) -> None:
         """Show how far it is: on the live line, and with `--json` as events."""
@@ -174,12 +186,14 @@ class Console:
             self.event(event)
 
     def phase(self, name: str) -> None:
-        """Name on the live line what is waited for, where nothing can be counted and no program needs to be told."""
+        """Name on the live line what is waited for, where nothing can be counted and no program needs to be
+        told."""
         waiting, since = Progress(name, 0, 0, 0.0, 0), self._clock()
         self.show(lambda columns: progress_text(waiting, self._clock() - since, columns))
 
     def show(self, line: Callable[[int], str]) -> None:
-        """Show what `line` makes for so many columns, until `end_progress`; it is asked again as time passes."""
+        """Show what `line` makes for so many columns, until `end_progress`; it is asked again as time
+        passes."""
         if self._stopping:
             return
         self._line = line
@@ -187,7 +201,8 @@ class Console:
             self._draw()
 
     def tick(self) -> None:
-        """Time has passed: redraw what got old, and see who still reads. To be called some four times a second."""
+        """Time has passed: redraw what got old, and see who still reads. To be called some four times a
+        second."""
         self.look_for_readers()
         if self._clock() - self._drawn_at >= REDRAW_MOST:
             self._draw()
@@ -203,12 +218,14 @@ class Console:
         self._drawn_at = float("-inf")
 
     def stopping(self) -> None:
-        """The command was told to stop: what was under way may still report for a moment, and nobody wants to know."""
+        """The command was told to stop: what was under way may still report for a moment, and nobody wants to
+        know."""
         self.end_progress()
         self._stopping = True
 
     def interrupted(self) -> None:
-        """Ctrl-C was pressed: what follows, and the shell's prompt, begins on a line of its own, not behind the `^C`."""
+        """Ctrl-C was pressed: what follows, and the shell's prompt, begins on a line of its own, not behind
+        the `^C`."""
         self._line, self._drawn = None, ""
         if self._terminal is self._err:
             self._write_err("\n")
@@ -243,7 +260,9 @@ class ConsoleLog(logging.Handler):
         lines = record.getMessage().split("\n")[: None if console.verbose else 1]
         error = record.exc_info[1] if record.exc_info else None
         if error is not None and console.verbose:
-            lines += [part for text in traceback.format_exception(error) for part in text.rstrip().split("\n")]
+            lines += [
+                part for text in traceback.format_exception(error) for part in text.rstrip().split("\n")
+            ]
         elif error is not None:
             lines[0] += f": {type(error).__name__}: {error}"
         level = record.levelname.lower()
@@ -283,7 +302,8 @@ def unread(error: OSError) -> bool:
 
 
 def _reader_left(stream: TextIO) -> bool:
-    """Whether `stream` is a pipe or a socket without a reader. Where this cannot be asked, the next write tells."""
+    """Whether `stream` is a pipe or a socket without a reader. Where this cannot be asked, the next write
+    tells."""
     if not hasattr(select, "poll"):
         return False
     try:
@@ -295,7 +315,8 @@ def _reader_left(stream: TextIO) -> bool:
 
 
 def _silence(stream: TextIO) -> None:
-    """Let what is left in a broken stream go nowhere: Python flushes it once more at its end, and would complain."""
+    """Let what is left in a broken stream go nowhere: Python flushes it once more at its end, and would
+    complain."""
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         try:

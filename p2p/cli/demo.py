@@ -1,4 +1,5 @@
-"""`bin/demo`: a whole swarm on this machine, in separate processes; all fetch one file, and every byte is compared."""
+"""`bin/demo`: a whole swarm on this machine, in separate processes; all fetch one file, and every byte is
+compared."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from p2p.cli.common import Job, Parser, Program, add_version, run
-from p2p.config import DemoConfig
+from p2p.cli.config import DemoConfig
 
 EXAMPLES: Final = """\
 examples:
@@ -26,7 +27,9 @@ def build_parser() -> ArgumentParser:
         description="Starts a tracker and some peers on this machine, lets all fetch a file from one, and compares every copy.",
         epilog=EXAMPLES,
     )
-    parser.add_argument("file", metavar="FILE", nargs="?", help="file or folder to share (default: a generated file)")
+    parser.add_argument(
+        "file", metavar="FILE", nargs="?", help="file or folder to share (default: a generated file)"
+    )
     add_version(parser)
     DemoConfig.add_options(parser)
     return parser

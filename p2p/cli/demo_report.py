@@ -7,8 +7,8 @@ from dataclasses import field
 from typing import Any, Final
 
 from p2p.cli.render import percent, size_text, table, time_text
-from p2p.frozen import frozen
 from p2p.model import MIB
+from p2p.value import frozen
 
 MATRIX_COLUMNS: Final = 12
 """Most peers whose matrix fits into 80 columns."""
@@ -93,7 +93,14 @@ def _row(one: Fetched, outcome: Outcome) -> tuple[str, ...]:
     rate = f"{outcome.size / MIB / one.seconds:.1f}" if one.seconds > 0 else "-"
     share = _share(one.bytes_from.get(outcome.origin, 0), outcome.size)
     givers = sum(1 for count in one.bytes_from.values() if count)
-    return one.peer, f"{one.seconds:.2f}", rate, str(givers), share, "identical" if one.identical else "DIFFERENT"
+    return (
+        one.peer,
+        f"{one.seconds:.2f}",
+        rate,
+        str(givers),
+        share,
+        "identical" if one.identical else "DIFFERENT",
+    )
 
 
 def _matrix(outcome: Outcome) -> list[str]:

@@ -1,4 +1,5 @@
-"""The run of the demo: files, processes, the live line, the comparison, and an end that leaves nothing behind."""
+"""The run of the demo: files, processes, the live line, the comparison, and an end that leaves nothing
+behind."""
 
 from __future__ import annotations
 
@@ -15,17 +16,18 @@ from typing import Any, Final
 import transports
 from p2p.cli.children import Child, command, stop_all
 from p2p.cli.common import Job, finished, named_path
+from p2p.cli.config import DemoConfig
 from p2p.cli.demo_report import Fetched, Outcome, receiver_event, report, result_event
 from p2p.cli.render import bar, count_text, fitting, percent, rate_text, size_text
-from p2p.config import DemoConfig
 from p2p.content.names import local_path
-from p2p.disk import disk_error, free_space
 from p2p.errors import DiskError, IntegrityError
 from p2p.model import MIB
-from p2p.system import disk_io
+from p2p.storage.disk import disk_error, free_space
+from p2p.storage.disk_io import disk_io
 
 SILENCE: Final = 30.0
-"""Seconds without any event after which a process is held to be stuck; a working peer prints one each second."""
+"""Seconds without any event after which a process is held to be stuck; a working peer prints one each
+second."""
 SHARE_SILENCE: Final = 600.0
 """The same for the origin while it hashes a large folder of small files."""
 ORIGIN: Final = "origin"
@@ -51,7 +53,15 @@ class Demo:
         origin = await self._start(ORIGIN, "share", str(source), tracker=tracker)
         shared = await origin.next("shared", SHARE_SILENCE)
         self._size = shared["size"]
-        console.event({"event": "shared", "peer": ORIGIN, "name": shared["name"], "id": shared["id"], "size": self._size})
+        console.event(
+            {
+                "event": "shared",
+                "peer": ORIGIN,
+                "name": shared["name"],
+                "id": shared["id"],
+                "size": self._size,
+            }
+        )
         others = count_text(config.peers - 1, "other peer")
         console.text(
             f"{shared['name']}, {size_text(self._size)}, goes from one peer to {others} over {config.transport}.",
@@ -61,7 +71,10 @@ class Demo:
         console.show(self._live_line)
         names = [f"peer-{number}" for number in range(1, config.peers)]
         peers = [
-            await self._start(name, "download", shared["id"], "--seed", "-o", str(self._folder / name), tracker=tracker) for name in names
+            await self._start(
+                name, "download", shared["id"], "--seed", "-o", str(self._folder / name), tracker=tracker
+            )
+            for name in names
         ]
         async with asyncio.TaskGroup() as group:
             guards = [group.create_task(child.ended()) for child in (directory, origin)]
@@ -81,7 +94,18 @@ class Demo:
         line = command("peer" if tracker else "tracker", bare=config.transport == "tcp")
         line += [words[0], "--json", "--state", str(self._folder / "state" / name)] if tracker else ["--json"]
         if tracker:
-            line += ["--tracker", tracker, "--transport", config.transport, "--host", "127.0.0.1", "--port", "0", "--name", name]
+            line += [
+                "--tracker",
+                tracker,
+                "--transport",
+                config.transport,
+                "--host",
+                "127.0.0.1",
+                "--port",
+                "0",
+                "--name",
+                name,
+            ]
             words = words[1:]
         child = await Child.start(name, [*line, *words], os.environ, lambda event: self._heard(name, event))
         self._children.append(child)
@@ -108,7 +132,11 @@ class Demo:
         at_work = {name: event for name, event in self._progress.items() if name not in self._done}
         have = self._size * len(self._done) + sum(event["bytes"] for event in at_work.values())
         rate = sum(event["rate"] for event in at_work.values())
-        done, pace, count = f"{percent(have, whole)}%", rate_text(rate), f"{len(self._done)} of {receivers} done"
+        done, pace, count = (
+            f"{percent(have, whole)}%",
+            rate_text(rate),
+            f"{len(self._done)} of {receivers} done",
+        )
         return fitting(
             columns,
             f"downloading {done:>4}  {bar(have, whole, min(max(columns - 56, 8), 24))}  {pace}  {count}",
@@ -118,7 +146,8 @@ class Demo:
 
 
 async def demo(job: Job[DemoConfig]) -> int:
-    """Run the demo. Raises `UsageError`, `DiskError`, `ChildFailed`, and `IntegrityError` when a copy differs."""
+    """Run the demo. Raises `UsageError`, `DiskError`, `ChildFailed`, and `IntegrityError` when a copy
+    differs."""
     config, console = job.config, job.console
     began = time.monotonic()
     transports.load(config.transport, disk_io())  # says at once what is missing, before anything is started
@@ -151,7 +180,9 @@ async def demo(job: Job[DemoConfig]) -> int:
     console.event(result_event(outcome, seconds))
     console.text(*report(outcome, seconds))
     if not outcome.identical:
-        raise IntegrityError(f"{', '.join(one.peer for one in outcome.receivers if not one.identical)}: the copy differs from the original")
+        raise IntegrityError(
+            f"{', '.join(one.peer for one in outcome.receivers if not one.identical)}: the copy differs from the original"
+        )
     console.text("", "Every copy is identical to the original, byte by byte.")
     return 0
 
@@ -171,10 +202,15 @@ def generate(path: Path, size: int, seed: int = 1) -> None:
 
 
 def identical(original: Path, copy: Path, size: int) -> bool:
-    """Whether `copy` has `size` bytes in all, and each of its files has the bytes of the original's. Blocks."""
+    """Whether `copy` has `size` bytes in all, and each of its files has the bytes of the original's.
+    Blocks."""
     if not original.is_dir():
         return copy.is_file() and copy.stat().st_size == size and filecmp.cmp(original, copy, shallow=False)
-    sources = {local_path(path.relative_to(original).as_posix()): path for path in original.rglob("*") if path.is_file()}
+    sources = {
+        local_path(path.relative_to(original).as_posix()): path
+        for path in original.rglob("*")
+        if path.is_file()
+    }
     total = 0
     for path in copy.rglob("*"):
         if path.is_dir():
@@ -194,4 +230,6 @@ def _check_room(folder: Path, source: Path | None, config: DemoConfig) -> None:
         need = sum(path.lstat().st_size for path in files if path.is_file()) * (config.peers - 1)
     have = free_space(folder)
     if have < need:
-        raise DiskError(f"disk full: the demo needs {size_text(need)} in {folder.parent}, which has {size_text(have)}")
+        raise DiskError(
+            f"disk full: the demo needs {size_text(need)} in {folder.parent}, which has {size_text(have)}"
+        )

@@ -7,15 +7,15 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from p2p.cli.common import Job
+from p2p.cli.config import PeerConfig, check_name, check_text
 from p2p.cli.console import Console
 from p2p.cli.events import content_event, peer_event, stats_event
 from p2p.cli.render import count_text, size_text, table, time_text
-from p2p.config import PeerConfig, check_name, check_text
 from p2p.errors import Refused
 from p2p.model import Address
 from p2p.peer.session_file import StoredSession, forget_session, load_session, save_session
 from p2p.peer.tracker_client import TrackerClient
-from p2p.protocol.messages import PAGE
+from p2p.protocol.peer_messages import PAGE
 from p2p.protocol.tracker_messages import (
     HitRow,
     HitsAnswer,
@@ -54,7 +54,9 @@ async def list_contents(job: Work) -> int:
 async def search(job: Work) -> int:
     """`search`: contents whose names hold all words. Raises `Unreachable`, `Refused`."""
     text = check_text(" ".join(job.words.text), "TEXT")
-    return await _contents(job, lambda offset: Search(text=text, offset=offset, limit=PAGE), "nothing matches")
+    return await _contents(
+        job, lambda offset: Search(text=text, offset=offset, limit=PAGE), "nothing matches"
+    )
 
 
 async def _contents(job: Work, ask: Callable[[int], List | Search], nothing: str) -> int:
@@ -63,7 +65,13 @@ async def _contents(job: Work, ask: Callable[[int], List | Search], nothing: str
         async for offset, page in client.pages(ask, HitsAnswer):
             for hit in page.hits:
                 console.event(content_event(hit))
-            _show(console, table(("NAME", "SIZE", "SEEDS", "PEERS", "ID"), [_content_row(hit) for hit in page.hits], " rrr"), offset)
+            _show(
+                console,
+                table(
+                    ("NAME", "SIZE", "SEEDS", "PEERS", "ID"), [_content_row(hit) for hit in page.hits], " rrr"
+                ),
+                offset,
+            )
     if not page.total:
         console.note(f"{nothing} at tracker {job.config.tracker}")
     return 0
@@ -84,9 +92,11 @@ async def peers(job: Work) -> int:
 
 
 async def login(job: Work) -> int:
-    """`login USER`: opens a session and keeps it for later commands; one of this user that still lives is kept, another's is ended.
+    """`login USER`: opens a session and keeps it for later commands; one of this user that still lives is
+    kept, another's is ended.
 
-    Raises `UsageError` for a bad name, `Unreachable`, `Refused`, and `DiskError` when the session cannot be kept.
+    Raises `UsageError` for a bad name, `Unreachable`, `Refused`, and `DiskError` when the session cannot be
+    kept.
     """
     config, console = job.config, job.console
     user = check_name(job.words.user, "USER")
@@ -106,11 +116,14 @@ async def login(job: Work) -> int:
 
 
 async def logout(job: Work) -> int:
-    """`logout`: ends this user's session; its peers leave the directory. Raises `Refused("login_needed")` without one."""
+    """`logout`: ends this user's session; its peers leave the directory. Raises `Refused("login_needed")`
+    without one."""
     config = job.config
     stored = load_session(config.state, config.tracker)
     if stored is None:
-        raise Refused("login_needed", f"there is no session with tracker {config.tracker}; nothing to log out of")
+        raise Refused(
+            "login_needed", f"there is no session with tracker {config.tracker}; nothing to log out of"
+        )
     await _end(job, stored)
     return 0
 
@@ -128,7 +141,13 @@ async def _end(job: Work, stored: StoredSession) -> None:
             if refused.code != "login_needed":
                 raise
     forget_session(config.state, config.tracker)
-    console.event({**_session_event("ended", stored.user, config.tracker), "peers": gone.peers, "contents": gone.contents})
+    console.event(
+        {
+            **_session_event("ended", stored.user, config.tracker),
+            "peers": gone.peers,
+            "contents": gone.contents,
+        }
+    )
     left = f"{count_text(gone.peers, 'peer')} and {count_text(gone.contents, 'content')} left the directory"
     console.text(f"{stored.user} is logged out of tracker {config.tracker}; {left}")
 

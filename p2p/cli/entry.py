@@ -1,4 +1,5 @@
-"""Where the scripts in `bin/` begin: makes an early Ctrl-C, SIGTERM or SIGHUP end quietly, then runs the command."""
+"""Where the scripts in `bin/` begin: makes an early Ctrl-C, SIGTERM or SIGHUP end quietly, then runs the
+command."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ def leave_at_once(number: int, _frame: object) -> None:
 
 
 def stop_signals() -> tuple[signal.Signals, ...]:
-    """What asks a command to stop: Ctrl-C, SIGTERM, and a terminal that hangs up, unless that is ignored as under `nohup`."""
+    """What asks a command to stop: Ctrl-C, SIGTERM, and a terminal that hangs up, unless that is ignored as
+    under `nohup`."""
     hang_up: signal.Signals | None = getattr(signal, "SIGHUP", None)
     if hang_up is None or signal.getsignal(hang_up) == signal.SIG_IGN:
         return signal.SIGINT, signal.SIGTERM
@@ -26,7 +28,8 @@ def stop_signals() -> tuple[signal.Signals, ...]:
 
 
 def stop_at_once_on_signals() -> None:
-    """Until a command has its own way to stop, and after it has stopped, there is nothing to save: leave without a traceback."""
+    """Until a command has its own way to stop, and after it has stopped, there is nothing to save: leave
+    without a traceback."""
     for number in stop_signals():
         signal.signal(number, leave_at_once)
 

@@ -1,4 +1,5 @@
-"""What a peer reports, as JSON events: the names and keys that other programs read. `docs` and tests hold this file to the contract."""
+"""What a peer reports, as JSON events: the names and keys that other programs read. `docs` and tests hold
+this file to the contract."""
 
 from __future__ import annotations
 
@@ -29,9 +30,20 @@ def event_of(report: Report) -> Event:  # one row a kind of report; to split it 
     """The event of a report. Sizes in bytes, rates in bytes a second, times in seconds."""
     match report:
         case Listening():
-            return {"event": "listening", "host": report.address.host, "port": report.address.port, "transports": report.transports}
+            return {
+                "event": "listening",
+                "host": report.address.host,
+                "port": report.address.port,
+                "transports": report.transports,
+            }
         case Shared():
-            return {"event": "shared", "name": report.name, "id": report.id, "size": report.size, "path": str(report.path)}
+            return {
+                "event": "shared",
+                "name": report.name,
+                "id": report.id,
+                "size": report.size,
+                "path": str(report.path),
+            }
         case Withdrawn():
             return {"event": "withdrawn", "name": report.name, "id": report.id}
         case Received():
@@ -57,7 +69,13 @@ def event_of(report: Report) -> Event:  # one row a kind of report; to split it 
                 "peers": report.peers,
             }
         case ManifestKnown():
-            return {"event": "manifest", "name": report.name, "id": report.id, "size": report.size, "pieces": report.pieces}
+            return {
+                "event": "manifest",
+                "name": report.name,
+                "id": report.id,
+                "size": report.size,
+                "pieces": report.pieces,
+            }
         case Downloaded():
             return {
                 "event": "done",
@@ -84,11 +102,19 @@ def event_of(report: Report) -> Event:  # one row a kind of report; to split it 
 
 def content_event(hit: HitRow) -> Event:
     """A row of `list` and `search`."""
-    return {"event": "content", "name": hit.name, "size": hit.size, "id": hit.id, "seeds": hit.seeds, "peers": hit.peers}
+    return {
+        "event": "content",
+        "name": hit.name,
+        "size": hit.size,
+        "id": hit.id,
+        "seeds": hit.seeds,
+        "peers": hit.peers,
+    }
 
 
 def peer_event(row: PeerRow) -> Event:
-    """A row of `peers`; `last_heartbeat` is in seconds before now, `room` in bytes that it accepts by upload."""
+    """A row of `peers`; `last_heartbeat` is in seconds before now, `room` in bytes that it accepts by
+    upload."""
     return {
         "event": "peer",
         "name": row.name,
@@ -137,7 +163,8 @@ def stats_event(stats: StatsAnswer, tracker: str) -> Event:
 
 
 class ProgressFeed:
-    """Decides when a `progress` event is due: at most ten a second while there is news, and at least one a second while work goes on."""
+    """Decides when a `progress` event is due: at most ten a second while there is news, and at least one a
+    second while work goes on."""
 
     LEAST, MOST = 0.1, 0.7
     """Seconds between two events; `MOST` plus the time between two ticks must stay below one."""

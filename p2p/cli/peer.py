@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from p2p.cli.common import Job, Parser, Program, add_version, run
-from p2p.config import PeerConfig
+from p2p.cli.config import PeerConfig
 
 EXAMPLES: Final = """\
 examples:
@@ -16,7 +16,8 @@ examples:
   bin/peer --tracker 10.0.0.5:6969 list         what a tracker knows
 
 'bin/peer COMMAND --help' tells more about each command.
-Exit codes: 0 done, 1 failed, 2 wrong command line, 3 not found, 4 refused, 5 integrity, 6 unreachable, 7 disk; 130, 143 and 129 stopped.
+Exit codes: 0 done, 1 failed, 2 wrong command line, 3 not found, 4 refused, 5 integrity, 6 unreachable, 7
+disk; 130, 143 and 129 stopped.
 """
 
 TARGET: Final = ("target", "NAME|ID|LINK", None, "a name, a content id, or a link in quotes")
@@ -34,7 +35,12 @@ COMMANDS: Final[dict[str, tuple[str, str, str, tuple[tuple[str, str, str | None,
         "bin/peer share lab.img\nbin/peer share lab.img datasets/2024 --limit-up 20M",
         (("paths", "PATH", "+", "a file or a folder"),),
     ),
-    "list": ("directory:list_contents", "all contents that the tracker knows", "bin/peer list\nbin/peer list --json", ()),
+    "list": (
+        "directory:list_contents",
+        "all contents that the tracker knows",
+        "bin/peer list\nbin/peer list --json",
+        (),
+    ),
     "search": (
         "directory:search",
         "contents by words of their names",
@@ -66,21 +72,38 @@ COMMANDS: Final[dict[str, tuple[str, str, str, tuple[tuple[str, str, str | None,
         "bin/peer login alice",
         (("user", "USER", None, "your name"),),
     ),
-    "logout": ("directory:logout", "end the session; its peers and contents leave the directory at once", "bin/peer logout", ()),
-    "status": ("directory:status", "the tracker's figures and this user's session", "bin/peer status --json", ()),
+    "logout": (
+        "directory:logout",
+        "end the session; its peers and contents leave the directory at once",
+        "bin/peer logout",
+        (),
+    ),
+    "status": (
+        "directory:status",
+        "the tracker's figures and this user's session",
+        "bin/peer status --json",
+        (),
+    ),
 }
-"""Each command: the function that does it, one sentence, examples, and its words (name, how it is shown, how many, one sentence)."""
+"""Each command: the function that does it, one sentence, examples, and its words (name, how it is shown, how
+many, one sentence)."""
 
 
 def build_parser() -> ArgumentParser:
     """The command line of the peer. Options for all commands may stand before the command too."""
-    parser = Parser(prog="peer", description="Shares files and folders, and fetches them from all who have them.", epilog=EXAMPLES)
+    parser = Parser(
+        prog="peer",
+        description="Shares files and folders, and fetches them from all who have them.",
+        epilog=EXAMPLES,
+    )
     add_version(parser)
     PeerConfig.add_options(parser, "list")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
     for name, (_, about, examples, words) in COMMANDS.items():
         shown = "\n".join(f"  {line}" for line in examples.split("\n"))
-        command = commands.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.", epilog=f"examples:\n{shown}")
+        command = commands.add_parser(
+            name, help=about, description=f"{about[0].upper()}{about[1:]}.", epilog=f"examples:\n{shown}"
+        )
         for word, metavar, how_many, sentence in words:
             command.add_argument(word, metavar=metavar, nargs=how_many, help=sentence)
         add_version(command)

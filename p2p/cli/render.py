@@ -1,4 +1,5 @@
-"""Text for people: sizes, rates, times, tables and the progress line. Takes values, gives strings without any escape sequence."""
+"""Text for people: sizes, rates, times, tables and the progress line. Takes values, gives strings without any
+escape sequence."""
 
 from __future__ import annotations
 
@@ -72,7 +73,8 @@ def cut(text: str, columns: int) -> str:
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]], right: str = "") -> list[str]:
-    """Lines of a table, its cells made printable. `right` has an `r` at the place of each column that is set to the right."""
+    """Lines of a table, its cells made printable. `right` has an `r` at the place of each column that is set
+    to the right."""
     cells = [list(headers), *([printable(cell) for cell in row] for row in rows)]
     widths = [max(width(row[column]) for row in cells) for column in range(len(headers))]
     lines = []
@@ -97,7 +99,8 @@ def bar(part: float, whole: float, columns: int) -> str:
 
 
 def progress_text(progress: Progress, elapsed: float, columns: int) -> str:
-    """The progress line: the phase, and what is known: percent, amount, rate, time left, peers. `elapsed`: seconds of this phase.
+    """The progress line: the phase, and what is known: percent, amount, rate, time left, peers. `elapsed`:
+    seconds of this phase.
 
     Where not all of it fits, bar and amount go first, then the peers; percent, rate and time left stay.
     """
@@ -112,7 +115,11 @@ def progress_text(progress: Progress, elapsed: float, columns: int) -> str:
         pace = time_text(elapsed)
     peers = _DIRECTIONS.get(progress.phase, "")
     peers = f"{peers} {count_text(progress.peers, 'peer')}" if peers else ""
-    phase, padded, time_left = f"{progress.phase:<11}", f"{done:>4}" if done else "", f"{left} left" if left else ""
+    phase, padded, time_left = (
+        f"{progress.phase:<11}",
+        f"{done:>4}" if done else "",
+        f"{left} left" if left else "",
+    )
     return fitting(
         columns,
         _joined("  ", phase, padded, drawn, amount, pace, time_left, peers),

@@ -1,4 +1,5 @@
-"""The commands that run a peer: `serve`, `share`, `info`, `download`, `upload`. What a peer reports is printed; nothing is decided here."""
+"""The commands that run a peer: `serve`, `share`, `info`, `download`, `upload`. What a peer reports is
+printed; nothing is decided here."""
 
 from __future__ import annotations
 
@@ -16,15 +17,15 @@ from typing import Any, Final
 
 import transports
 from p2p.cli.common import Job, finished, named_path
+from p2p.cli.config import DEFAULT_PEER_PORT, DEFAULT_TRACKER_PORT, PeerConfig, check_text
 from p2p.cli.console import Console
 from p2p.cli.events import event_of, manifest_events
 from p2p.cli.render import amount_from, count_text, percent, rate_text, size_text, table, time_text
-from p2p.config import DEFAULT_PEER_PORT, DEFAULT_TRACKER_PORT, PeerConfig, check_text
-from p2p.disk import disk_error
+from p2p.content.uri import Uri, content_id, is_link, parse_link
 from p2p.errors import UsageError
-from p2p.link import Link, content_id, is_link, parse_link
 from p2p.model import Address
-from p2p.peer import errands
+from p2p.net.descriptors import raise_descriptor_limit
+from p2p.peer import operations as errands
 from p2p.peer.node import Node, NodeSettings
 from p2p.peer.reports import (
     Downloaded,
@@ -41,7 +42,7 @@ from p2p.peer.reports import (
     Warned,
     Withdrawn,
 )
-from p2p.system import raise_descriptor_limit
+from p2p.storage.disk import disk_error
 
 Work = Job[PeerConfig]
 
@@ -54,8 +55,11 @@ FILES_SHOWN: Final = 1000
 class Reporter:
     """Prints what a peer reports, each report once."""
 
-    def __init__(self, console: Console, config: PeerConfig, link_tracker: Address | None, *, talks: bool) -> None:
-        """`link_tracker` is what links name; `talks` says that being a peer is the whole command, so that people want to read of it."""
+    def __init__(
+        self, console: Console, config: PeerConfig, link_tracker: Address | None, *, talks: bool
+    ) -> None:
+        """`link_tracker` is what links name; `talks` says that being a peer is the whole command, so that
+        people want to read of it."""
         self._console = console
         self._config = config
         self._link_tracker = link_tracker
@@ -72,12 +76,13 @@ class Reporter:
                 pass  # the command itself prints how it ended
             case Shared():
                 console.end_progress()
-                link = str(Link(report.id, self._link_tracker, report.name)) if self._link_tracker else None
+                link = str(Uri(report.id, self._link_tracker, report.name)) if self._link_tracker else None
                 console.event({**event_of(report), **({"link": link} if link else {})})
                 if self._talks:
                     # Shells eat the ? and & of a link; it never holds a quote itself.
                     console.text(
-                        f"shared {report.name} ({size_text(report.size)})", f'  get it with: {_program()} download "{link or report.id}"'
+                        f"shared {report.name} ({size_text(report.size)})",
+                        f'  get it with: {_program()} download "{link or report.id}"',
                     )
             case _:
                 self._other(report)
@@ -101,7 +106,9 @@ class Reporter:
             case Withdrawn():
                 console.text(f"no longer shared: {report.name}  {report.id}")
             case Received():
-                console.text(f"received {report.name} ({size_text(report.size)}) from {report.peer}  {report.id}")
+                console.text(
+                    f"received {report.name} ({size_text(report.size)}) from {report.peer}  {report.id}"
+                )
             case SessionChanged(state="resumed"):
                 console.note(f"tracker {config.tracker} is back")
             case Placed():
@@ -109,7 +116,9 @@ class Reporter:
             case Replicated():
                 console.text(f"{report.peer} has verified its copy after {time_text(report.seconds)}")
             case ManifestKnown():
-                console.text(f"{report.name}: {size_text(report.size)} in {count_text(report.pieces, 'piece')}")
+                console.text(
+                    f"{report.name}: {size_text(report.size)} in {count_text(report.pieces, 'piece')}"
+                )
 
 
 def _program() -> str:
@@ -119,7 +128,9 @@ def _program() -> str:
 
 
 @asynccontextmanager
-async def _peer(job: Work, *, folder: Path | None = None, link_tracker: Address | None = None) -> AsyncIterator[Node]:
+async def _peer(
+    job: Work, *, folder: Path | None = None, link_tracker: Address | None = None
+) -> AsyncIterator[Node]:
     """A peer that leaves the directory and closes everything at the end."""
     config = job.config
     settings = NodeSettings(
@@ -142,7 +153,8 @@ async def _peer(job: Work, *, folder: Path | None = None, link_tracker: Address 
         rehash=config.rehash,
     )
     reporter = Reporter(job.console, config, link_tracker, talks=link_tracker is not None)
-    # gRPC's core writes each lost connection to standard error in its own words; what matters of it is told by us.
+    # gRPC's core writes each lost connection to standard error in its own words; what matters of it is told
+    # by us.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     raise_descriptor_limit(DESCRIPTORS)
     node = Node(settings, transports.load, reporter, job.trace, job.note)
@@ -153,9 +165,11 @@ async def _peer(job: Work, *, folder: Path | None = None, link_tracker: Address 
 
 
 async def serve(job: Work) -> int:
-    """`serve DIR`. Raises `UsageError` when there is no such folder, and what ended the session when somebody else did.
+    """`serve DIR`. Raises `UsageError` when there is no such folder, and what ended the session when somebody
+    else did.
 
-    Where others may put copies there need not be anything yet: then the folder is made. Raises `DiskError` when it cannot be.
+    Where others may put copies there need not be anything yet: then the folder is made. Raises `DiskError`
+    when it cannot be.
     """
     job.console.endless()
     folder = _folder(job)
@@ -168,7 +182,8 @@ async def serve(job: Work) -> int:
 
 
 async def share(job: Work) -> int:
-    """`share PATH…`. Raises `UsageError` for a path that is not there, and what ended the session when somebody else did."""
+    """`share PATH…`. Raises `UsageError` for a path that is not there, and what ended the session when
+    somebody else did."""
     job.console.endless()
     paths = [named_path(text) for text in job.words.paths]
     job.console.phase("connecting")
@@ -226,17 +241,36 @@ async def info(job: Work) -> int:
     for event in manifest_events(found.id, manifest):
         console.event(event)
     for source in found.sources:
-        console.event({"event": "peer", "name": source.name, "host": source.host, "transports": source.listen, "have": source.have})
+        console.event(
+            {
+                "event": "peer",
+                "name": source.name,
+                "host": source.host,
+                "transports": source.listen,
+                "have": source.have,
+            }
+        )
     console.text(
         f"{manifest.name} ({manifest.kind}): {size_text(manifest.size)}, {count_text(len(manifest.files), 'file')}",
         f"  id      {found.id}",
         f"  pieces  {len(manifest.pieces)} of {size_text(manifest.piece_length)}, {manifest.hash_name}",
     )
-    console.text("", *table(("SIZE", "FILE"), [(size_text(entry.size), entry.path) for entry in manifest.files[:FILES_SHOWN]], "r"))
+    console.text(
+        "",
+        *table(
+            ("SIZE", "FILE"),
+            [(size_text(entry.size), entry.path) for entry in manifest.files[:FILES_SHOWN]],
+            "r",
+        ),
+    )
     if len(manifest.files) > FILES_SHOWN:
         console.text(f"and {len(manifest.files) - FILES_SHOWN} more")
     rows = [
-        (source.name, str(Address(source.host, source.listen.get("tcp", 0))), f"{percent(source.have, manifest.size)}%")
+        (
+            source.name,
+            str(Address(source.host, source.listen.get("tcp", 0))),
+            f"{percent(source.have, manifest.size)}%",
+        )
         for source in found.sources
     ]
     console.text("", *table(("PEER", "ADDRESS", "HAS"), rows, "  r"))
@@ -244,13 +278,16 @@ async def info(job: Work) -> int:
 
 
 async def upload(job: Work) -> int:
-    """`upload PATH`. Raises `UsageError` for a path that is not there, `Refused` when too few peers accept, `Unreachable`."""
+    """`upload PATH`. Raises `UsageError` for a path that is not there, `Refused` when too few peers accept,
+    `Unreachable`."""
     path = named_path(job.words.path)
     console = job.console
     async with _peer(job) as node:
         console.progress(_phase("connecting"))
         await node.start(require_tracker=True)
-        done = await errands.upload(node, path, job.config.copies, Reporter(console, job.config, None, talks=False))
+        done = await errands.upload(
+            node, path, job.config.copies, Reporter(console, job.config, None, talks=False)
+        )
         console.end_progress()
         console.event(event_of(done))
         console.text(
@@ -298,7 +335,8 @@ def _told_once(console: Console) -> Callable[[], None]:
 
 
 async def _until_ended(node: Node, work: Coroutine[Any, Any, None]) -> None:
-    """Do `work`, which ends only when cancelled or failing, until the session is ended by somebody else; raises why."""
+    """Do `work`, which ends only when cancelled or failing, until the session is ended by somebody else;
+    raises why."""
     tasks = [asyncio.ensure_future(work), asyncio.ensure_future(node.ended())]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -325,9 +363,11 @@ def _aimed(job: Work) -> tuple[Work, str]:
 
 
 async def _tracker_for_others(job: Work, *, warn: bool) -> Address:
-    """The tracker's address as others can use it, for links; with `warn`, people are told when it is of no use to others.
+    """The tracker's address as others can use it, for links; with `warn`, people are told when it is of no
+    use to others.
 
-    Behind a loopback address it is this machine, so others need this machine's own address, if the tracker listens there too.
+    Behind a loopback address it is this machine, so others need this machine's own address, if the tracker
+    listens there too.
     """
     tracker, console = job.config.tracker, job.console
     if not _is_loopback(tracker.host):
@@ -335,12 +375,16 @@ async def _tracker_for_others(job: Work, *, warn: bool) -> Address:
     host = _own_host()
     if host is None:
         if warn:
-            console.warning(f"the links work on this machine only: it has no network, and its tracker is {tracker}")
+            console.warning(
+                f"the links work on this machine only: it has no network, and its tracker is {tracker}"
+            )
         return tracker
     outside = Address(host, tracker.port)
     if await _answers(tracker) and not await _answers(outside):
         if warn:
-            console.warning(f"the links work on this machine only: the tracker does not listen on {outside}; start it with --host 0.0.0.0")
+            console.warning(
+                f"the links work on this machine only: the tracker does not listen on {outside}; start it with --host 0.0.0.0"
+            )
         return tracker
     return outside
 
@@ -353,7 +397,8 @@ def _is_loopback(host: str) -> bool:
 
 
 def _own_host() -> str | None:
-    """This machine's address towards other networks, found without sending anything: to connect a datagram socket only picks a route."""
+    """This machine's address towards other networks, found without sending anything: to connect a datagram
+    socket only picks a route."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))

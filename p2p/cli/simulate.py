@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from p2p.cli.common import Job, Parser, Program, add_version, run
-from p2p.config import SimConfig
+from p2p.cli.config import SimConfig
 
 EXAMPLES: Final = """\
 examples:
@@ -20,13 +20,24 @@ examples:
 Nothing is sent anywhere. The same scenario, options and seed give the same trace, whose hash is printed.
 """
 _STEP: Final = 500
-"""Events between two looks at whether the user wants it to stop: 5,000 took half a second of the processor with 2,000 peers."""
+"""Events between two looks at whether the user wants it to stop: 5,000 took half a second of the processor
+with 2,000 peers."""
 
 
 def build_parser() -> ArgumentParser:
     """The command line of the simulator."""
-    parser = Parser(prog="simulate", description="Plays a swarm in virtual time, with the decisions of the real one.", epilog=EXAMPLES)
-    parser.add_argument("scenario", metavar="SCENARIO", nargs="?", default="equal", help="what happens (default: equal; see --list)")
+    parser = Parser(
+        prog="simulate",
+        description="Plays a swarm in virtual time, with the decisions of the real one.",
+        epilog=EXAMPLES,
+    )
+    parser.add_argument(
+        "scenario",
+        metavar="SCENARIO",
+        nargs="?",
+        default="equal",
+        help="what happens (default: equal; see --list)",
+    )
     add_version(parser)
     SimConfig.add_options(parser)
     return parser
@@ -49,17 +60,23 @@ async def work(job: Job[SimConfig]) -> int:
             console.text(f"{name:10}{sentence}")
         return 0
     rate = config.rate * 1e6 / 8
-    setup = Setup(config.peers, config.pieces, config.piece, rate, config.delay / 1000, config.links, config.seed)
+    setup = Setup(
+        config.peers, config.pieces, config.piece, rate, config.delay / 1000, config.links, config.seed
+    )
     world = make(job.words.scenario, setup)
     while world.advance(_STEP):  # noqa: ASYNC110  nothing is waited for: a signal may come in between
         await asyncio.sleep(0)
     found = figures(world)
     for row in rows(world):
         console.event(row)
-    console.event({"event": "done", "scenario": job.words.scenario, "seed": config.seed, **dataclasses.asdict(found)})
+    console.event(
+        {"event": "done", "scenario": job.words.scenario, "seed": config.seed, **dataclasses.asdict(found)}
+    )
     console.text(*table(found))
     if config.svg:
-        title = f"{job.words.scenario}: {config.peers} receivers, {config.pieces} pieces, {config.rate} Mbit/s"
+        title = (
+            f"{job.words.scenario}: {config.peers} receivers, {config.pieces} pieces, {config.rate} Mbit/s"
+        )
         try:
             Path(config.svg).write_text(svg(title, world.samples, setup.ideal), encoding="utf-8")
         except OSError as error:

@@ -1,4 +1,5 @@
-"""`bin/tracker`: opens the store, puts the service on it and the server on that, prints where it listens, stops them in reverse."""
+"""`bin/tracker`: opens the store, puts the service on it and the server on that, prints where it listens,
+stops them in reverse."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from p2p.cli.common import Job, Parser, Program, add_version, finished, run
-from p2p.config import TrackerConfig
+from p2p.cli.config import TrackerConfig
 from p2p.errors import UsageError
 from p2p.model import Address
 
@@ -25,14 +26,17 @@ examples:
   bin/tracker --json --trace -         for programs; every message on standard error
 
 Talk to it by hand: printf '{"op":"stats"}\\n' | nc 127.0.0.1 6969
-Exit codes: 0 done, 1 failed, 2 wrong command line, 7 disk; 130, 143 and 129 stopped by Ctrl-C, SIGTERM and a hang-up.
+Exit codes: 0 done, 1 failed, 2 wrong command line, 7 disk; 130, 143 and 129 stopped by Ctrl-C, SIGTERM and a
+hang-up.
 """
 
 
 def build_parser() -> ArgumentParser:
     """The command line of the tracker."""
     parser = Parser(
-        prog="tracker", description="Knows which peers exist and who has what. No shared byte passes through it.", epilog=EXAMPLES
+        prog="tracker",
+        description="Knows which peers exist and who has what. No shared byte passes through it.",
+        epilog=EXAMPLES,
     )
     add_version(parser)
     TrackerConfig.add_options(parser)
@@ -40,12 +44,13 @@ def build_parser() -> ArgumentParser:
 
 
 async def serve(job: Job[TrackerConfig]) -> int:
-    """Run a tracker until it is stopped. Raises `UsageError` for a bad address or store, `DiskError` when the store cannot be used."""
+    """Run a tracker until it is stopped. Raises `UsageError` for a bad address or store, `DiskError` when the
+    store cannot be used."""
     import asyncio
     import secrets
     from random import Random
 
-    from p2p.system import raise_descriptor_limit
+    from p2p.net.descriptors import raise_descriptor_limit
     from p2p.tracker.server import ServerConfig, TrackerServer
     from p2p.tracker.service import TrackerService
 
@@ -93,9 +98,11 @@ async def serve(job: Job[TrackerConfig]) -> int:
 
 
 async def _open(spec: str, now: float) -> TrackerStore:
-    """Open the store in a thread, so that the loop hears of signals while a large one is loaded. Raises as `open_store`.
+    """Open the store in a thread, so that the loop hears of signals while a large one is loaded. Raises as
+    `open_store`.
 
-    When this is cancelled the thread is left to itself, since the process ends: a store that is being opened stands an end at any time.
+    When this is cancelled the thread is left to itself, since the process ends: a store that is being opened
+    stands an end at any time.
     """
     import asyncio
     from contextlib import suppress

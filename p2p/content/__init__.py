@@ -1,1 +1,1 @@
-"""Contents: what they are made of, how they are named, and how they lie on disk."""
+"""What a content is: its manifest, its pieces and blocks, its names, its link. Pure: no files, no sockets."""

@@ -8,7 +8,8 @@ from typing import Final
 from p2p.errors import ProtocolError
 
 _REVERSED: Final = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
-"""Each byte with its bits in the other order: piece 0 is the lowest bit here and the highest bit of the first byte on the wire."""
+"""Each byte with its bits in the other order: piece 0 is the lowest bit here and the highest bit of the first
+byte on the wire."""
 
 
 class Bitmap:
@@ -17,7 +18,8 @@ class Bitmap:
     __slots__ = ("_bits", "n")
 
     def __init__(self, n: int, bits: int = 0) -> None:
-        """`n` pieces in all; bit `i` of `bits` says that piece `i` is in. Raises `ValueError` for bits outside of `n`."""
+        """`n` pieces in all; bit `i` of `bits` says that piece `i` is in. Raises `ValueError` for bits
+        outside of `n`."""
         if n < 0 or bits < 0 or bits >> n:
             raise ValueError(f"bits outside of {n} pieces")
         self.n = n
@@ -70,7 +72,8 @@ class Bitmap:
         return Bitmap(self.n, self._bits)
 
     def to_bytes(self) -> bytes:
-        """The form on the wire, before base64: one bit a piece, piece 0 the highest bit of the first byte, spare bits zero."""
+        """The form on the wire, before base64: one bit a piece, piece 0 the highest bit of the first byte,
+        spare bits zero."""
         return self._bits.to_bytes(_octets(self.n), "little").translate(_REVERSED)
 
     @classmethod
@@ -92,7 +95,8 @@ class Bitmap:
     def __iter__(self) -> Iterator[int]:
         """Piece numbers from low to high, as they were in when the walk began.
 
-        Byte by byte: clearing the lowest bit of a large integer again and again would take time that grows with the square.
+        Byte by byte: clearing the lowest bit of a large integer again and again would take time that grows
+        with the square.
         """
         for index, octet in enumerate(self._bits.to_bytes(_octets(self.n), "little")):
             while octet:

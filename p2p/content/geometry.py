@@ -7,19 +7,21 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from p2p.errors import Refused
-from p2p.frozen import frozen
 from p2p.model import KIB, MAX_BLOCK, MIB, BlockSpan, FileEntry
+from p2p.value import frozen
 
 MIN_PIECE_LENGTH: Final = 64 * KIB
 MAX_PIECE_LENGTH: Final = 16 * MIB
 """Piece lengths in bytes; a piece length is a power of two between these, both allowed."""
 
 _MOST_PIECES: Final = 1448
-"""Doubling the piece length above this count keeps contents between 724 and 1,448 pieces: about 1,000, measured in factors."""
+"""Doubling the piece length above this count keeps contents between 724 and 1,448 pieces: about 1,000,
+measured in factors."""
 
 
 def choose_piece_length(size: int) -> int:
-    """Piece length in bytes for a content of `size` bytes: a power of two that gives about 1,000 pieces, within the two bounds."""
+    """Piece length in bytes for a content of `size` bytes: a power of two that gives about 1,000 pieces,
+    within the two bounds."""
     length = MIN_PIECE_LENGTH
     while length < MAX_PIECE_LENGTH and size > _MOST_PIECES * length:
         length *= 2
@@ -28,7 +30,8 @@ def choose_piece_length(size: int) -> int:
 
 @frozen
 class Geometry:
-    """How `size` bytes are cut: into pieces of `piece_length` bytes (the last may be shorter), and these into blocks."""
+    """How `size` bytes are cut: into pieces of `piece_length` bytes (the last may be shorter), and these into
+    blocks."""
 
     size: int
     piece_length: int
@@ -55,12 +58,15 @@ class Geometry:
         return tuple(BlockSpan(piece, offset, min(step, size - offset)) for offset in range(0, size, step))
 
     def check(self, span: BlockSpan) -> None:
-        """Raise `Refused("bad_range")` unless `span` is at least one byte, at most `MAX_BLOCK`, and lies inside one piece.
+        """Raise `Refused("bad_range")` unless `span` is at least one byte, at most `MAX_BLOCK`, and lies
+        inside one piece.
 
         The message holds our own numbers only: those asked for may be thousands of digits long.
         """
         if not 0 <= span.piece < self.pieces:
-            raise Refused("bad_range", f"there is no such piece; this content has {self.pieces} pieces, counted from 0")
+            raise Refused(
+                "bad_range", f"there is no such piece; this content has {self.pieces} pieces, counted from 0"
+            )
         if not 0 < span.length <= MAX_BLOCK:
             raise Refused("bad_range", f"a block has 1 to {MAX_BLOCK} bytes")
         size = self.piece_size(span.piece)
@@ -91,7 +97,8 @@ class Layout:
         self.size = position
 
     def slices(self, offset: int, length: int) -> Iterator[tuple[int, int, int]]:
-        """Yield `(file index, offset in that file, length)` for `length` bytes from `offset`, all in bytes and none empty.
+        """Yield `(file index, offset in that file, length)` for `length` bytes from `offset`, all in bytes
+        and none empty.
 
         Raises `IndexError` if the range is not inside the content.
         """
@@ -112,7 +119,8 @@ class Layout:
         return bisect_left(self._starts, offset + length) - bisect_right(self._starts, offset) + 1
 
     def start(self, number: int) -> int:
-        """Where the first byte of file `number` lies in the content. Raises `IndexError` for a file without bytes."""
+        """Where the first byte of file `number` lies in the content. Raises `IndexError` for a file without
+        bytes."""
         at = bisect_right(self._numbers, number) - 1
         if at < 0 or self._numbers[at] != number:
             raise IndexError(f"file {number} holds no bytes")

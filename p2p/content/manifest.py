@@ -1,4 +1,5 @@
-"""The manifest: build one from piece hashes, write its one canonical form, name it by its id, and check one before it is believed."""
+"""The manifest: build one from piece hashes, write its one canonical form, name it by its id, and check one
+before it is believed."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from p2p.content.geometry import MAX_PIECE_LENGTH, MIN_PIECE_LENGTH, Geometry
 from p2p.content.names import check_collisions, check_part, check_path
 from p2p.errors import IntegrityError, ProtocolError
 from p2p.model import MAX_PIECES, MAX_SIZE, MIB, ContentId, FileEntry, Manifest
-from p2p.strictjson import loads
+from p2p.protocol.strict_json import loads
 
 VERSION: Final = 1
 """Version of the manifest's form."""
@@ -46,7 +47,9 @@ class Hash(Protocol):
 
 _blake2b_256: Final = partial(hashlib.blake2b, digest_size=DIGEST_LENGTH)
 
-HASHES: Final[Mapping[str, Callable[[], Hash]]] = MappingProxyType({"blake2b-256": _blake2b_256, "sha256": hashlib.sha256})
+HASHES: Final[Mapping[str, Callable[[], Hash]]] = MappingProxyType(
+    {"blake2b-256": _blake2b_256, "sha256": hashlib.sha256}
+)
 """The hash functions a manifest may name; each makes digests of `DIGEST_LENGTH` bytes."""
 
 
@@ -60,12 +63,16 @@ def build(
     folders: Iterable[str] = (),
     pieces: Iterable[bytes],
 ) -> Manifest:
-    """Make a manifest. `pieces` are the digests, in order; `folders` are the empty ones; files and folders are sorted here.
+    """Make a manifest. `pieces` are the digests, in order; `folders` are the empty ones; files and folders
+    are sorted here.
 
-    Since piece hashes depend on the order of the files, `files` must come sorted by path already if there is more than one. Raises
-    `ProtocolError` naming the field, as `parse` would, so that nobody publishes what all others would refuse.
+    Since piece hashes depend on the order of the files, `files` must come sorted by path already if there is
+    more than one. Raises `ProtocolError` naming the field, as `parse` would, so that nobody publishes what
+    all others would refuse.
     """
-    manifest = Manifest(name, kind, hash_name, piece_length, tuple(files), tuple(sorted(folders)), tuple(pieces))
+    manifest = Manifest(
+        name, kind, hash_name, piece_length, tuple(files), tuple(sorted(folders)), tuple(pieces)
+    )
     _check(manifest)
     return manifest
 
@@ -82,18 +89,23 @@ def to_bytes(manifest: Manifest) -> bytes:
         "folders": manifest.folders,
         "pieces": [piece.hex() for piece in manifest.pieces],
     }
-    return json.dumps(plain, ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":")).encode("utf-8")
+    return json.dumps(
+        plain, ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":")
+    ).encode("utf-8")
 
 
 def content_id(data: bytes) -> ContentId:
-    """The id of a content: blake2b-256 of its manifest's canonical form, whichever function hashes the pieces."""
+    """The id of a content: blake2b-256 of its manifest's canonical form, whichever function hashes the
+    pieces."""
     return ContentId(_blake2b_256(data).hexdigest())
 
 
 def parse(data: bytes, expected: ContentId | None) -> Manifest:
-    """Read and check a manifest; `expected` is the id it was asked for by, or `None` where it only has to be valid.
+    """Read and check a manifest; `expected` is the id it was asked for by, or `None` where it only has to be
+    valid.
 
-    Raises `IntegrityError` if the id does not match, which is looked at before anything else; else `ProtocolError` naming the field.
+    Raises `IntegrityError` if the id does not match, which is looked at before anything else; else
+    `ProtocolError` naming the field.
     """
     if len(data) > MAX_MANIFEST:
         raise ProtocolError("bad_body", f"the manifest is longer than {MAX_MANIFEST} bytes", fatal=True)

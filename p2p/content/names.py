@@ -1,4 +1,5 @@
-"""Safe names: what a manifest may call a file, how that name is written on any disk, and how it is shown on a terminal."""
+"""Safe names: what a manifest may call a file, how that name is written on any disk, and how it is shown on a
+terminal."""
 
 from __future__ import annotations
 
@@ -30,19 +31,25 @@ _UNSEEN: Final = (
 _FORBIDDEN: Final = re.compile(f"[/\\\\{_UNSEEN}]")
 _UNPRINTABLE: Final = re.compile(f"[{_UNSEEN}]")
 _ODD: Final = re.compile(r'[<>:"|?*]')
-_RESERVED: Final = re.compile(r"(?:con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$|clock\$)(?: *\..*)?", re.IGNORECASE | re.DOTALL)
+_RESERVED: Final = re.compile(
+    r"(?:con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$|clock\$)(?: *\..*)?",
+    re.IGNORECASE | re.DOTALL,
+)
 
 _OURS: Final = re.compile(r"\.(?=part(?:\.manifest)?\Z)", re.IGNORECASE)
-"""The dot of an ending that a download's own files have (`partial`): a publisher who chose such a name could pass for one of them."""
+"""The dot of an ending that a download's own files have (`partial`): a publisher who chose such a name could
+pass for one of them."""
 
 
 def printable(text: str) -> str:
-    r"""`text` from another machine, safe to print: control, direction and unseen characters become `\x..`, `\u....` or `\U........`."""
+    r"""`text` from another machine, safe to print: control, direction and unseen characters become `\x..`,
+    `\u....` or `\U........`."""
     return _UNPRINTABLE.sub(_escape, text)
 
 
 def check_part(part: str) -> None:
-    """Raise `ProtocolError("bad_field")`, naming the part, unless it is a plain name: no separator, no way up, nothing unseen, not long."""
+    """Raise `ProtocolError("bad_field")`, naming the part, unless it is a plain name: no separator, no way
+    up, nothing unseen, not long."""
     if part in ("", ".", ".."):
         raise _refused(part, "is not the name of a file")
     if _FORBIDDEN.search(part):
@@ -52,7 +59,8 @@ def check_part(part: str) -> None:
 
 
 def check_path(path: str) -> None:
-    """Raise `ProtocolError("bad_field")` unless `path` is relative, `/` between parts that pass `check_part`, and within both limits."""
+    """Raise `ProtocolError("bad_field")` unless `path` is relative, `/` between parts that pass `check_part`,
+    and within both limits."""
     if len(path) > MAX_PATH:
         raise _refused(path, f"is longer than {MAX_PATH} bytes")
     parts = path.split("/")
@@ -65,10 +73,12 @@ def check_path(path: str) -> None:
 
 
 def local_part(part: str, top: bool = False) -> str:
-    """The name under which `part`, which passed `check_part`, is written: the same on every system and safe on each.
+    """The name under which `part`, which passed `check_part`, is written: the same on every system and safe
+    on each.
 
-    `top` is for a content's own name, which lands among the user's files: there it may not be hidden or look like an option or a home, nor
-    like what lies beside a download until it is done. Applied again it changes nothing.
+    `top` is for a content's own name, which lands among the user's files: there it may not be hidden or look
+    like an option or a home, nor like what lies beside a download until it is done. Applied again it changes
+    nothing.
     """
     name = _ODD.sub("_", part)
     stripped = name.rstrip(". ")
@@ -86,17 +96,20 @@ def local_path(path: str) -> str:
 
 
 def local_paths(manifest: Manifest) -> tuple[str, ...]:
-    """Where each file of `manifest` is written, in order: below the content's folder, or for a single file the content's own local name."""
+    """Where each file of `manifest` is written, in order: below the content's folder, or for a single file
+    the content's own local name."""
     if manifest.kind == "file":
         return (local_part(manifest.name, top=True),)
     return tuple(local_path(entry.path) for entry in manifest.files)
 
 
 def check_collisions(paths: Iterable[str]) -> None:
-    """Raise `ProtocolError("bad_field")`, naming both, if two of `paths` (files and empty folders) cannot lie side by side on every disk.
+    """Raise `ProtocolError("bad_field")`, naming both, if two of `paths` (files and empty folders) cannot lie
+    side by side on every disk.
 
-    That is so if two names in one folder differ only in case or in Unicode form or become the same local name, or if a file or an empty
-    folder is needed as a folder too. Sorted by folded form, paths with a common beginning are neighbours, so only those are compared.
+    That is so if two names in one folder differ only in case or in Unicode form or become the same local
+    name, or if a file or an empty folder is needed as a folder too. Sorted by folded form, paths with a
+    common beginning are neighbours, so only those are compared.
     """
     folded = sorted((fold(path), path) for path in paths)
     for index in range(1, len(folded)):
@@ -106,15 +119,20 @@ def check_collisions(paths: Iterable[str]) -> None:
 
 def fold(path: str) -> tuple[str, ...]:
     """The parts of `path` as the least discerning disk sees them: local name, composed, without case."""
-    return tuple(part.lower() if part.isascii() else _fold_part(part) for part in map(local_part, path.split("/")))
+    return tuple(
+        part.lower() if part.isascii() else _fold_part(part) for part in map(local_part, path.split("/"))
+    )
 
 
 def _fold_part(part: str) -> str:
-    # Unicode's canonical caseless match: decomposed on both sides of folding, since each can bring forth what the other changes.
+    # Unicode's canonical caseless match: decomposed on both sides of folding, since each can bring forth what
+    # the other changes.
     return normalize("NFD", normalize("NFD", part).casefold())
 
 
-def _compare(left_key: tuple[str, ...], left: list[str], right_key: tuple[str, ...], right: list[str]) -> None:
+def _compare(
+    left_key: tuple[str, ...], left: list[str], right_key: tuple[str, ...], right: list[str]
+) -> None:
     for depth, (one, other) in enumerate(zip(left_key, right_key, strict=False), start=1):
         if one != other:
             return
@@ -123,7 +141,9 @@ def _compare(left_key: tuple[str, ...], left: list[str], right_key: tuple[str, .
             first, second = "/".join(left[:depth]), "/".join(right[:depth])
             if first == second:
                 first, second = "/".join(left), "/".join(right)
-            raise ProtocolError("bad_field", f"the names '{printable(first)}' and '{printable(second)}' collide on some disks")
+            raise ProtocolError(
+                "bad_field", f"the names '{printable(first)}' and '{printable(second)}' collide on some disks"
+            )
 
 
 def _shortened(name: str) -> str:

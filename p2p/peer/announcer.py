@@ -1,4 +1,5 @@
-"""Keep the tracker informed: log in, announce what is new, send heartbeats, come back after it was away, and leave at once when told."""
+"""Keep the tracker informed: log in, announce what is new, send heartbeats, come back after it was away, and
+leave at once when told."""
 
 from __future__ import annotations
 
@@ -11,7 +12,6 @@ from random import Random
 from typing import Final
 
 from p2p.errors import EnjambreError, Refused, Unreachable
-from p2p.frozen import frozen
 from p2p.model import ContentId, PeerId
 from p2p.peer.reports import Report, SessionChanged, Warned
 from p2p.peer.session_file import StoredSession, load_session, save_session
@@ -28,11 +28,13 @@ from p2p.protocol.tracker_messages import (
     Withdraw,
     WithdrawAnswer,
 )
+from p2p.value import frozen
 
 RETRY_FIRST: Final = 1.0
 RETRY_MOST: Final = 10.0
-"""Seconds between tries to reach a lost tracker: doubled each time, and up to half as much again by chance, so that a thousand peers do not
-come back at once. All its peers see in the same moment that a tracker hung up: then the first try may come as late as a heartbeat would."""
+"""Seconds between tries to reach a lost tracker: doubled each time, and up to half as much again by chance,
+so that a thousand peers do not come back at once. All its peers see in the same moment that a tracker hung
+up: then the first try may come as late as a heartbeat would."""
 FULL_TIME: Final = 60.0
 """Seconds after which a tracker that had no room for all we share is offered the rest again."""
 LEAVE_TIME: Final = 1.5
@@ -64,7 +66,8 @@ class Announcer:
         state: Path,
         renew: Callable[[], PeerId],
     ) -> None:
-        """`renew` makes this peer known by a new id, and returns it: ids are no secret, and somebody else may have taken ours."""
+        """`renew` makes this peer known by a new id, and returns it: ids are no secret, and somebody else may
+        have taken ours."""
         self._client = client
         self._identity = identity
         self._user = identity.user or identity.name
@@ -97,7 +100,8 @@ class Announcer:
         client.on_broken = self._broke
 
     async def start(self, *, require: bool) -> None:
-        """Log in and announce; then keep at it. With `require`, raises `Unreachable` or `Refused` when that cannot be done now."""
+        """Log in and announce; then keep at it. With `require`, raises `Unreachable` or `Refused` when that
+        cannot be done now."""
         stored = load_session(self._state, self._client.address)
         if stored is not None and self._identity.user in (None, stored.user):
             self._stored = True
@@ -126,7 +130,8 @@ class Announcer:
             self._disturb()
 
     async def stop(self) -> None:
-        """Leave the directory at once: log out of a session of our own, or leave a session that the user keeps."""
+        """Leave the directory at once: log out of a session of our own, or leave a session that the user
+        keeps."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -142,12 +147,14 @@ class Announcer:
         self._wake.set()
 
     def _broke(self, fault: Unreachable) -> None:
-        """The connection ended by itself. Whoever is asking hears it too; while nothing is asked, this is how we know."""
+        """The connection ended by itself. Whoever is asking hears it too; while nothing is asked, this is how
+        we know."""
         if not self._lost:
             self._fault = fault
             self._wake.set()
 
-    # -- talking -------------------------------------------------------------------------------------------------------------------
+    # -- talking
+    # -------------------------------------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
         while True:
@@ -165,7 +172,8 @@ class Announcer:
                 self._losing(error)
 
     async def _turn(self) -> None:
-        """Wait until there is something to say, and say it; or, while the tracker is lost, until it is time to try again."""
+        """Wait until there is something to say, and say it; or, while the tracker is lost, until it is time
+        to try again."""
         if self._lost:
             await asyncio.sleep(self._pause())
             self._hung_up = False
@@ -187,7 +195,9 @@ class Announcer:
 
     def _pause(self) -> float:
         most = 1.5 * self._retry
-        return self._rng.uniform(self._retry, max(most, min(self._beat, RETRY_MOST)) if self._hung_up else most)
+        return self._rng.uniform(
+            self._retry, max(most, min(self._beat, RETRY_MOST)) if self._hung_up else most
+        )
 
     def _found(self) -> None:
         """The tracker is there again."""
@@ -234,7 +244,8 @@ class Announcer:
     def _take_stored(self) -> bool:
         """Go on with the session that is stored, which another process may have opened anew.
 
-        False when there is none any more, or it is another user's: who logged in meanwhile has not asked for our contents to be his.
+        False when there is none any more, or it is another user's: who logged in meanwhile has not asked for
+        our contents to be his.
         """
         stored = load_session(self._state, self._client.address)
         if stored is None or stored.user != self._user:
@@ -243,7 +254,8 @@ class Announcer:
         return True
 
     async def known(self, seconds: float) -> None:
-        """Wait until the tracker knows all that was told to this object; at most so long, and not at all while it is out of reach."""
+        """Wait until the tracker knows all that was told to this object; at most so long, and not at all
+        while it is out of reach."""
         if not self._lost:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
@@ -277,7 +289,8 @@ class Announcer:
             self._client.session = answer.session
             if self._stored:
                 save_session(self._state, StoredSession(self._client.address, self._user, answer.session))
-        # What is gone stays noted: a resumed session may have it still, and to withdraw what is not there does no harm.
+        # What is gone stays noted: a resumed session may have it still, and to withdraw what is not there
+        # does no harm.
         self._news = dict(self._shares)
         await self._say()
 
@@ -288,12 +301,18 @@ class Announcer:
             ids = tuple(self._gone)[:IDS_PER_WITHDRAW]
             self._gone.difference_update(ids)
             try:
-                answer = await self._client.expect(Withdraw(peer=self._identity.peer, ids=ids), WithdrawAnswer)
+                answer = await self._client.expect(
+                    Withdraw(peer=self._identity.peer, ids=ids), WithdrawAnswer
+                )
             except EnjambreError:
                 self._gone.update(content for content in ids if content not in self._shares)
                 raise
             known -= answer.withdrawn
-        if known < len(self._shares) and not self._news and asyncio.get_running_loop().time() >= self._full_until:
+        if (
+            known < len(self._shares)
+            and not self._news
+            and asyncio.get_running_loop().time() >= self._full_until
+        ):
             self._news = dict(self._shares)
             await self._announce()
         if not self._news and not self._gone:

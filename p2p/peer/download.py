@@ -1,4 +1,5 @@
-"""One download: bring the manifest, make room for the content or find its part, fetch what is missing, and give it its final name."""
+"""One download: bring the manifest, make room for the content or find its part, fetch what is missing, and
+give it its final name."""
 
 from __future__ import annotations
 
@@ -7,17 +8,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from p2p.content.geometry import Geometry
-from p2p.content.hashing import HashPool, PieceChecker
-from p2p.content.partial import PartialContent
-from p2p.content.shared import SharedContent, fingerprints
-from p2p.disk import whole_path
 from p2p.errors import Refused
 from p2p.model import ContentId, Manifest, PeerKey
-from p2p.peer.fetching import Fetching, Tools
-from p2p.peer.holding import Holding
-from p2p.peer.links import Link
-from p2p.peer.manifests import ManifestSearch
+from p2p.peer.control import ControlConnection
+from p2p.peer.fetcher import Fetcher, Tools
+from p2p.peer.local_content import LocalContent
+from p2p.peer.manifest_search import ManifestSearch
 from p2p.peer.reports import Downloaded, ManifestKnown, Progress, Warned
+from p2p.storage.disk import whole_path
+from p2p.storage.hashing import HashPool, PieceChecker
+from p2p.storage.part_file import PartialContent
+from p2p.storage.shared_content import SharedContent, fingerprints
 
 
 class Download:
@@ -31,14 +32,15 @@ class Download:
         *,
         overwrite: bool = False,
         keep: bool = True,
-        first: Link | None = None,
+        first: ControlConnection | None = None,
         admit: Callable[[Manifest], None] | None = None,
         made: Callable[[], None] | None = None,
     ) -> None:
         """Without `keep` the content is served no more when it is whole.
 
         `first` is a link whose peer has the content, as when it asked us to keep a copy; `admit` sees its
-        manifest before anything is written, and raises what there is against it; `made` is told when something of it may lie on the disk.
+        manifest before anything is written, and raises what there is against it; `made` is told when
+        something of it may lie on the disk.
         """
         self.content = content
         self._folder = folder
@@ -49,12 +51,15 @@ class Download:
         self._admit = admit
         self._made = made
         self._finder = tools.finder(content, self._wanted)
-        self._search = ManifestSearch(content, tools.links, tools.pool, self._finder, self._progress, tools.policy.patience, tools.rng)
-        self._fetching: Fetching | None = None
+        self._search = ManifestSearch(
+            content, tools.links, tools.pool, self._finder, self._progress, tools.policy.patience, tools.rng
+        )
+        self._fetching: Fetcher | None = None
         self.manifest: Manifest | None = None
 
     async def run(self) -> Downloaded:
-        """Fetch it all. Raises what went wrong: `NotFound`, `Unreachable`, `IntegrityError`, `DiskError`, `Refused`."""
+        """Fetch it all. Raises what went wrong: `NotFound`, `Unreachable`, `IntegrityError`, `DiskError`,
+        `Refused`."""
         loop = asyncio.get_running_loop()
         began = loop.time()
         try:
@@ -83,7 +88,7 @@ class Download:
         folder = whole_path(self._folder)  # as a scan names it, so that the watcher knows it again
         tools.report(ManifestKnown(manifest.name, self.content, manifest.size, geometry.pieces))
         partial = PartialContent(manifest, self.content, folder, tools.pool.io, self._overwrite)
-        holding: Holding | None = None
+        holding: LocalContent | None = None
         finished = False
         try:
             try:
@@ -93,10 +98,12 @@ class Download:
                     self._made()
             self._warn_of_names(partial.renamed)
             have = await tools.pool.verify(partial, lambda done: self._progress("verifying", done))
-            holding = Holding(self.content, manifest, data, have, partial, folder / manifest.name, tools.rng)
+            holding = LocalContent(
+                self.content, manifest, data, have, partial, folder / manifest.name, tools.rng
+            )
             if not have.full:
                 checker = PieceChecker(tools.pool, partial, have)
-                self._fetching = Fetching(holding, checker, self._finder, tools, self._progress)
+                self._fetching = Fetcher(holding, checker, self._finder, tools, self._progress)
                 await self._fetching.run()
             self._progress("finishing", manifest.size)
             path = await tools.pool.run(partial.finish)
@@ -121,10 +128,16 @@ class Download:
         if renamed:
             name, here = renamed[0]
             more = f" and {len(renamed) - 1} more" if len(renamed) > 1 else ""
-            self._tools.report(Warned(f"names that not every system can hold are written otherwise: {name!r} as {here!r}{more}"))
+            self._tools.report(
+                Warned(
+                    f"names that not every system can hold are written otherwise: {name!r} as {here!r}{more}"
+                )
+            )
 
     def _wanted(self, peer: PeerKey) -> bool:
-        return peer not in self._search.bad and not (self._fetching is not None and self._fetching.banned(peer))
+        return peer not in self._search.bad and not (
+            self._fetching is not None and self._fetching.banned(peer)
+        )
 
     def _progress(self, phase: str, done: int = 0, rate: float = 0.0) -> None:
         size = self.manifest.size if self.manifest is not None else 0

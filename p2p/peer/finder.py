@@ -9,14 +9,15 @@ from typing import Final
 
 from p2p.errors import EnjambreError, NotFound, Refused, Unreachable
 from p2p.model import Address, ContentId, PeerKey, peer_key
-from p2p.peer.links import Link, Links
+from p2p.peer.control import ControlConnection, ControlConnections
 from p2p.peer.tracker_client import TrackerClient
 from p2p.protocol.tracker_messages import Lookup, LookupAnswer, Source
-from p2p.swarm.mesh import CALM_TIME, EAGER_TIME, LOOKUP, dials
+from p2p.swarm.topology import CALM_TIME, EAGER_TIME, LOOKUP, dials
 
 RETRY_TIME: Final = 2.0
 RETRY_MOST: Final = 10.0
-"""Seconds before a peer that could not be reached is dialled again; doubled each time; few enough to be back soon after a network is."""
+"""Seconds before a peer that could not be reached is dialled again; doubled each time; few enough to be back
+soon after a network is."""
 
 
 @dataclass(slots=True)
@@ -31,7 +32,13 @@ class _Failure:
 class Finder:
     """The search for peers of one content."""
 
-    def __init__(self, content: ContentId, tracker: TrackerClient, links: Links, wanted: Callable[[PeerKey], bool]) -> None:
+    def __init__(
+        self,
+        content: ContentId,
+        tracker: TrackerClient,
+        links: ControlConnections,
+        wanted: Callable[[PeerKey], bool],
+    ) -> None:
         """`wanted` says whether a peer is worth dialling (it is not banned)."""
         self._content = content
         self._tracker = tracker
@@ -48,14 +55,19 @@ class Finder:
         self.eager = True
         """Whether more peers are wanted soon."""
         self.members: Callable[[], int] | None = None
-        """How many peers are linked for this content; until that is known, those that are linked of the ones that the tracker named."""
-        self.greet: Callable[[Link], None] = lambda _: None
-        """Told of each link to a peer that the tracker names: it may have the content only since the link was opened, or again."""
+        """How many peers are linked for this content; until that is known, those that are linked of the ones
+        that the tracker named."""
+        self.greet: Callable[[ControlConnection], None] = lambda _: None
+        """Told of each link to a peer that the tracker names: it may have the content only since the link was
+        opened, or again."""
 
     async def look(self) -> None:
-        """Ask the tracker once and begin to dial who is new. Raises `NotFound` when nobody has the content, `Unreachable`, `Refused`."""
+        """Ask the tracker once and begin to dial who is new. Raises `NotFound` when nobody has the content,
+        `Unreachable`, `Refused`."""
         try:
-            answer = await self._tracker.expect(Lookup(id=self._content, limit=LOOKUP, peer=self._links.me.peer), LookupAnswer)
+            answer = await self._tracker.expect(
+                Lookup(id=self._content, limit=LOOKUP, peer=self._links.me.peer), LookupAnswer
+            )
         except Refused as refused:
             self.listed = 0
             if refused.code == "not_found":
@@ -78,13 +90,15 @@ class Finder:
 
     @property
     def more(self) -> bool:
-        """Whether the tracker knows of more peers than were ever linked or dialled: each look names some of them, by chance."""
+        """Whether the tracker knows of more peers than were ever linked or dialled: each look names some of
+        them, by chance."""
         return self._others and self._holders > len(self._tried)
 
     async def run(self, told: Callable[[int | None], None]) -> None:
         """Look again and again until cancelled; `told` hears each time how many peers the tracker names.
 
-        Begin when the tracker knows of us: of two peers that start at once, the one that announced last then finds the other.
+        Begin when the tracker knows of us: of two peers that start at once, the one that announced last then
+        finds the other.
         """
         while True:
             try:
@@ -112,7 +126,9 @@ class Finder:
 
     def _dial(self, places: Mapping[PeerKey, Source]) -> None:
         now = asyncio.get_running_loop().time()
-        linked = self.members() if self.members else sum(1 for key in places if self._links.get(key) is not None)
+        linked = (
+            self.members() if self.members else sum(1 for key in places if self._links.get(key) is not None)
+        )
         room = dials(linked + len(self._dialling), eager=self.eager)
         for key, source in places.items():
             if room <= 0:

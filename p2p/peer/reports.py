@@ -1,12 +1,13 @@
-"""What a running peer reports to whoever runs it, as values; the command line turns them into JSON events or text."""
+"""What a running peer reports to whoever runs it, as values; the command line turns them into JSON events or
+text."""
 
 from __future__ import annotations
 
 from dataclasses import field
 from pathlib import Path
 
-from p2p.frozen import frozen
 from p2p.model import Address, ContentId
+from p2p.value import frozen
 
 
 @frozen
@@ -57,7 +58,8 @@ class Warned:
 
 @frozen
 class SessionChanged:
-    """A session with the tracker: `opened`, `lost` (the tracker is out of reach; we try again), `resumed`, or `ended`."""
+    """A session with the tracker: `opened`, `lost` (the tracker is out of reach; we try again), `resumed`, or
+    `ended`."""
 
     state: str
     user: str

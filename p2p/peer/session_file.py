@@ -1,4 +1,5 @@
-"""A session with a tracker that outlives one command, kept in a file of the user's state folder that nobody else can read."""
+"""A session with a tracker that outlives one command, kept in a file of the user's state folder that nobody
+else can read."""
 
 from __future__ import annotations
 
@@ -10,13 +11,13 @@ from pathlib import Path
 from typing import Final
 
 from p2p.content.names import printable
-from p2p.disk import disk_error, make_private
 from p2p.errors import DiskError, ProtocolError
-from p2p.frozen import frozen
 from p2p.model import Address
-from p2p.protocol.messages import SESSION, SHORT_NAME
-from p2p.replaced import beside, replace_private
-from p2p.strictjson import loads
+from p2p.protocol.peer_messages import SESSION, SHORT_NAME
+from p2p.protocol.strict_json import loads
+from p2p.storage.atomic_file import beside, write_private
+from p2p.storage.disk import disk_error, make_private
+from p2p.value import frozen
 
 MAX_FILE: Final = 65_536
 """Bytes that are read of a session file, at most."""
@@ -39,12 +40,16 @@ def _path(state: Path, tracker: Address) -> Path:
 
 
 def load_session(state: Path, tracker: Address) -> StoredSession | None:
-    """Return the session kept for a tracker, or None. Raises `DiskError` when the file cannot be read or is not ours."""
+    """Return the session kept for a tracker, or None. Raises `DiskError` when the file cannot be read or is
+    not ours."""
     path = _path(state, tracker)
     try:
         with open(path, "rb") as file:
             data = loads(file.read(MAX_FILE))
-    except (FileNotFoundError, NotADirectoryError):  # a user without a home has /dev/null for one, and nothing is kept there
+    except (
+        FileNotFoundError,
+        NotADirectoryError,
+    ):  # a user without a home has /dev/null for one, and nothing is kept there
         return None
     except OSError as error:
         raise _fault(error, "read", path) from error
@@ -53,13 +58,16 @@ def load_session(state: Path, tracker: Address) -> StoredSession | None:
     if not isinstance(data, dict):
         raise _no_session(path)
     try:
-        return StoredSession(tracker, SHORT_NAME.check(data.get("user"), "user"), SESSION.check(data.get("token"), "token"))
+        return StoredSession(
+            tracker, SHORT_NAME.check(data.get("user"), "user"), SESSION.check(data.get("token"), "token")
+        )
     except ProtocolError as error:
         raise _no_session(path) from error
 
 
 def _fault(error: OSError, doing: str, path: Path) -> DiskError:
-    """What went wrong; and what to do where this user has no folder for state, as with the home of another."""
+    """What went wrong; and what to do where this user has no folder for state, as with the home of
+    another."""
     fault = disk_error(error, doing, path)
     if isinstance(error, PermissionError | NotADirectoryError):
         return DiskError(f"{fault}; name a folder of your own with --state")
@@ -71,13 +79,14 @@ def _no_session(path: Path) -> DiskError:
 
 
 def save_session(state: Path, session: StoredSession) -> None:
-    """Keep a session: written beside and renamed, created with mode 0600 in a folder of mode 0700. Raises `DiskError`."""
+    """Keep a session: written beside and renamed, created with mode 0600 in a folder of mode 0700. Raises
+    `DiskError`."""
     path = _path(state, session.tracker)
     data = {"tracker": str(session.tracker), "user": session.user, "token": session.token}
     try:
         make_private(state)
         _check_private(state)
-        replace_private(path, json.dumps(data).encode(), sync=True, patience=_PATIENCE)
+        write_private(path, json.dumps(data).encode(), sync=True, patience=_PATIENCE)
     except OSError as error:
         raise _fault(error, "write", path) from error
 
@@ -87,13 +96,18 @@ def _check_private(state: Path) -> None:
     if os.name == "posix":
         mode = state.stat().st_mode
         if mode & (stat.S_IWGRP | stat.S_IWOTH) and not mode & stat.S_ISVTX:
-            raise DiskError(f"others may write into the folder '{printable(str(state))}', so no session is kept there; chmod 700 it")
+            raise DiskError(
+                f"others may write into the folder '{printable(str(state))}', so no session is kept there; chmod 700 it"
+            )
 
 
 def forget_session(state: Path, tracker: Address) -> None:
     """Remove the session kept for a tracker, if there is one. Raises `DiskError`."""
     try:
-        for path in (_path(state, tracker), beside(_path(state, tracker))):  # a login that was killed may have left a token in the other
+        for path in (
+            _path(state, tracker),
+            beside(_path(state, tracker)),
+        ):  # a login that was killed may have left a token in the other
             path.unlink(missing_ok=True)
     except NotADirectoryError:
         return

@@ -9,24 +9,27 @@ from typing import Any, Final, TypeVar
 
 from p2p.errors import ProtocolError, Refused, Unreachable
 from p2p.model import Address
-from p2p.peer.dial import dial
-from p2p.peer.wire import Wire, WireTrace, broken, let_go
-from p2p.protocol.messages import VERSION, Answer, Hello, Request
+from p2p.net.dial import dial
+from p2p.net.wire import Wire, WireTrace, broken, let_go
+from p2p.protocol.peer_messages import VERSION, Answer, Hello, Request
 from p2p.protocol.session import Answered, BadRequest, Ended
 from p2p.protocol.tracker_messages import HitsAnswer, PeersAnswer
-from p2p.system import disk_io
+from p2p.storage.disk_io import disk_io
 
 A = TypeVar("A", bound=Answer)
 P = TypeVar("P", HitsAnswer, PeersAnswer)
 
 MOST_ROWS: Final = 6_000_000
-"""Rows of a list that are taken: more than any tracker keeps. How many are on a page is the tracker's affair, and may be one."""
+"""Rows of a list that are taken: more than any tracker keeps. How many are on a page is the tracker's affair,
+and may be one."""
 MOST_BARREN: Final = 2_000
-"""Pages in a list that may have nothing new on them. As many as 1,000 are honest: a hundred thousand peers that we cannot reach."""
+"""Pages in a list that may have nothing new on them. As many as 1,000 are honest: a hundred thousand peers
+that we cannot reach."""
 
 
 SEEN: Final = 100_000
-"""Rows that are remembered, so that one which comes again is left out: a list that changes moves its rows by a few places."""
+"""Rows that are remembered, so that one which comes again is left out: a list that changes moves its rows by
+a few places."""
 
 
 class _Rows:
@@ -56,7 +59,8 @@ class _Rows:
 
 
 class TrackerClient:
-    """A conversation with one tracker. Several questions may be under way at once. `session` is shown at each new connection."""
+    """A conversation with one tracker. Several questions may be under way at once. `session` is shown at each
+    new connection."""
 
     def __init__(self, address: Address, trace: WireTrace | None = None, timeout: float = 4.0) -> None:
         """`timeout` is for one question and its answer, in seconds."""
@@ -72,7 +76,8 @@ class TrackerClient:
         self._connecting = asyncio.Lock()
 
     async def ask(self, request: Request) -> Answer:
-        """Return the tracker's answer. Raises `Refused` with its code, or `Unreachable` naming the address."""
+        """Return the tracker's answer. Raises `Refused` with its code, or `Unreachable` naming the
+        address."""
         try:
             async with asyncio.timeout(self._timeout):
                 return await self._ask(await self._connected(), request)
@@ -82,7 +87,8 @@ class TrackerClient:
             raise
         except TimeoutError as error:
             fault = Unreachable(f"tracker {self.address} does not answer within {self._timeout:g} s")
-            # A connection on which nothing comes back may be dead without our knowing; the next question has a new one.
+            # A connection on which nothing comes back may be dead without our knowing; the next question has
+            # a new one.
             self._lost(fault)
             raise fault from error
 
@@ -93,11 +99,15 @@ class TrackerClient:
             raise Unreachable(f"tracker {self.address} answers {request.OP} with something else")
         return answer
 
-    async def pages(self, ask: Callable[[int], Request], kind: type[P]) -> AsyncGenerator[tuple[int, P], None]:
-        """Yield each page of a list with its offset, less the rows that a page before had. Raises as `ask` does.
+    async def pages(
+        self, ask: Callable[[int], Request], kind: type[P]
+    ) -> AsyncGenerator[tuple[int, P], None]:
+        """Yield each page of a list with its offset, less the rows that a page before had. Raises as `ask`
+        does.
 
-        A page that sends us back, or past its own total, is the last. Each page shall bring something, so a list that never ends is an
-        error: soon when it has nothing more to tell, and at the latest when it is longer than any can be.
+        A page that sends us back, or past its own total, is the last. Each page shall bring something, so a
+        list that never ends is an error: soon when it has nothing more to tell, and at the latest when it is
+        longer than any can be.
         """
         offset = barren = 0
         rows = _Rows()
@@ -108,7 +118,9 @@ class TrackerClient:
                 return
             offset = page.next
             barren += rows.count == before
-        raise Unreachable(f"the list of tracker {self.address} does not end; {rows.count} rows came, and nothing on {barren} pages")
+        raise Unreachable(
+            f"the list of tracker {self.address} does not end; {rows.count} rows came, and nothing on {barren} pages"
+        )
 
     async def close(self) -> None:
         """Hang up; what is under way raises `Unreachable`."""

@@ -1,10 +1,14 @@
-"""What a transport offers: it listens with a source and hands out blocks, and it connects and fetches blocks into buffers.
+"""What a transport offers: it listens with a source and hands out blocks, and it connects and fetches blocks
+into buffers.
 
 Duties that `tests/contract/test_transport.py` proves of every transport:
-- `fetch` fills exactly the buffer it is given with exactly the bytes asked for, or raises; never less, never other bytes.
-- What the source refuses arrives as `Refused` with the same code. A lane that is broken raises `Unreachable` for all it had under way,
-  and `LaneClosed`, which is one, for what is asked of it later. One that the door refuses raises `LaneRefused` for both.
-- Cancelling a `fetch` leaves the buffer untouched from then on, and the other fetches of the lane go on or fail; none hangs.
+- `fetch` fills exactly the buffer it is given with exactly the bytes asked for, or raises; never less, never
+  other bytes.
+- What the source refuses arrives as `Refused` with the same code. A lane that is broken raises `Unreachable`
+  for all it had under way, and `DataConnectionClosed`, which is one, for what is asked of it later. One that
+  the door refuses raises `DataConnectionRefused` for both.
+- Cancelling a `fetch` leaves the buffer untouched from then on, and the other fetches of the lane go on or
+  fail; none hangs.
 - `close` may be called at any time, again, and from within; it ends what is under way.
 """
 
@@ -18,51 +22,59 @@ from p2p.errors import Refused, Unreachable
 from p2p.model import Address, BlockSpan, ContentId, FileSpan, PeerId
 
 if TYPE_CHECKING:
-    from p2p.peer.wire import Wire, WireTrace
+    from p2p.net.wire import Wire, WireTrace
     from p2p.protocol.session import Event
-    from p2p.system import DiskIO
+    from p2p.storage.disk_io import DiskIO
 
 
-class LaneClosed(Unreachable):
-    """The lane was closed on this side, or had ended before this block was asked for: nobody is to blame; open another."""
+class DataConnectionClosed(Unreachable):
+    """The lane was closed on this side, or had ended before this block was asked for: nobody is to blame;
+    open another."""
 
 
-class LaneRefused(Refused):
-    """The other side has no room for this lane now (`busy`, `unavailable`), as a full door says. It has ended; open another later."""
+class DataConnectionRefused(Refused):
+    """The other side has no room for this lane now (`busy`, `unavailable`), as a full door says. It has
+    ended; open another later."""
 
 
-class Source(Protocol):
+class BlockSource(Protocol):
     """Where a listening transport gets blocks from."""
 
-    def blocks(self, who: str, content: ContentId, spans: Sequence[BlockSpan]) -> AbstractAsyncContextManager[list[list[FileSpan]]]:
-        """Admit what `who` (as `model.caller` writes it) asks for, and open the files of the first block, and of those behind it that may
-        be sent in the same turn; they stay open while they are sent.
+    def blocks(
+        self, client: str, content: ContentId, spans: Sequence[BlockSpan]
+    ) -> AbstractAsyncContextManager[list[list[FileSpan]]]:
+        """Admit what `client` (as `model.client_id` writes it) asks for, and open the files of the first block, and
+        of those behind it that may be sent in the same turn; they stay open while they are sent.
 
-        Entering waits for a free upload slot. Raises `Refused` for the first block: `not_found`, `bad_range`, `busy`.
+        Entering waits for a free upload slot. Raises `Refused` for the first block: `not_found`, `bad_range`,
+        `busy`.
         """
 
-    def pace(self, count: int, who: str) -> None:
-        """Told in a worker thread that `count` bytes were sent to `who`; sleeps to keep the upload rate."""
+    def throttle(self, count: int, client: str) -> None:
+        """Told in a worker thread that `count` bytes were sent to `client`; sleeps to keep the upload rate."""
 
 
 class Control(Protocol):
     """What a peer does with all that is no block, on the port that it shares with the TCP transport."""
 
-    async def heard(self, wire: Wire, event: Event) -> None:
-        """Deal with one event of a connection. A `ProtocolError` or `ConnectionError` raised here ends the connection."""
+    async def on_event(self, wire: Wire, event: Event) -> None:
+        """Deal with one event of a connection. A `ProtocolError` or `ConnectionError` raised here ends the
+        connection."""
 
-    def gone(self, wire: Wire) -> None:
+    def on_closed(self, wire: Wire) -> None:
         """A connection is over."""
 
 
-class Lane(Protocol):
-    """A way to fetch blocks from one peer. Several fetches may be under way; they are served in the order asked."""
+class DataConnection(Protocol):
+    """A way to fetch blocks from one peer. Several fetches may be under way; they are served in the order
+    asked."""
 
     async def fetch(self, content: ContentId, span: BlockSpan, into: memoryview) -> None:
-        """Fill `into`, which is as long as the block. Raises `Refused`, `Unreachable` (`LaneClosed` is one), `ProtocolError`."""
+        """Fill `into`, which is as long as the block. Raises `Refused`, `Unreachable` (`DataConnectionClosed`
+        is one), `ProtocolError`."""
 
     async def close(self) -> None:
-        """End it; what is under way raises `LaneClosed`."""
+        """End it; what is under way raises `DataConnectionClosed`."""
 
 
 class Listener(Protocol):
@@ -81,10 +93,10 @@ class Transport(Protocol):
 
     name: str
 
-    async def listen(self, source: Source, address: Address, control: Control | None = None) -> Listener:
+    async def listen(self, source: BlockSource, address: Address, control: Control | None = None) -> Listener:
         """Serve blocks at `address`, whose port may be 0. Raises `OSError` when it cannot be had."""
 
-    async def connect(self, address: Address, me: PeerId | None = None) -> Lane:
+    async def connect(self, address: Address, me: PeerId | None = None) -> DataConnection:
         """Reach a peer. Raises `Unreachable`, naming the address and why."""
 
 

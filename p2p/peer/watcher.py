@@ -1,7 +1,7 @@
 """Watch what is shared: publish what is added, take back what is changed or removed.
 
-The standard library has no notice from the kernel, so this looks again each second; a look is a `stat` a file. A file that is still being
-written is left alone until two looks in a row see the same.
+The standard library has no notice from the kernel, so this looks again each second; a look is a `stat` a
+file. A file that is still being written is left alone until two looks in a row see the same.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-from p2p.content.hashing import HashPool
-from p2p.content.scan import Scanned, scan
-from p2p.disk import disk_error, whole_path
 from p2p.errors import DiskError, EnjambreError, Refused
 from p2p.model import ContentId
 from p2p.peer.reports import Report, Warned
+from p2p.storage.disk import disk_error, whole_path
+from p2p.storage.hashing import HashPool
+from p2p.storage.scan import Scanned, scan
 
 LOOK_TIME: Final = 1.0
-"""Seconds between two looks; ten times the length of a look if that is more, and `LOOK_MOST` at most, however long it hashed."""
+"""Seconds between two looks; ten times the length of a look if that is more, and `LOOK_MOST` at most, however
+long it hashed."""
 LOOK_MOST: Final = 5.0
 AT_REST: Final = 2.0
 """A file last changed longer ago than this, in seconds, is shared at the first look."""
@@ -66,7 +67,8 @@ class Watcher:
         self._loop = asyncio.get_running_loop()
 
     async def watch_folder(self, folder: Path, ready: Callable[[], None] = lambda: None) -> None:
-        """Share each file and folder directly in `folder` until cancelled. Raises `DiskError` if there is no such folder at first."""
+        """Share each file and folder directly in `folder` until cancelled. Raises `DiskError` if there is no
+        such folder at first."""
         folder = whole_path(folder)
         try:
             there = folder.is_dir()
@@ -82,10 +84,13 @@ class Watcher:
         await self._watch(lambda: fixed, ready, strict=True)
 
     def forget(self, path: Path) -> None:
-        """What was shared from `path` was taken back by somebody else: whatever lies there at the next look is new."""
+        """What was shared from `path` was taken back by somebody else: whatever lies there at the next look
+        is new."""
         self._seen.pop(path, None)
 
-    async def _watch(self, targets: Callable[[], list[Path]], ready: Callable[[], None], *, strict: bool = False) -> None:
+    async def _watch(
+        self, targets: Callable[[], list[Path]], ready: Callable[[], None], *, strict: bool = False
+    ) -> None:
         while True:
             began = time.monotonic()
             told = False
@@ -128,7 +133,11 @@ class Watcher:
                 await self._share(seen)
                 return
             # The same content may lie at two of the paths; it is shared from the first.
-            if seen.refused or seen.content == held or (seen.content is not None and self._library.holds(seen.content)):
+            if (
+                seen.refused
+                or seen.content == held
+                or (seen.content is not None and self._library.holds(seen.content))
+            ):
                 return
         if seen is not None and seen.content is not None:
             self._library.retract(seen.content, path)
@@ -164,14 +173,21 @@ class Watcher:
 
 
 def _passing(error: EnjambreError) -> bool:
-    """Whether an error says nothing of the file: this side has no descriptor or thread to spare, or the disk faltered."""
+    """Whether an error says nothing of the file: this side has no descriptor or thread to spare, or the disk
+    faltered."""
     cause = error.__cause__
-    return isinstance(error, Refused) or (isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE, errno.EIO))
+    return isinstance(error, Refused) or (
+        isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE, errno.EIO)
+    )
 
 
 def _entries(folder: Path) -> list[Path]:
     """What lies directly in a folder, without hidden files and unfinished downloads. Raises `DiskError`."""
     try:
-        return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and not path.name.endswith(UNFINISHED))
+        return sorted(
+            path
+            for path in folder.iterdir()
+            if not path.name.startswith(".") and not path.name.endswith(UNFINISHED)
+        )
     except OSError as error:
         raise disk_error(error, "read", folder) from error

@@ -7,15 +7,16 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final, TypeVar, cast
 
 from p2p.errors import WIRE_CODES, ProtocolError, Refused
-from p2p.frozen import frozen
-from p2p.protocol.fields import Int, Text, bad, plan_of
-from p2p.protocol.messages import Answer, Message, Request
-from p2p.strictjson import loads
+from p2p.protocol.peer_messages import Answer, Message, Request
+from p2p.protocol.schema import Int, Text, bad, plan_of
+from p2p.protocol.strict_json import loads
+from p2p.value import frozen
 
 SEQ: Final = Int(0, 2**53 - 1)
 MESSAGE_TEXT: Final = Text(1024)
 MAX_ERROR_TEXT: Final = 900
-"""Most bytes that an error's message takes on the wire, quotes and escapes included; keeps an error line under 1 KiB."""
+"""Most bytes that an error's message takes on the wire, quotes and escapes included; keeps an error line
+under 1 KiB."""
 
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 
@@ -37,7 +38,8 @@ class Heard:
 
 
 def decode_line(line: bytes) -> Heard:
-    """Read one line. Raises `ProtocolError`: a fatal `bad_json` when it is no JSON object, `bad_field` for `seq`, a fatal `bad_body`."""
+    """Read one line. Raises `ProtocolError`: a fatal `bad_json` when it is no JSON object, `bad_field` for
+    `seq`, a fatal `bad_body`."""
     data = loads(line)
     if not isinstance(data, dict):
         raise ProtocolError("bad_json", "a line must be one JSON object", fatal=True)
@@ -46,17 +48,21 @@ def decode_line(line: bytes) -> Heard:
         if seq is not None or "seq" in data:
             SEQ.check(seq, "seq")
     except ProtocolError as error:
-        # A body that was refused would be read as lines, and an answer to a wrong answer could go on for ever.
+        # A body that was refused would be read as lines, and an answer to a wrong answer could go on for
+        # ever.
         error.fatal = "op" not in data or "body" in data
         raise
     body = data.get("body", 0)
     if type(body) is not int or body < 0:
-        raise ProtocolError("bad_body", "body: must be a whole number of bytes", fatal=True, seq=seq if "op" in data else None)
+        raise ProtocolError(
+            "bad_body", "body: must be a whole number of bytes", fatal=True, seq=seq if "op" in data else None
+        )
     return Heard(data, seq, body)
 
 
 def decode_request(heard: Heard, ops: Mapping[str, type[Request]]) -> Request:
-    """Make the request of a line. Raises `ProtocolError`: `unsupported`, `bad_field` naming the field, or a fatal `bad_body`."""
+    """Make the request of a line. Raises `ProtocolError`: `unsupported`, `bad_field` naming the field, or a
+    fatal `bad_body`."""
     op = heard.data.get("op")
     if heard.body:
         raise ProtocolError("bad_body", "body: this op takes none", fatal=True, seq=heard.seq)
@@ -73,7 +79,8 @@ def decode_request(heard: Heard, ops: Mapping[str, type[Request]]) -> Request:
 
 
 def decode_answer(heard: Heard, request: type[Request]) -> Answer | Refused:
-    """Make the answer of a line to a request of that class. Raises a fatal `ProtocolError`: a side that answers nonsense is given up."""
+    """Make the answer of a line to a request of that class. Raises a fatal `ProtocolError`: a side that
+    answers nonsense is given up."""
     try:
         ok = heard.data.get("ok")
         if ok is False:
@@ -86,7 +93,9 @@ def decode_answer(heard: Heard, request: type[Request]) -> Answer | Refused:
             raise ProtocolError("bad_body", f"body: {request.OP} allows {request.BODY} bytes at most")
         return cast(Answer, plan_of(request.ANSWER).build(heard.data))
     except ProtocolError as error:
-        raise ProtocolError(error.code, f"answer to {request.OP}: {error}", fatal=True, seq=heard.seq) from None
+        raise ProtocolError(
+            error.code, f"answer to {request.OP}: {error}", fatal=True, seq=heard.seq
+        ) from None
 
 
 def decode_refusal(heard: Heard) -> Refused:
@@ -116,7 +125,8 @@ def encode_answer(answer: Answer, seq: int | None = None, body: int = 0) -> byte
 
 
 def encode_error(error: Exception, seq: int | None = None) -> bytes:
-    """Write an error as one line. Only the asker's own faults are explained: anything but `Refused` and `ProtocolError` is `internal`."""
+    """Write an error as one line. Only the asker's own faults are explained: anything but `Refused` and
+    `ProtocolError` is `internal`."""
     code, text = "internal", WIRE_CODES["internal"]
     if isinstance(error, (ProtocolError, Refused)):
         code, text = error.code, str(error)
@@ -127,7 +137,8 @@ def encode_error(error: Exception, seq: int | None = None) -> bytes:
 
 
 def encoded_size(message: Message) -> int:
-    """Bytes that a part of a message takes on the wire; for filling a page without passing the longest line."""
+    """Bytes that a part of a message takes on the wire; for filling a page without passing the longest
+    line."""
     return len(_encode(plan_of(type(message)).plain(message)).encode())
 
 

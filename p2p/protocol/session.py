@@ -1,12 +1,14 @@
 """One conversation as a value machine: bytes in, events out; messages in, chunks out; no socket in sight.
 
-How to use it (every shell does the same four steps): give what came to `receive_data`, ask `next_event` until it is None, write the chunks
-that `ask`, `answer`, `refuse` and `tell` return, and stop when `closed`. After an event with a body, take the bytes already here with
-`take_body`, read the other `body_missing` bytes straight from the socket into their buffer and say so with `body_arrived`.
+How to use it (every shell does the same four steps): give what came to `receive_data`, ask `next_event` until
+it is None, write the chunks that `ask`, `answer`, `refuse` and `notify` return, and stop when `closed`. After
+an event with a body, take the bytes already here with `take_body`, read the other `body_missing` bytes
+straight from the socket into their buffer and say so with `body_arrived`.
 
 The conversation is one table. The picture in the README is drawn from it:
 
-    fresh ──hello, line──▶ open ──answer with a body──▶ body ──its last byte──▶ open;  the end of input or a fatal fault leads to closed.
+    fresh ──hello, line──▶ open ──answer with a body──▶ body ──its last byte──▶ open;  the end of input or a
+    fatal fault leads to closed.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ from enum import Enum
 from typing import Final
 
 from p2p.errors import ProtocolError, Refused
-from p2p.frozen import frozen
 from p2p.model import FileSpan
 from p2p.protocol.codec import (
     Heard,
@@ -28,11 +29,13 @@ from p2p.protocol.codec import (
     encode_error,
     encode_request,
 )
-from p2p.protocol.lines import LineBuffer
-from p2p.protocol.messages import Answer, Hello, Request
+from p2p.protocol.framing import LineBuffer
+from p2p.protocol.peer_messages import Answer, Hello, Request
+from p2p.value import frozen
 
 Chunk = bytes | FileSpan
-"""What is to be written: bytes, or a piece of a file that the I/O layer knows how to send without looking at it."""
+"""What is to be written: bytes, or a piece of a file that the I/O layer knows how to send without looking at
+it."""
 
 Trace = Callable[[str, bytes], None]
 """Told of each control line: `sent` or `received`, and the line."""
@@ -73,7 +76,8 @@ TRANSITIONS: Final[Mapping[tuple[State, Step], State]] = {
     (State.CLOSED, Step.EOF): State.CLOSED,
     (State.CLOSED, Step.FAULT): State.CLOSED,
 }
-"""All that may happen; what is not here is a fault of the other side. `hello` after the first line is such a fault."""
+"""All that may happen; what is not here is a fault of the other side. `hello` after the first line is such a
+fault."""
 
 
 @frozen
@@ -94,7 +98,8 @@ class BadRequest:
 
 @frozen
 class Answered:
-    """The answer to our request `seq`; `body` bytes follow it. A refusal has none. `seq` None refuses the connection itself."""
+    """The answer to our request `seq`; `body` bytes follow it. A refusal has none. `seq` None refuses the
+    connection itself."""
 
     answer: Answer | Refused
     seq: int | None
@@ -117,8 +122,8 @@ MAX_PENDING: Final = 4096
 class Session:
     """One side of one connection.
 
-    `ops` are the requests this side understands; a side that only asks gives none. Raises nothing on what comes from the network: faults of
-    the other side are events.
+    `ops` are the requests this side understands; a side that only asks gives none. Raises nothing on what
+    comes from the network: faults of the other side are events.
     """
 
     def __init__(self, ops: Mapping[str, type[Request]], trace: Trace | None = None) -> None:
@@ -141,7 +146,8 @@ class Session:
         """Whether bytes of a line are here whose end has not come."""
         return self.state is not State.BODY and len(self._lines) > 0
 
-    # -- in ------------------------------------------------------------------------------------------------------------------------
+    # -- in
+    # ------------------------------------------------------------------------------------------------------------------------
 
     def receive_data(self, data: bytes) -> None:
         """Take what came from the socket; `b""` says that the other side has ended its direction."""
@@ -151,7 +157,8 @@ class Session:
             self._lines.feed(data)
 
     def next_event(self) -> Event | None:
-        """Return what happened next, or None when more bytes are needed (or a body is being read, or all is over)."""
+        """Return what happened next, or None when more bytes are needed (or a body is being read, or all is
+        over)."""
         if self.state is State.CLOSED:
             return None
         if self.state is State.BODY:
@@ -181,10 +188,12 @@ class Session:
         if self.state is State.BODY and self.body_missing == 0:
             self._step(Step.BODY_ENDS)
 
-    # -- out -----------------------------------------------------------------------------------------------------------------------
+    # -- out
+    # -----------------------------------------------------------------------------------------------------------------------
 
     def ask(self, request: Request) -> tuple[int, bytes]:
-        """Return the `seq` given to a request, and its line. Raises `Refused("busy")` when too many wait for an answer."""
+        """Return the `seq` given to a request, and its line. Raises `Refused("busy")` when too many wait for
+        an answer."""
         if len(self._pending) >= MAX_PENDING:
             raise Refused("busy", f"{MAX_PENDING} requests already wait for an answer")
         seq = self._next_seq
@@ -192,7 +201,7 @@ class Session:
         self._pending[seq] = type(request)
         return seq, self._sent(encode_request(request, seq))
 
-    def tell(self, request: Request) -> bytes:
+    def notify(self, request: Request) -> bytes:
         """Return the line of a request that has no answer."""
         return self._sent(encode_request(request))
 
@@ -212,7 +221,8 @@ class Session:
         """Say that another answer with this `seq` will come, as after `replicate` was accepted."""
         self._pending[seq] = request
 
-    # -- inside --------------------------------------------------------------------------------------------------------------------
+    # -- inside
+    # --------------------------------------------------------------------------------------------------------------------
 
     def _hear(self, heard: Heard) -> Event:
         if heard.is_request:
@@ -222,7 +232,8 @@ class Session:
         try:
             return self._hear_answer(heard)
         except ProtocolError as error:
-            # Without a seq, since the other side counts its own questions and may wait for an answer with the same number.
+            # Without a seq, since the other side counts its own questions and may wait for an answer with the
+            # same number.
             raise ProtocolError(error.code, str(error), fatal=True) from None
 
     def _hear_answer(self, heard: Heard) -> Answered:

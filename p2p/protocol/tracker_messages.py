@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Final
 
-from p2p.frozen import frozen
 from p2p.model import ContentId, PeerId
-from p2p.protocol.fields import ListOf, Record, Text, wire
-from p2p.protocol.messages import (
+from p2p.protocol.peer_messages import (
     BYTES,
     CONTENT_ID,
     COUNT,
@@ -26,6 +24,8 @@ from p2p.protocol.messages import (
     Ping,
     Request,
 )
+from p2p.protocol.schema import ListOf, Record, Text, wire
+from p2p.value import frozen
 
 SHARES_PER_ANNOUNCE: Final = 64
 IDS_PER_WITHDRAW: Final = 256
@@ -82,7 +82,9 @@ class PeerRow:
 class LoginAnswer(Answer):
     """The session that was opened; this connection is in it from now on."""
 
-    session: str = wire(SESSION, about="secret that names the session; a later connection shows it in `hello`")
+    session: str = wire(
+        SESSION, about="secret that names the session; a later connection shows it in `hello`"
+    )
     ttl: int = wire(SECONDS, about="a peer that does not announce for this long is forgotten")
 
 
@@ -121,13 +123,17 @@ class AnnounceAnswer(Answer):
     """Noted."""
 
     ttl: int = wire(SECONDS, about="announce again well before this has passed")
-    known: int = wire(COUNT, about="how many contents of this peer the tracker knows now; fewer than expected: announce them all again")
+    known: int = wire(
+        COUNT,
+        about="how many contents of this peer the tracker knows now; fewer than expected: announce them all again",
+    )
 
 
 # {"op":"announce","peer":"5f…","name":"lab-07","listen":{"tcp":6970},"contents":[{"id":"ab…","name":"lab.img","size":7,"have":7}],"seq":4}
 @frozen
 class Announce(Request):
-    """Says where a peer listens and what it has; with no contents, it is the heartbeat of all that was announced before."""
+    """Says where a peer listens and what it has; with no contents, it is the heartbeat of all that was
+    announced before."""
 
     OP: ClassVar[str] = "announce"
     ANSWER: ClassVar[type[Answer] | None] = AnnounceAnswer
@@ -135,9 +141,13 @@ class Announce(Request):
     peer: PeerId = wire(PEER_ID, about="who announces")
     name: str = wire(SHORT_NAME, about="what people call it")
     listen: dict[str, int] = wire(LISTEN, about="port of each transport")
-    advertise: str | None = wire(HOST, None, about="host to hand out instead of the one seen; only where the operator allows it")
+    advertise: str | None = wire(
+        HOST, None, about="host to hand out instead of the one seen; only where the operator allows it"
+    )
     room: int = wire(BYTES, 0, about="how much it accepts by upload; 0: it accepts none")
-    contents: tuple[Share, ...] = wire(ListOf(Record(Share), SHARES_PER_ANNOUNCE), (), about="what is new or has changed")
+    contents: tuple[Share, ...] = wire(
+        ListOf(Record(Share), SHARES_PER_ANNOUNCE), (), about="what is new or has changed"
+    )
 
 
 # {"ok":true,"withdrawn":1,"seq":5}
@@ -157,7 +167,9 @@ class Withdraw(Request):
     ANSWER: ClassVar[type[Answer] | None] = WithdrawAnswer
 
     peer: PeerId = wire(PEER_ID, about="whose contents")
-    ids: tuple[ContentId, ...] = wire(ListOf(CONTENT_ID, IDS_PER_WITHDRAW), (), about="which contents; none: the peer leaves, with all")
+    ids: tuple[ContentId, ...] = wire(
+        ListOf(CONTENT_ID, IDS_PER_WITHDRAW), (), about="which contents; none: the peer leaves, with all"
+    )
 
 
 # {"ok":true,"content":{"id":"ab…","name":"lab.img","size":7,"seeds":1,"peers":1},"sources":[{…}],"seq":6}
@@ -250,7 +262,8 @@ class PlaceAnswer(Answer):
 # {"op":"place","id":"ab…","size":7,"copies":2,"seq":10}
 @frozen
 class Place(Request):
-    """Picks peers for new copies, round robin over those that accept uploads, have room and lack the content."""
+    """Picks peers for new copies, round robin over those that accept uploads, have room and lack the
+    content."""
 
     OP: ClassVar[str] = "place"
     ANSWER: ClassVar[type[Answer] | None] = PlaceAnswer
@@ -258,7 +271,9 @@ class Place(Request):
     id: ContentId = wire(CONTENT_ID, about="which content")
     size: int = wire(BYTES, about="how much room a copy needs")
     copies: int = wire(LIMIT, 1, about="how many peers")
-    exclude: tuple[PeerId, ...] = wire(ListOf(PEER_ID, PAGE), (), about="peers not to pick: the asker itself, those that refused")
+    exclude: tuple[PeerId, ...] = wire(
+        ListOf(PEER_ID, PAGE), (), about="peers not to pick: the asker itself, those that refused"
+    )
 
 
 # {"ok":true,"version":"0.1.0","uptime":60,"peers":3,"contents":4,"shares":9,"bytes":28,"sessions":3,"requests":120,"user":"alice","seq":11}
@@ -275,7 +290,9 @@ class StatsAnswer(Answer):
     sessions: int = wire(COUNT, about="sessions open")
     connections: int = wire(COUNT, 0, about="connections open")
     requests: int = wire(COUNT, about="requests answered since it started")
-    user: str | None = wire(SHORT_NAME, None, about="user of this connection's session; absent when it has none")
+    user: str | None = wire(
+        SHORT_NAME, None, about="user of this connection's session; absent when it has none"
+    )
 
 
 # {"op":"stats","seq":11}
@@ -287,4 +304,17 @@ class Stats(Request):
     ANSWER: ClassVar[type[Answer] | None] = StatsAnswer
 
 
-TRACKER_OPS: Final[tuple[type[Request], ...]] = (Hello, Ping, Login, Logout, Announce, Withdraw, Lookup, Search, List, Peers, Place, Stats)
+TRACKER_OPS: Final[tuple[type[Request], ...]] = (
+    Hello,
+    Ping,
+    Login,
+    Logout,
+    Announce,
+    Withdraw,
+    Lookup,
+    Search,
+    List,
+    Peers,
+    Place,
+    Stats,
+)

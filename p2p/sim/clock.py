@@ -1,4 +1,5 @@
-"""Virtual time: what is to happen, in order; nothing sleeps, and equal times keep the order in which they were set."""
+"""Virtual time: what is to happen, in order; nothing sleeps, and equal times keep the order in which they
+were set."""
 
 from __future__ import annotations
 

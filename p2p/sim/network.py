@@ -1,8 +1,10 @@
-"""The network of a simulated swarm: each peer behind a link with a rate each way, all joined by a core that is never full.
+"""The network of a simulated swarm: each peer behind a link with a rate each way, all joined by a core that
+is never full.
 
-Blocks go in chunks. An uplink sends in turn to all whom it serves; a downlink takes what comes in the order in which it was sent. What a
-chunk takes is its time on the narrower of the two links and a delay: the second link begins to take it while the first still sends. Bytes
-of control lines take time of their link too, ahead of the next chunk.
+Blocks go in chunks. An uplink sends in turn to all whom it serves; a downlink takes what comes in the order
+in which it was sent. What a chunk takes is its time on the narrower of the two links and a delay: the second
+link begins to take it while the first still sends. Bytes of control lines take time of their link too, ahead
+of the next chunk.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ LINE: Final = 66 + 110
 
 @dataclass(slots=True, eq=False)
 class Transfer:
-    """One block on its way from one peer to another; also the ticket in the upload queue. `good`: its bytes are right."""
+    """One block on its way from one peer to another; also the ticket in the upload queue. `good`: its bytes
+    are right."""
 
     server: SimPeer
     client: SimPeer
@@ -39,11 +42,33 @@ class Transfer:
 
 
 class Access:
-    """The link of one peer: `up` and `down` in bytes a second, `chunk` the bytes that are sent in one go, `delay` in seconds."""
+    """The link of one peer: `up` and `down` in bytes a second, `chunk` the bytes that are sent in one go,
+    `delay` in seconds."""
 
-    __slots__ = ("_busy", "_clock", "_debt", "_free_at", "_queue", "_sent", "chunk", "delay", "down", "sent", "up")
+    __slots__ = (
+        "_busy",
+        "_clock",
+        "_debt",
+        "_free_at",
+        "_queue",
+        "_sent",
+        "chunk",
+        "delay",
+        "down",
+        "sent",
+        "up",
+    )
 
-    def __init__(self, clock: Clock, up: float, down: float, *, chunk: int, delay: float, sent: Callable[[Transfer], None]) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        up: float,
+        down: float,
+        *,
+        chunk: int,
+        delay: float,
+        sent: Callable[[Transfer], None],
+    ) -> None:
         """`sent` is told when the last byte of a transfer has left."""
         self.up, self.down, self.chunk, self.delay = up, down, chunk, delay
         self.sent = 0

@@ -1,6 +1,8 @@
-"""One simulated peer: what the real shell does around the real scheduler, chooser and upload queue, without sockets, files and tasks.
+"""One simulated peer: what the real shell does around the real scheduler, chooser and upload queue, without
+sockets, files and tasks.
 
-After each wish it checks what must hold of every swarm: nobody is asked for what it lacks, and nothing is asked for that is here.
+After each wish it checks what must hold of every swarm: nobody is asked for what it lacks, and nothing is
+asked for that is here.
 """
 
 from __future__ import annotations
@@ -10,37 +12,37 @@ from typing import TYPE_CHECKING, Any, Final
 
 from p2p.content.bitmap import Bitmap
 from p2p.errors import Refused
-from p2p.frozen import frozen
 from p2p.model import Address, BlockSpan, PeerId, PeerKey, peer_key
 from p2p.sim.clock import Clock
 from p2p.sim.network import LINE, Access, Transfer
-from p2p.swarm.chooser import Chooser
 from p2p.swarm.events import (
     BlockArrived,
     BlockFailed,
     Cancel,
     Drop,
+    Effect,
+    Event,
     Failure,
     Fetch,
     Finished,
     GiveUp,
     Listed,
-    News,
     PeerGained,
     PeerHas,
     PeerJoined,
     PeerLeft,
     PieceCorrupt,
     PieceVerified,
+    SendHave,
     Suggested,
-    Tell,
     Tick,
-    Wish,
 )
-from p2p.swarm.mesh import tell_time
 from p2p.swarm.picker import as_bits
 from p2p.swarm.scheduler import Scheduler
-from p2p.swarm.uploads import Uploads
+from p2p.swarm.super_seeding import SuperSeeding
+from p2p.swarm.topology import tell_time
+from p2p.swarm.upload_queue import UploadQueue
+from p2p.value import frozen
 
 if TYPE_CHECKING:
     from p2p.sim.world import World
@@ -86,7 +88,9 @@ class SimPeer:
         self.key: PeerKey = peer_key(self.id, self.address)
         n = world.geometry.pieces
         self.have = Bitmap.all(n) if plan.seed else Bitmap(n)
-        self.access = Access(world.clock, plan.up, plan.down, chunk=world.chunk, delay=world.delay, sent=self._served)
+        self.access = Access(
+            world.clock, plan.up, plan.down, chunk=world.chunk, delay=world.delay, sent=self._served
+        )
         self.links: dict[PeerKey, SimPeer] = {}
         self.told: dict[PeerKey, int] = {}
         """What each linked peer said it has, as bits."""
@@ -95,11 +99,11 @@ class SimPeer:
         self.gave_up: tuple[int, ...] | None = None
         self.banned: set[PeerKey] = set()
         self.under_way: dict[tuple[PeerKey, BlockSpan], Transfer] = {}
-        self.uploads = Uploads()
+        self.uploads = UploadQueue()
         self.wasted = 0
         """Bytes that came and were of no use."""
         self._scheduler: Scheduler | None = None
-        self._chooser: Chooser | None = None
+        self._chooser: SuperSeeding | None = None
         self._tickets: dict[PeerKey, set[Transfer]] = {}
         self._parts: dict[int, dict[BlockSpan, bool]] = {}
         self._verified: list[int] = []
@@ -117,16 +121,19 @@ class SimPeer:
         """From how many peers it fetches now."""
         return self._scheduler.sources if self._scheduler is not None else 0
 
-    # -- coming and going ----------------------------------------------------------------------------------------------------------
+    # -- coming and going
+    # ----------------------------------------------------------------------------------------------------------
 
     def join(self) -> None:
         """Begin to fetch, or to serve."""
         self.here = True
         self.world.note(self, "joined")
         if self.plan.seed:
-            self._chooser = Chooser(self.have.n, self.rng)
+            self._chooser = SuperSeeding(self.have.n, self.rng)
         else:
-            self._scheduler = Scheduler(self.world.geometry, self.have, self.rng, self.clock.now, self.world.policy)
+            self._scheduler = Scheduler(
+                self.world.geometry, self.have, self.rng, self.clock.now, self.world.policy
+            )
         self.world.enter(self)
         self.news(Tick())
 
@@ -163,13 +170,14 @@ class SimPeer:
             self._chooser.left(other.key)
         self.news(PeerLeft(other.key))
 
-    # -- what is said on links -----------------------------------------------------------------------------------------------------
+    # -- what is said on links
+    # -----------------------------------------------------------------------------------------------------
 
     def heard_all(self, key: PeerKey, bits: int) -> None:
         """A peer told all that it has."""
         self.told[key] = bits
         self.news(PeerHas(key, bits))
-        self._note_gain(key)
+        self._on_gain(key)
 
     def heard_gain(self, key: PeerKey, news: PeerGained, bits: int) -> None:
         """A peer told what it has besides."""
@@ -177,9 +185,9 @@ class SimPeer:
         if self.ended is None:
             self.news(news)
         if self._chooser is not None:
-            self._note_gain(key)
+            self._on_gain(key)
 
-    def _note_gain(self, key: PeerKey) -> None:
+    def _on_gain(self, key: PeerKey) -> None:
         if self._chooser is not None:
             self._chooser.has(key, self.told[key])
             self._suggest()
@@ -202,15 +210,17 @@ class SimPeer:
         self.clock.after(self.world.delay, self._told, list(self.links.values()), pieces)
 
     def _told(self, others: list[SimPeer], pieces: tuple[int, ...]) -> None:
-        """What was told has come to all links that are still there: most of what happens in a swarm, so it is one event and not many."""
+        """What was told has come to all links that are still there: most of what happens in a swarm, so it is
+        one event and not many."""
         bits, news = as_bits(pieces), PeerGained(self.key, pieces)
         for other in others:
             if self.key in other.links:
                 other.heard_gain(self.key, news, bits)
 
-    # -- fetching ------------------------------------------------------------------------------------------------------------------
+    # -- fetching
+    # ------------------------------------------------------------------------------------------------------------------
 
-    def news(self, news: News) -> None:
+    def news(self, news: Event) -> None:
         """Tell the scheduler, carry out its wishes, and set its clock."""
         scheduler = self._scheduler
         if scheduler is None or not self.here or self.finished or self.gave_up is not None:
@@ -231,7 +241,7 @@ class SimPeer:
             self._wake = None
             self.news(Tick())
 
-    def _carry_out(self, wish: Wish) -> None:
+    def _carry_out(self, wish: Effect) -> None:
         world = self.world
         match wish:
             case Fetch(peer, block):
@@ -245,7 +255,7 @@ class SimPeer:
                     self.banned.add(peer)
                 other = self.links[peer]
                 world.unlink(self, other)
-            case Tell(piece):
+            case SendHave(piece):
                 world.verified(self, piece)
                 if not self._verified:
                     due = max(self._told_at + tell_time(len(self.links)), self.clock.now)
@@ -266,7 +276,7 @@ class SimPeer:
         world.must(self.have.full, "who finishes has all")
         self.finished, self.ended = True, self.clock.now
         world.note(self, "completed")
-        self._chooser = Chooser(self.have.n, self.rng)
+        self._chooser = SuperSeeding(self.have.n, self.rng)
         for key, bits in self.told.items():
             self._chooser.has(key, bits)
         if not self.plan.rides:
@@ -311,7 +321,8 @@ class SimPeer:
             del self.under_way[key]
             self.news(BlockFailed(*key, failure))
 
-    # -- serving -------------------------------------------------------------------------------------------------------------------
+    # -- serving
+    # -------------------------------------------------------------------------------------------------------------------
 
     def asked(self, transfer: Transfer) -> None:
         """A peer asks for a block."""
@@ -321,7 +332,9 @@ class SimPeer:
         if plan.stalls_after is not None and self._served_blocks > plan.stalls_after:
             return
         chooser = self._chooser
-        if chooser is not None and not chooser.admits(client.key, transfer.block.piece, crowded=self.uploads.crowded):
+        if chooser is not None and not chooser.admits(
+            client.key, transfer.block.piece, crowded=self.uploads.crowded
+        ):
             self.world.say(self, client, client.refused, transfer, Failure.BUSY)
             return
         transfer.good = not plan.corrupts or self.rng.random() >= plan.corrupts
@@ -343,7 +356,9 @@ class SimPeer:
         key, piece = transfer.client.key, transfer.block.piece
         self._done(transfer)
         last = transfer.block.offset + transfer.block.length == self.world.geometry.piece_size(piece)
-        if self._chooser is not None and self._chooser.served(key if key in self.links else None, piece, whole=last):
+        if self._chooser is not None and self._chooser.served(
+            key if key in self.links else None, piece, whole=last
+        ):
             self._suggest()
 
     def _done(self, transfer: Transfer) -> None:

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any, Final
 
-from p2p.frozen import frozen
 from p2p.sim.peer import SimPeer
 from p2p.sim.world import Sample, World
+from p2p.value import frozen
 
 _WIDE, _HIGH, _LEFT, _TOP = 640, 300, 60, 50
 _COLOURS: Final = ("#2b6cb0", "#2f855a", "#c05621")
@@ -17,7 +17,8 @@ _COLOURS: Final = ("#2b6cb0", "#2f855a", "#c05621")
 
 @frozen
 class Figures:
-    """A simulation in figures. Ratios are times from joining to the end, over the time that a peer's own downlink needs.
+    """A simulation in figures. Ratios are times from joining to the end, over the time that a peer's own
+    downlink needs.
 
     Those of peers that cheat are left out: they are dropped, and may wait long.
     """
@@ -67,7 +68,10 @@ def figures(world: World) -> Figures:
 def table(found: Figures) -> list[str]:
     """The figures for people."""
     rows = [
-        ("completed", f"{found.completed} of {found.peers}" + (f", {found.gone} gone before" if found.gone else "")),
+        (
+            "completed",
+            f"{found.completed} of {found.peers}" + (f", {found.gone} gone before" if found.gone else ""),
+        ),
         ("completion ratio", f"{found.slowest:.3f} slowest, {found.median:.3f} median"),
         ("origin copies", f"{found.copies:.3f}"),
         ("virtual time", f"{found.seconds:.2f} s"),
@@ -82,14 +86,34 @@ def table(found: Figures) -> list[str]:
 def rows(world: World) -> Iterable[dict[str, Any]]:
     """A row a sample, and a row a peer."""
     for sample in world.samples:
-        shares = {"pieces": round(sample.pieces, 5), "done": round(sample.done, 5), "copies": round(sample.copies, 4)}
+        shares = {
+            "pieces": round(sample.pieces, 5),
+            "done": round(sample.done, 5),
+            "copies": round(sample.copies, 4),
+        }
         yield {"event": "sample", "time": round(sample.time, 4), **shares}
     for peer in world.peers:
         found = ratio(world, peer)
         end = {"ended": round(peer.ended, 4)} if peer.ended is not None else {}
-        state = "seed" if peer.plan.seed else "completed" if peer.finished else "gave up" if peer.gave_up is not None else "gone"
+        state = (
+            "seed"
+            if peer.plan.seed
+            else "completed"
+            if peer.finished
+            else "gave up"
+            if peer.gave_up is not None
+            else "gone"
+        )
         shown = {"ratio": round(found, 4)} if found is not None else {}
-        yield {"event": "peer", "name": peer.plan.name, "state": state, "joined": peer.plan.joins, **end, **shown, "sent": peer.access.sent}
+        yield {
+            "event": "peer",
+            "name": peer.plan.name,
+            "state": state,
+            "joined": peer.plan.joins,
+            **end,
+            **shown,
+            "sent": peer.access.sent,
+        }
 
 
 def svg(title: str, samples: Sequence[Sample], ideal: float) -> str:
@@ -117,7 +141,9 @@ def svg(title: str, samples: Sequence[Sample], ideal: float) -> str:
         )
     for level in (0.0, 0.5, 1.0):
         y = _TOP + _HIGH * (1 - level / top)
-        lines.append(f'<path d="M{_LEFT} {y:.1f}h{_WIDE}" stroke="#e2e8f0"/><text x="{_LEFT - 30}" y="{y + 5:.1f}">{level:g}</text>')
+        lines.append(
+            f'<path d="M{_LEFT} {y:.1f}h{_WIDE}" stroke="#e2e8f0"/><text x="{_LEFT - 30}" y="{y + 5:.1f}">{level:g}</text>'
+        )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{_LEFT + _WIDE + 30}" height="{_TOP + _HIGH + 50}"'
         ' font-family="sans-serif" font-size="14">\n<rect width="100%" height="100%" fill="white"/>\n'

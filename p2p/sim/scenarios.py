@@ -9,12 +9,13 @@ from typing import Final
 
 from p2p.content.geometry import Geometry
 from p2p.errors import UsageError
-from p2p.frozen import frozen
 from p2p.sim.peer import Plan
 from p2p.sim.world import Conditions, World
+from p2p.value import frozen
 
 STARTS: Final = 0.07
-"""Seconds from one receiver's start to the next one's in a small swarm, as when 16 interpreters start on two cores."""
+"""Seconds from one receiver's start to the next one's in a small swarm, as when 16 interpreters start on two
+cores."""
 CROWD: Final = 1.0
 """Seconds in which a large swarm has started."""
 FINE: Final = 64
@@ -23,7 +24,8 @@ FINE: Final = 64
 
 @frozen
 class Setup:
-    """What a scenario is made from: receivers, pieces, their length in bytes, the rate of links in bytes a second, delay in seconds."""
+    """What a scenario is made from: receivers, pieces, their length in bytes, the rate of links in bytes a
+    second, delay in seconds."""
 
     peers: int
     pieces: int
@@ -54,7 +56,9 @@ def _killed(plans: list[Plan], setup: Setup, _rng: Random) -> list[Plan]:
 
 def _slow(plans: list[Plan], setup: Setup, _rng: Random) -> list[Plan]:
     quarter = setup.rate / 4
-    return [replace(plan, up=quarter, down=quarter) if number % 2 else plan for number, plan in enumerate(plans)]
+    return [
+        replace(plan, up=quarter, down=quarter) if number % 2 else plan for number, plan in enumerate(plans)
+    ]
 
 
 def _churn(plans: list[Plan], setup: Setup, rng: Random) -> list[Plan]:
@@ -70,7 +74,10 @@ def _churn(plans: list[Plan], setup: Setup, rng: Random) -> list[Plan]:
 
 
 def _late(plans: list[Plan], setup: Setup, _rng: Random) -> list[Plan]:
-    return [replace(plan, joins=plan.joins + (setup.ideal / 2 if number % 4 == 3 else 0)) for number, plan in enumerate(plans)]
+    return [
+        replace(plan, joins=plan.joins + (setup.ideal / 2 if number % 4 == 3 else 0))
+        for number, plan in enumerate(plans)
+    ]
 
 
 def _corrupting(plans: list[Plan], _setup: Setup, _rng: Random) -> list[Plan]:
@@ -78,7 +85,10 @@ def _corrupting(plans: list[Plan], _setup: Setup, _rng: Random) -> list[Plan]:
 
 
 def _stalling(plans: list[Plan], _setup: Setup, rng: Random) -> list[Plan]:
-    return [replace(plan, stalls_after=rng.randrange(20)) if number % 8 == 1 else plan for number, plan in enumerate(plans)]
+    return [
+        replace(plan, stalls_after=rng.randrange(20)) if number % 8 == 1 else plan
+        for number, plan in enumerate(plans)
+    ]
 
 
 def _riders(plans: list[Plan], _setup: Setup, _rng: Random) -> list[Plan]:
@@ -118,5 +128,12 @@ def make(name: str, setup: Setup) -> World:
     origin = Plan("origin", rate, rate, seed=True)
     geometry = Geometry(setup.pieces * setup.piece_length, setup.piece_length)
     chunk = geometry.block_length // 4 if setup.peers <= FINE else geometry.block_length
-    conditions = Conditions(geometry, setup.ideal, delay=setup.delay, chunk=chunk, degree=setup.degree, origin_leaves=name == "origin")
+    conditions = Conditions(
+        geometry,
+        setup.ideal,
+        delay=setup.delay,
+        chunk=chunk,
+        degree=setup.degree,
+        origin_leaves=name == "origin",
+    )
     return World(conditions, [origin, *plans], setup.seed)

@@ -1,6 +1,8 @@
-"""A whole swarm in virtual time: peers, their links, and the real tracker service that tells them of each other.
+"""A whole swarm in virtual time: peers, their links, and the real tracker service that tells them of each
+other.
 
-Chance comes from one seed, so a scenario and its seed always give the same story; `trace_hash` is the hash of all that happened.
+Chance comes from one seed, so a scenario and its seed always give the same story; `trace_hash` is the hash of
+all that happened.
 """
 
 from __future__ import annotations
@@ -13,16 +15,16 @@ from typing import Any, Final
 
 from p2p.content.geometry import Geometry
 from p2p.errors import EnjambreError, Refused
-from p2p.frozen import frozen
 from p2p.model import ContentId, PeerKey
 from p2p.protocol.tracker_messages import Announce, Login, Lookup, LookupAnswer, Share
 from p2p.sim.clock import Clock
 from p2p.sim.network import LINE
 from p2p.sim.peer import Plan, SimPeer
-from p2p.swarm.mesh import CALM_TIME, EAGER_BELOW, EAGER_TIME, ENOUGH, LOOKUP, dials
-from p2p.swarm.sources import Policy
+from p2p.swarm.peer_stats import Policy
+from p2p.swarm.topology import CALM_TIME, EAGER_BELOW, EAGER_TIME, ENOUGH, LOOKUP, dials
 from p2p.tracker.service import Asker, TrackerService
-from p2p.tracker.store.memory import MemoryStore
+from p2p.tracker.store.directory import MemoryStore
+from p2p.value import frozen
 
 CONTENT: Final = ContentId("5e" * 32)
 HEARTBEAT: Final = 10.0
@@ -37,7 +39,8 @@ class SimulationFault(EnjambreError):
 
 @frozen
 class Sample:
-    """The swarm at one moment: `pieces` verified as a share of all that are to come, `done` peers as a share, origin copies so far."""
+    """The swarm at one moment: `pieces` verified as a share of all that are to come, `done` peers as a share,
+    origin copies so far."""
 
     time: float
     pieces: float
@@ -47,7 +50,8 @@ class Sample:
 
 @dataclass(slots=True)
 class Conditions:
-    """What a world is like. `chunk` is how finely links are shared, in bytes; `delay` from any peer to any other, in seconds."""
+    """What a world is like. `chunk` is how finely links are shared, in bytes; `delay` from any peer to any
+    other, in seconds."""
 
     geometry: Geometry
     ideal: float
@@ -76,7 +80,9 @@ class World:
         self.clock = Clock()
         self.samples: list[Sample] = []
         self._digest = hashlib.blake2b(digest_size=16)
-        self._service = TrackerService(MemoryStore(), Random(self.rng.random()), lambda: f"{self.rng.getrandbits(128):032x}", ttl=TTL)
+        self._service = TrackerService(
+            MemoryStore(), Random(self.rng.random()), lambda: f"{self.rng.getrandbits(128):032x}", ttl=TTL
+        )
         self._links: set[tuple[PeerKey, PeerKey]] = set()
         self._askers: dict[PeerKey, Asker] = {}
         self.peers: list[SimPeer] = []
@@ -94,7 +100,8 @@ class World:
         self._done = 0
         self._until = 0.0
 
-    # -- running -------------------------------------------------------------------------------------------------------------------
+    # -- running
+    # -------------------------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Run until every download has ended or its peer is gone. Raises `SimulationFault`."""
@@ -102,10 +109,13 @@ class World:
             pass
 
     def advance(self, events: int) -> bool:
-        """Let so many events happen; False when all is over, and was found in order. Raises `SimulationFault`."""
+        """Let so many events happen; False when all is over, and was found in order. Raises
+        `SimulationFault`."""
         if not self.samples:
             self._sample()
-            self._until = self.conditions.patience * self.conditions.ideal + max(peer.plan.joins for peer in self.peers)
+            self._until = self.conditions.patience * self.conditions.ideal + max(
+                peer.plan.joins for peer in self.peers
+            )
         for _ in range(events):
             if not self._unfinished or not self.clock.step():
                 break
@@ -114,7 +124,9 @@ class World:
         else:
             return True
         self._sample(again=False)
-        until = self.clock.now + 4 * self.delay  # what was said last is heard, and links that one side closed are closed
+        until = (
+            self.clock.now + 4 * self.delay
+        )  # what was said last is heard, and links that one side closed are closed
         while self.clock.due <= until and self.clock.step():
             pass
         self._check()
@@ -147,7 +159,8 @@ class World:
         if again:
             self.clock.after(self.conditions.ideal / SAMPLES, self._sample)
 
-    # -- told by peers -------------------------------------------------------------------------------------------------------------
+    # -- told by peers
+    # -------------------------------------------------------------------------------------------------------------
 
     def verified(self, peer: SimPeer, piece: int) -> None:
         """A peer has a piece more."""
@@ -171,11 +184,17 @@ class World:
         """Keep account of what happened."""
         self._digest.update(f"{self.clock.now:.9f} {peer.number} {what} {' '.join(about)}\n".encode())
 
-    # -- links ---------------------------------------------------------------------------------------------------------------------
+    # -- links
+    # ---------------------------------------------------------------------------------------------------------------------
 
     def link(self, one: SimPeer, other: SimPeer) -> None:
         """Open a link, unless one is there, is not wanted, or either peer is gone."""
-        if one.key in other.banned or other.key in one.banned or (one.key, other.key) in self._links or not (one.here and other.here):
+        if (
+            one.key in other.banned
+            or other.key in one.banned
+            or (one.key, other.key) in self._links
+            or not (one.here and other.here)
+        ):
             return
         if len(other.links) >= self.conditions.accepts:
             return
@@ -198,11 +217,14 @@ class World:
         sender.access.line(LINE)
         self.clock.after(self.delay, self._deliver, sender.key, receiver.key, what, about)
 
-    def _deliver(self, sender: PeerKey, receiver: PeerKey, what: Callable[..., None], about: tuple[Any, ...]) -> None:
+    def _deliver(
+        self, sender: PeerKey, receiver: PeerKey, what: Callable[..., None], about: tuple[Any, ...]
+    ) -> None:
         if (sender, receiver) in self._links:
             what(*about)
 
-    # -- the tracker ---------------------------------------------------------------------------------------------------------------
+    # -- the tracker
+    # ---------------------------------------------------------------------------------------------------------------
 
     def enter(self, peer: SimPeer) -> None:
         """A peer logs in, announces itself, and looks for others; again and again while it is here."""
@@ -216,9 +238,13 @@ class World:
         if not peer.here:
             return
         geometry = self.geometry
-        have = geometry.size if peer.have.full else min(peer.have.count * geometry.piece_length, geometry.size)
+        have = (
+            geometry.size if peer.have.full else min(peer.have.count * geometry.piece_length, geometry.size)
+        )
         share = Share(id=CONTENT, name="content", size=geometry.size, have=have)
-        announce = Announce(peer=peer.id, name=peer.plan.name, listen={"tcp": peer.address.port}, contents=(share,))
+        announce = Announce(
+            peer=peer.id, name=peer.plan.name, listen={"tcp": peer.address.port}, contents=(share,)
+        )
         self._service.handle(announce, self._askers[peer.key], self.clock.now)
         self.clock.after(HEARTBEAT, self._beat, peer)
 
@@ -226,7 +252,9 @@ class World:
         if not peer.here or peer.ended is not None:
             return
         try:
-            answer = self._service.handle(Lookup(id=CONTENT, limit=LOOKUP, peer=peer.id), self._askers[peer.key], self.clock.now)
+            answer = self._service.handle(
+                Lookup(id=CONTENT, limit=LOOKUP, peer=peer.id), self._askers[peer.key], self.clock.now
+            )
         except Refused:
             answer = None
         sources = answer.sources if isinstance(answer, LookupAnswer) else ()

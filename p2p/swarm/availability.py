@@ -1,7 +1,8 @@
 """How many peers hold each piece.
 
-Pieces are kept in levels: level `c` is an integer whose bit `i` says that exactly `c` peers hold piece `i`. To count a whole bitmap is
-then a carry from level to level, and "the rarest piece that this peer has and I want" is one `and` a level, at 262,144 pieces as at ten.
+Pieces are kept in levels: level `c` is an integer whose bit `i` says that exactly `c` peers hold piece `i`.
+To count a whole bitmap is then a carry from level to level, and "the rarest piece that this peer has and I
+want" is one `and` a level, at 262,144 pieces as at ten.
 """
 
 from __future__ import annotations

@@ -1,17 +1,18 @@
 """What can happen to a download (news) and what it can want (wishes), as values.
 
-A shell tells the scheduler the news one by one and carries out the wishes; nothing else passes between the two. Times are seconds of one
-monotonic clock that the caller owns.
+A shell tells the scheduler the news one by one and carries out the wishes; nothing else passes between the
+two. Times are seconds of one monotonic clock that the caller owns.
 """
 
 from __future__ import annotations
 
 from enum import Enum
 
-from p2p.frozen import frozen
 from p2p.model import BlockSpan, PeerKey
+from p2p.value import frozen
 
-# -- news ----------------------------------------------------------------------------------------------------------------------------
+# -- news
+# ----------------------------------------------------------------------------------------------------------------------------
 
 
 @frozen
@@ -46,7 +47,8 @@ class PeerGained:
 
 @frozen
 class Suggested:
-    """A peer would like us to fetch these pieces from it; from now on we take that peer's choice before our own."""
+    """A peer would like us to fetch these pieces from it; from now on we take that peer's choice before our
+    own."""
 
     peer: PeerKey
     pieces: tuple[int, ...]
@@ -106,9 +108,22 @@ class Tick:
     """Time has passed; nothing else."""
 
 
-News = PeerJoined | PeerLeft | PeerHas | PeerGained | Suggested | BlockArrived | BlockFailed | PieceVerified | PieceCorrupt | Listed | Tick
+Event = (
+    PeerJoined
+    | PeerLeft
+    | PeerHas
+    | PeerGained
+    | Suggested
+    | BlockArrived
+    | BlockFailed
+    | PieceVerified
+    | PieceCorrupt
+    | Listed
+    | Tick
+)
 
-# -- wishes --------------------------------------------------------------------------------------------------------------------------
+# -- wishes
+# --------------------------------------------------------------------------------------------------------------------------
 
 
 @frozen
@@ -121,7 +136,8 @@ class Fetch:
 
 @frozen
 class Cancel:
-    """Stop waiting for this block from this peer; it is too late, or came from elsewhere. No news about it is wanted any more."""
+    """Stop waiting for this block from this peer; it is too late, or came from elsewhere. No news about it is
+    wanted any more."""
 
     peer: PeerKey
     block: BlockSpan
@@ -137,7 +153,7 @@ class Drop:
 
 
 @frozen
-class Tell:
+class SendHave:
     """Tell all peers of this swarm that we have this piece."""
 
     piece: int
@@ -150,9 +166,10 @@ class Finished:
 
 @frozen
 class GiveUp:
-    """Nothing came for too long. `missing` are the pieces that no peer we know has; none: peers have them and do not give them."""
+    """Nothing came for too long. `missing` are the pieces that no peer we know has; none: peers have them and
+    do not give them."""
 
     missing: tuple[int, ...]
 
 
-Wish = Fetch | Cancel | Drop | Tell | Finished | GiveUp
+Effect = Fetch | Cancel | Drop | SendHave | Finished | GiveUp

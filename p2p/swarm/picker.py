@@ -9,7 +9,8 @@ from p2p.swarm.availability import Availability
 
 
 def any_bit(bits: int, n: int, rng: Random) -> int:
-    """Return the number of some set bit of `bits`, which has one below `n`: the first at or after a random place, else the lowest."""
+    """Return the number of some set bit of `bits`, which has one below `n`: the first at or after a random
+    place, else the lowest."""
     start = rng.randrange(n)
     above = bits >> start
     if above:

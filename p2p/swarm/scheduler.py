@@ -7,7 +7,8 @@ The policy, in the order in which a peer with room in its window is given work:
 4. the rarest piece that it has, chance deciding between equals;
 5. at the tail, when all that is left is under way: a block that another peer is slow to bring.
 
-Guarantees, which `tests/property` checks: no peer is asked for what it lacks; the download ends if the peers together hold all of it.
+Guarantees, which `tests/property` checks: no peer is asked for what it lacks; the download ends if the peers
+together hold all of it.
 """
 
 from __future__ import annotations
@@ -20,69 +21,75 @@ from p2p.content.bitmap import Bitmap
 from p2p.content.geometry import Geometry
 from p2p.model import BlockSpan, PeerKey
 from p2p.swarm.availability import Availability
-from p2p.swarm.begun import Begun, Piece
 from p2p.swarm.events import (
     BlockArrived,
     BlockFailed,
     Cancel,
     Drop,
+    Effect,
+    Event,
     Failure,
     Fetch,
     Finished,
     GiveUp,
     Listed,
-    News,
     PeerGained,
     PeerHas,
     PeerJoined,
     PeerLeft,
     PieceCorrupt,
     PieceVerified,
+    SendHave,
     Suggested,
-    Tell,
     Tick,
-    Wish,
 )
-from p2p.swarm.ledger import Ledger
-from p2p.swarm.patience import Patience
+from p2p.swarm.peer_stats import PeerStats, Policy
 from p2p.swarm.picker import as_bits, numbers, pick
-from p2p.swarm.sources import Policy, SourcePeer
+from p2p.swarm.pieces_in_progress import Piece, PiecesInProgress
+from p2p.swarm.requests import Requests
+from p2p.swarm.stall_timeout import StallTimeout
 
 LEAST_UNDER_WAY: Final = 4
-"""Blocks that may always be under way: of fewer, the peers are to blame when none comes, and not our own link."""
+"""Blocks that may always be under way: of fewer, the peers are to blame when none comes, and not our own
+link."""
 
 
 class Scheduler:
-    """Decides for one content. `have` are the pieces already verified; it is kept up to date here, and belongs to the scheduler."""
+    """Decides for one content. `have` are the pieces already verified; it is kept up to date here, and
+    belongs to the scheduler."""
 
-    def __init__(self, geometry: Geometry, have: Bitmap, rng: Random, now: float, policy: Policy | None = None) -> None:
+    def __init__(
+        self, geometry: Geometry, have: Bitmap, rng: Random, now: float, policy: Policy | None = None
+    ) -> None:
         self.have = have
         self._geometry = geometry
         self._rng = rng
         self._policy = policy or Policy()
         self._most = self._policy.in_flight(geometry.block_length)
-        """Blocks under way from all peers together, at most. Fewer where all that was under way came too late: the own link is thin, and
-        shared by so many that none is done in time."""
+        """Blocks under way from all peers together, at most. Fewer where all that was under way came too
+        late: the own link is thin, and shared by so many that none is done in time."""
         self._arrived_at = now
-        self._sources: dict[PeerKey, SourcePeer] = {}
+        self._sources: dict[PeerKey, PeerStats] = {}
         self._availability = Availability(geometry.pieces)
-        self._ledger = Ledger()
-        self._begun = Begun(geometry, have)
-        self._resting: dict[PeerKey, SourcePeer] = {}
-        """Sources that are paused or that suggest: those that may be asked again only because time has passed."""
+        self._ledger = Requests()
+        self._begun = PiecesInProgress(geometry, have)
+        self._resting: dict[PeerKey, PeerStats] = {}
+        """Sources that are paused or that suggest: those that may be asked again only because time has
+        passed."""
         self._banned: set[PeerKey] = set()
         self._now = now
-        self._patience = Patience(self._policy, now, len(geometry.blocks(0)) if geometry.pieces else 1)
-        self._off_trial: list[SourcePeer] = []
+        self._patience = StallTimeout(self._policy, now, len(geometry.blocks(0)) if geometry.pieces else 1)
+        self._off_trial: list[PeerStats] = []
         """Peers that the last piece has proven good."""
         self._due: float | None = None
         """The next wake-up, where it is known."""
-        self._wishes: list[Wish] = []
+        self._wishes: list[Effect] = []
         self._over = False
 
-    # -- the interface -------------------------------------------------------------------------------------------------------------
+    # -- the interface
+    # -------------------------------------------------------------------------------------------------------------
 
-    def handle(self, news: News, now: float) -> list[Wish]:
+    def handle(self, news: Event, now: float) -> list[Effect]:
         """Take one piece of news; return what is wished for, in order."""
         self._now = now
         if self._due is not None and now < self._due and type(news) is PeerGained and self._only_gained(news):
@@ -133,9 +140,10 @@ class Scheduler:
         """Pieces that we lack and no peer we know has."""
         return numbers(self._availability.nobody(self.have.missing().bits))
 
-    # -- news ----------------------------------------------------------------------------------------------------------------------
+    # -- news
+    # ----------------------------------------------------------------------------------------------------------------------
 
-    def _apply(self, news: News, now: float) -> None:
+    def _apply(self, news: Event, now: float) -> None:
         match news:
             case PeerJoined(peer):
                 if peer not in self._banned:
@@ -164,19 +172,22 @@ class Scheduler:
                 pass
 
     def _only_gained(self, news: PeerGained) -> bool:
-        """Note what a peer gained, if nothing follows from it: we want none of it, or may ask that peer for no more. Most news is so."""
+        """Note what a peer gained, if nothing follows from it: we want none of it, or may ask that peer for
+        no more. Most news is so."""
         source = self._sources.get(news.peer)
         if source is None:
             return True
         gained = as_bits(news.pieces) & ~source.has
         if gained & self._begun.unbegun or any(map(self._begun.wants, news.pieces)):
-            room = source.window(self._policy, self._geometry.block_length, few=self._few) - self._ledger.count(news.peer)
+            room = source.window(
+                self._policy, self._geometry.block_length, few=self._few
+            ) - self._ledger.count(news.peer)
             if room > 0 and len(self._ledger) < self._most:
                 return False
-        self._note_gain(source, gained)
+        self._on_gain(source, gained)
         return True
 
-    def _note_gain(self, source: SourcePeer, gained: int) -> None:
+    def _on_gain(self, source: PeerStats, gained: int) -> None:
         """Count new holders, of what we lack only: how rare a piece is that is here matters no more."""
         source.has |= gained
         lacked = gained & ~self.have.bits
@@ -190,14 +201,14 @@ class Scheduler:
     def _joined(self, peer: PeerKey, now: float) -> None:
         if not self._sources:
             self._patience.joined(peer, now)
-        self._sources.setdefault(peer, SourcePeer(peer, suggested_at=now))
+        self._sources.setdefault(peer, PeerStats(peer, suggested_at=now))
 
     def _has(self, peer: PeerKey, bits: int) -> None:
         source = self._sources.get(peer)
         if source is None:
             return
         lost = source.has & ~bits
-        self._note_gain(source, bits & ~source.has)
+        self._on_gain(source, bits & ~source.has)
         if not lost:
             return
         source.has = bits
@@ -257,7 +268,11 @@ class Scheduler:
         self.have.add(piece)
         self._patience.verified(now)
         begun = self._end(self._begun.verified(piece))
-        senders = [self._sources[peer] for peer in sorted(begun.senders & self._sources.keys())] if begun is not None else []
+        senders = (
+            [self._sources[peer] for peer in sorted(begun.senders & self._sources.keys())]
+            if begun is not None
+            else []
+        )
         self._off_trial = [source for source in senders if not source.proven]
         for source in senders:
             source.proven = True
@@ -265,7 +280,7 @@ class Scheduler:
             senders[0].corrupt = 0
         for source in self._sources.values():
             source.suggested.pop(piece, None)
-        self._wishes.append(Tell(piece))
+        self._wishes.append(SendHave(piece))
 
     def _corrupt(self, piece: int) -> None:
         begun = self._end(self._begun.corrupt(piece))
@@ -277,7 +292,11 @@ class Scheduler:
             if len(begun.senders) == 1:
                 self._drop(peer, f"piece {piece} from it does not match its hash", corrupt=True)
             elif source.corrupt >= self._policy.strikes:
-                self._drop(peer, f"it took part in {source.corrupt} pieces that do not match their hash", corrupt=False)
+                self._drop(
+                    peer,
+                    f"it took part in {source.corrupt} pieces that do not match their hash",
+                    corrupt=False,
+                )
 
     def _end(self, begun: Piece | None) -> Piece | None:
         """Call off whatever may still be under way of a piece that is done with."""
@@ -286,7 +305,8 @@ class Scheduler:
                 self._cancel(block)
         return begun
 
-    # -- peers that fail -----------------------------------------------------------------------------------------------------------
+    # -- peers that fail
+    # -----------------------------------------------------------------------------------------------------------
 
     def _time_out(self, now: float) -> bool:
         """Take back what is overdue; return whether anything was."""
@@ -308,7 +328,7 @@ class Scheduler:
                 self._strike(source, now, "it stalls")
         return True
 
-    def _strike(self, source: SourcePeer, now: float, why: str) -> None:
+    def _strike(self, source: PeerStats, now: float, why: str) -> None:
         if now < source.paused_until:
             return  # what breaks a connection breaks all that is under way on it: one fault, one strike
         source.failures += 1
@@ -339,10 +359,12 @@ class Scheduler:
         if not self._ledger.asked(block):
             self._begun.give_back(block)
 
-    # -- asking --------------------------------------------------------------------------------------------------------------------
+    # -- asking
+    # --------------------------------------------------------------------------------------------------------------------
 
-    def _concerned(self, news: News) -> Collection[SourcePeer]:
-        """Who may be asked for something after this news that could not be asked before. Most news by far is that a peer gained a piece."""
+    def _concerned(self, news: Event) -> Collection[PeerStats]:
+        """Who may be asked for something after this news that could not be asked before. Most news by far is
+        that a peer gained a piece."""
         match news:
             case PeerGained(peer, _) | Suggested(peer, _):
                 return [self._sources[peer]] if peer in self._sources else []
@@ -353,14 +375,18 @@ class Scheduler:
             case _:
                 return self._sources.values()
 
-    def _ask(self, sources: Collection[SourcePeer], now: float) -> None:
+    def _ask(self, sources: Collection[PeerStats], now: float) -> None:
         policy, ledger, length = self._policy, self._ledger, self._geometry.block_length
         few = self._few
         # Who failed last comes last.
-        for source in sorted(sources, key=lambda source: (source.failures, ledger.count(source.peer), source.asked_at)):
+        for source in sorted(
+            sources, key=lambda source: (source.failures, ledger.count(source.peer), source.asked_at)
+        ):
             if source.paused_until > now:
                 continue
-            room = min(source.window(policy, length, few=few) - ledger.count(source.peer), self._most - len(ledger))
+            room = min(
+                source.window(policy, length, few=few) - ledger.count(source.peer), self._most - len(ledger)
+            )
             while room > 0:
                 block = self._choose(source, now)
                 if block is None:
@@ -370,7 +396,7 @@ class Scheduler:
                 self._wishes.append(Fetch(source.peer, block))
                 room -= 1
 
-    def _choose(self, source: SourcePeer, now: float) -> BlockSpan | None:
+    def _choose(self, source: PeerStats, now: float) -> BlockSpan | None:
         begun = self._begun
         block = begun.go_on(source.peer, source.has)
         if block is not None:
@@ -385,7 +411,7 @@ class Scheduler:
             piece = pick(left, self._availability, self._geometry.pieces, self._rng)
         return None if piece is None else begun.begin(piece, source.peer)
 
-    def _suggestion(self, source: SourcePeer) -> int | None:
+    def _suggestion(self, source: PeerStats) -> int | None:
         while source.suggested:
             piece = next(iter(source.suggested))
             del source.suggested[piece]
@@ -393,7 +419,7 @@ class Scheduler:
                 return piece
         return None
 
-    def _waits_for_suggestion(self, source: SourcePeer, now: float) -> bool:
+    def _waits_for_suggestion(self, source: PeerStats, now: float) -> bool:
         if not source.suggests:
             return False
         if self._ledger.count(source.peer) or now < source.silent_at(self._policy):
@@ -401,8 +427,9 @@ class Scheduler:
         source.suggests = False
         return False
 
-    def _at_the_tail(self, source: SourcePeer, now: float) -> BlockSpan | None:
-        """A block that another peer is slow to bring, and from then on its piece. Sooner would send bytes twice for nothing."""
+    def _at_the_tail(self, source: PeerStats, now: float) -> BlockSpan | None:
+        """A block that another peer is slow to bring, and from then on its piece. Sooner would send bytes
+        twice for nothing."""
         if self._ledger.count(source.peer) >= self._policy.window_least or not self._is_tail():
             return None
         for entry in self._ledger.entries():
@@ -413,7 +440,8 @@ class Scheduler:
             if begun is None or not self._begun.shareable(block.piece):
                 continue
             asked = self._ledger.asked(block)
-            # Where several stall, two at a time would each have the block for a whole timeout before the one that would bring it.
+            # Where several stall, two at a time would each have the block for a whole timeout before the one
+            # that would bring it.
             most = min(self._policy.duplicates + begun.late, self._policy.duplicates_most)
             if source.peer not in asked and len(asked) < most:
                 begun.owner = source.peer
@@ -424,7 +452,8 @@ class Scheduler:
         """Whether every piece that anybody has was begun."""
         return self._availability.nobody(self._begun.unbegun) == self._begun.unbegun
 
-    # -- the end -------------------------------------------------------------------------------------------------------------------
+    # -- the end
+    # -------------------------------------------------------------------------------------------------------------------
 
     def _conclude(self, now: float) -> None:
         if self.have.full:

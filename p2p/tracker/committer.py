@@ -1,8 +1,9 @@
-"""Group commit: one worker thread writes to the store's disk, many changes at a time, while the loop goes on answering.
+"""Group commit: one worker thread writes to the store's disk, many changes at a time, while the loop goes on
+answering.
 
-An answer that promises something takes a ticket and waits until the commit of that number is through. When a commit fails, all that wait
-are told so, also those that came while it ran: nobody waits longer than one commit may take. What was not written stays with the store,
-and is tried again until it is.
+An answer that promises something takes a ticket and waits until the commit of that number is through. When a
+commit fails, all that wait are told so, also those that came while it ran: nobody waits longer than one
+commit may take. What was not written stays with the store, and is tried again until it is.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from functools import partial
 from typing import Final, Protocol
 
 from p2p.errors import Refused
+from p2p.net.threads import in_thread
 from p2p.tracker.store.base import TrackerStore
-from p2p.workers import in_thread
 
 RETRY_DELAY: Final = 0.5
 """Seconds between a commit that failed and the next try."""
@@ -58,7 +59,8 @@ class Committer:
         self._waiters.pop(waiter, None)
 
     def kick(self) -> None:
-        """Start committing soon if anything is unsaved and nobody does yet. What is changed in this turn of the loop still gets in."""
+        """Start committing soon if anything is unsaved and nobody does yet. What is changed in this turn of
+        the loop still gets in."""
         if self._store.unsaved and (self._task is None or self._task.done()):
             self._task = asyncio.get_running_loop().create_task(self._run())
 
@@ -67,7 +69,8 @@ class Committer:
             ticket, self._next = self._next, self._next + 1
             written = await self._commit()
             waiters, self._waiters = self._waiters, {}
-            # With nothing unsaved all tickets are good, also those taken while only this commit was under way.
+            # With nothing unsaved all tickets are good, also those taken while only this commit was under
+            # way.
             upto = self._next if not self._store.unsaved else ticket
             for waiter in waiters:
                 if written:

@@ -1,8 +1,9 @@
-"""One connection to the tracker: bytes in, to the session, to the service; answers out, in order; and what a connection may not do.
+"""One connection to the tracker: bytes in, to the session, to the service; answers out, in order; and what a
+connection may not do.
 
-Every shell does the same four steps: receive, handle events, write what is due, ask whether to close. Here three things may hold the flow
-up, and each stops the reading too, so that memory stays bounded: a turn that got long, answers that wait for a commit, and an other side
-that does not read.
+Every shell does the same four steps: receive, handle events, write what is due, ask whether to close. Here
+three things may hold the flow up, and each stops the reading too, so that memory stays bounded: a turn that
+got long, answers that wait for a commit, and an other side that does not read.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from p2p.errors import ProtocolError, Refused
 from p2p.model import Address, canonical_host
-from p2p.protocol.messages import Answer
+from p2p.protocol.peer_messages import Answer
 from p2p.protocol.session import Asked, BadRequest, Session
 from p2p.tracker.service import WRITES, Asker
 
@@ -27,18 +28,21 @@ READ_SIZE: Final = 65_536
 """Most bytes taken from the socket at once."""
 TURN: Final = 0.003
 TURN_LEAST: Final = 0.0002
-"""Seconds for one connection before others have their turn; what it began, it ends. Where several have more to say, they share it:
-of 50 that ask without end, a newcomer would wait for 0.1 s and more at each of the few turns that its first question takes."""
+"""Seconds for one connection before others have their turn; what it began, it ends. Where several have more
+to say, they share it: of 50 that ask without end, a newcomer would wait for 0.1 s and more at each of the few
+turns that its first question takes."""
 MAX_HELD: Final = 2048
 """Answers that may wait for a commit on one connection."""
 HIGH_WATER: Final = 256 * 1024
 """Bytes that may wait to be read by the other side."""
 LINGER: Final = 0.2
-"""Seconds between the last error line and the end, so that the line is not overtaken by the reset that unread bytes cause."""
+"""Seconds between the last error line and the end, so that the line is not overtaken by the reset that unread
+bytes cause."""
 
 
 class _Held(NamedTuple):
-    """An answer that waits: for the commit with this number, itself if it `promises`, otherwise because it comes after one that does."""
+    """An answer that waits: for the commit with this number, itself if it `promises`, otherwise because it
+    comes after one that does."""
 
     ticket: int
     answer: Answer | Exception
@@ -81,7 +85,8 @@ class Connection(asyncio.BufferedProtocol):
         self._ended: float | None = None
         self._last_step: Callable[[], None] | None = None
 
-    # -- the life of a connection --------------------------------------------------------------------------------------------------
+    # -- the life of a connection
+    # --------------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection in, or say `busy` and end it."""
@@ -91,7 +96,9 @@ class Connection(asyncio.BufferedProtocol):
         self._address = Address(canonical_host(str(remote[0])), int(remote[1]))
         self.asker = Asker(self._address.host, canonical_host(str(local[0])))
         trace = self._server.trace
-        self._session = Session(self._server.ops, None if trace is None else partial(_traced, trace, str(self._address)))
+        self._session = Session(
+            self._server.ops, None if trace is None else partial(_traced, trace, str(self._address))
+        )
         self._buffer = self._server.read_buffer()
         self._transport.set_write_buffer_limits(high=HIGH_WATER)
         self._admitted = self._server.admit(self)
@@ -135,10 +142,13 @@ class Connection(asyncio.BufferedProtocol):
         elif message_since is not None:
             if now - message_since > limits.message_timeout:
                 self.close()
-        elif now - (self._heard or now) > self._server.idle_timeout and not self._server.service.has_session(self.asker):
+        elif now - (self._heard or now) > self._server.idle_timeout and not self._server.service.has_session(
+            self.asker
+        ):
             self.close()
 
-    # -- in ------------------------------------------------------------------------------------------------------------------------
+    # -- in
+    # ------------------------------------------------------------------------------------------------------------------------
 
     def get_buffer(self, _sizehint: int) -> bytearray:
         """Where the loop puts what it reads."""
@@ -150,7 +160,8 @@ class Connection(asyncio.BufferedProtocol):
             return
         data = bytes(memoryview(self._buffer)[:nbytes])
         if self._fresh:
-            # HTTP, TLS, SSH and others are known by their first byte; there may never be an end of line to wait for.
+            # HTTP, TLS, SSH and others are known by their first byte; there may never be an end of line to
+            # wait for.
             first = data.lstrip(b" \t\r")[:1]
             if first and first not in b"{\n":
                 self._fail(ProtocolError("bad_json", "a line must be one JSON object", fatal=True))
@@ -223,11 +234,16 @@ class Connection(asyncio.BufferedProtocol):
             self._server.note_bug(error)
             answer = error
         ticket = 0
-        if type(asked.request) in WRITES and self._server.service.store.unsaved and isinstance(answer, Answer):
+        if (
+            type(asked.request) in WRITES
+            and self._server.service.store.unsaved
+            and isinstance(answer, Answer)
+        ):
             ticket = self._server.committer.ticket(self)
         self._answer(_Held(ticket, answer, asked.seq, promises=ticket > 0), out)
 
-    # -- out -----------------------------------------------------------------------------------------------------------------------
+    # -- out
+    # -----------------------------------------------------------------------------------------------------------------------
 
     def _answer(self, held: _Held, out: list[bytes]) -> None:
         """Write an answer, or hold it when it must wait for a commit or comes after one that does."""
@@ -262,7 +278,8 @@ class Connection(asyncio.BufferedProtocol):
         self._pump()
 
     def commit_failed(self) -> None:
-        """Answer `unavailable` where something was promised. It was done in memory and will be written, but nobody may count on it yet."""
+        """Answer `unavailable` where something was promised. It was done in memory and will be written, but
+        nobody may count on it yet."""
         refused = Refused("unavailable", "the tracker cannot write its store now; ask again later")
         out = [self._line(refused if held.promises else held.answer, held.seq) for held in self._held]
         self._held.clear()
@@ -278,7 +295,8 @@ class Connection(asyncio.BufferedProtocol):
         self._blocked_since = None
         self._pump()
 
-    # -- the end -------------------------------------------------------------------------------------------------------------------
+    # -- the end
+    # -------------------------------------------------------------------------------------------------------------------
 
     def _end(self, step: Callable[[], None]) -> None:
         """Handle nothing more; take this last step when all answers have been written."""
@@ -303,7 +321,8 @@ def _traced(trace: Callable[[str, str, bytes], None], other: str, direction: str
 
 
 def _keep_alive(sock: socket.socket | None) -> None:
-    """Let the system find out that the other machine has vanished, within about two minutes where it can be told so."""
+    """Let the system find out that the other machine has vanished, within about two minutes where it can be
+    told so."""
     if sock is None:
         return
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

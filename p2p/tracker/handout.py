@@ -1,4 +1,5 @@
-"""Which peers to hand to whom, and under which address: best first, spread by chance, and only where the asker can reach them."""
+"""Which peers to hand to whom, and under which address: best first, spread by chance, and only where the
+asker can reach them."""
 
 from __future__ import annotations
 
@@ -24,21 +25,31 @@ CLASSES: Final = 8
 """Peers that have a part are told apart by eighths of the content; within an eighth, chance decides."""
 
 DRAWS: Final = 1000
-"""Peers looked at, where enough were found already, for the sake of one that is not of the same host or session as most."""
+"""Peers looked at, where enough were found already, for the sake of one that is not of the same host or
+session as most."""
 
 _METADATA: Final = frozenset({"169.254.169.254", "fd00:ec2::254"})
 """Where clouds keep credentials: no peer ever lives there."""
 
 _PRIVATE_NETS: Final = tuple(
     ipaddress.ip_network(net)
-    for net in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "169.254.0.0/16", "fc00::/7", "fe80::/10")
+    for net in (
+        "10.0.0.0/8",
+        "172.16.0.0/12",
+        "192.168.0.0/16",
+        "100.64.0.0/10",
+        "169.254.0.0/16",
+        "fc00::/7",
+        "fe80::/10",
+    )
 )
 _LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9])?"
 _HOST_NAME: Final = re.compile(rf"(?=.{{1,253}}\.?\Z){_LABEL}(?:\.{_LABEL})*\.?", re.IGNORECASE)
 
 
 class Choice(NamedTuple):
-    """A peer to hand out: how many bytes of the content it has, and the host under which the asker can dial it."""
+    """A peer to hand out: how many bytes of the content it has, and the host under which the asker can dial
+    it."""
 
     peer: PeerRecord
     have: int
@@ -47,14 +58,21 @@ class Choice(NamedTuple):
 
 @lru_cache(maxsize=16384)
 def kind_of(host: str) -> str:
-    """`loopback`, `private` (RFC 1918, RFC 6598, ULA, link local), `public`, `useless` (no peer can be dialled there), or `name`."""
+    """`loopback`, `private` (RFC 1918, RFC 6598, ULA, link local), `public`, `useless` (no peer can be
+    dialled there), or `name`."""
     try:
         ip = ipaddress.ip_address(host)
     except ValueError:
         return NAME
     if ip.is_loopback:
         return LOOPBACK
-    if ip.is_unspecified or ip.is_multicast or host in _METADATA or host.startswith("0.") or host == "255.255.255.255":
+    if (
+        ip.is_unspecified
+        or ip.is_multicast
+        or host in _METADATA
+        or host.startswith("0.")
+        or host == "255.255.255.255"
+    ):
         return USELESS
     if any(ip.version == net.version and ip in net for net in _PRIVATE_NETS):
         return PRIVATE
@@ -62,9 +80,11 @@ def kind_of(host: str) -> str:
 
 
 def check_advertised(host: str) -> str:
-    """Return the canonical form of a host that a peer wants handed out. Raises `ProtocolError("bad_field")` naming `advertise`.
+    """Return the canonical form of a host that a peer wants handed out. Raises `ProtocolError("bad_field")`
+    naming `advertise`.
 
-    Refused: zones of IPv6 (they mean something on one machine only), addresses no peer can have, and what is no host name.
+    Refused: zones of IPv6 (they mean something on one machine only), addresses no peer can have, and what is
+    no host name.
     """
     if "%" in host:
         raise ProtocolError("bad_field", "advertise: an address with a zone means nothing on another machine")
@@ -73,17 +93,20 @@ def check_advertised(host: str) -> str:
     if kind == USELESS:
         raise ProtocolError("bad_field", "advertise: no peer can be dialled at this address")
     if kind == NAME and (not _HOST_NAME.fullmatch(plain) or plain.rstrip(".").rpartition(".")[2].isdigit()):
-        raise ProtocolError("bad_field", "advertise: must be a host name or an address without brackets and port")
+        raise ProtocolError(
+            "bad_field", "advertise: must be a host name or an address without brackets and port"
+        )
     return plain
 
 
 def reachable_host(seen: str, advertised: str | None, asker: str, reached: str) -> str | None:
     """The host under which the asker can dial a peer, or None when there is none. All are canonical.
 
-    `seen` is where the peer was seen, `advertised` what it wants handed out (None where the operator does not allow it), `asker` the
-    asker's own address, `reached` the address by which it reached the tracker. A peer on a loopback address runs on the tracker's machine,
-    so others find it where they found the tracker. A private address goes only to askers with a private or loopback address, and an
-    advertised one that is of no use to the asker falls back to the one seen.
+    `seen` is where the peer was seen, `advertised` what it wants handed out (None where the operator does not
+    allow it), `asker` the asker's own address, `reached` the address by which it reached the tracker. A peer
+    on a loopback address runs on the tracker's machine, so others find it where they found the tracker. A
+    private address goes only to askers with a private or loopback address, and an advertised one that is of
+    no use to the asker falls back to the one seen.
     """
     inside = kind_of(asker) in (LOOPBACK, PRIVATE)
     if advertised is not None:
@@ -100,12 +123,18 @@ def reachable_host(seen: str, advertised: str | None, asker: str, reached: str) 
 
 
 def choose(
-    holders: Mapping[PeerRecord, int], size: int, limit: int, rng: Random, host_for: Callable[[PeerRecord], str | None]
+    holders: Mapping[PeerRecord, int],
+    size: int,
+    limit: int,
+    rng: Random,
+    host_for: Callable[[PeerRecord], str | None],
 ) -> list[Choice]:
-    """Choose at most `limit` of the peers that hold a content of `size` bytes, and that have a host for the asker.
+    """Choose at most `limit` of the peers that hold a content of `size` bytes, and that have a host for the
+    asker.
 
-    Seeds first, then those with more; within a class chance decides, so that the load spreads. Takes time in proportion to the holders.
-    No host and no session gets more than half of the places while there are others: who invents a thousand peers hides nobody.
+    Seeds first, then those with more; within a class chance decides, so that the load spreads. Takes time in
+    proportion to the holders. No host and no session gets more than half of the places while there are
+    others: who invents a thousand peers hides nobody.
     """
     most, taken, draws = max(limit // 2, 1), Counter[str](), 0
     over: tuple[list[Choice], list[Choice]] = ([], [])
@@ -141,7 +170,8 @@ def place(
     exclude: Collection[PeerId],
     host_for: Callable[[PeerRecord], str | None],
 ) -> list[Choice]:
-    """Choose at most `copies` of the accepting peers, in the order given: those with room for `size` bytes that lack the content."""
+    """Choose at most `copies` of the accepting peers, in the order given: those with room for `size` bytes
+    that lack the content."""
     chosen: list[Choice] = []
     for peer in accepting:
         if peer.room >= size and peer not in holders and peer.id not in exclude:

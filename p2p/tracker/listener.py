@@ -7,9 +7,9 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
-from p2p.accept import Acceptor, listening
 from p2p.errors import UsageError
 from p2p.model import Address, canonical_host
+from p2p.net.acceptor import Acceptor, listening
 
 BACKLOG: Final = 1024
 BURST: Final = 64
@@ -19,18 +19,23 @@ BURST: Final = 64
 class Listener:
     """Accepts connections and gives each a protocol of its own."""
 
-    def __init__(self, factory: Callable[[], asyncio.BaseProtocol], on_failure: Callable[[OSError], None]) -> None:
+    def __init__(
+        self, factory: Callable[[], asyncio.BaseProtocol], on_failure: Callable[[OSError], None]
+    ) -> None:
         self._factory = factory
         self._on_failure = on_failure
         self._acceptors: list[Acceptor] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self, host: str, port: int) -> tuple[Address, ...]:
-        """Listen on all addresses of `host` (empty: of this machine), with one port for all. Raises `UsageError`."""
+        """Listen on all addresses of `host` (empty: of this machine), with one port for all. Raises
+        `UsageError`."""
         loop = asyncio.get_running_loop()
         sockets: list[socket.socket] = []
         try:
-            found = await loop.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            found = await loop.getaddrinfo(
+                host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )
             for family, _, _, _, name in dict.fromkeys(found):
                 sock = listening(family, (name[0], port, *name[2:]), BACKLOG)
                 sockets.append(sock)

@@ -28,8 +28,8 @@ class Page(NamedTuple):
 def terms(text: str) -> tuple[str, ...]:
     """What a name must hold to match: the folded words of the text, split at all that is no letter or digit.
 
-    A word inside another asks for nothing more and is left out. Wildcards have no meaning: a text without words, such as `%`, is looked for
-    as it stands. A blank text asks for nothing, so all match.
+    A word inside another asks for nothing more and is left out. Wildcards have no meaning: a text without
+    words, such as `%`, is looked for as it stands. A blank text asks for nothing, so all match.
     """
     folded = fold(text).strip()
     found = list(dict.fromkeys(_TERM.findall(folded)))[:MAX_TERMS]
@@ -44,7 +44,8 @@ def rank(found: Sequence[ContentRecord], text: str, offset: int, limit: int) -> 
     The exact name comes first, then names that begin with the text, then what has more seeds, then by name.
     """
     wanted = fold(text).strip()
-    # Names that begin with the text stand side by side in the order of names, and those that are the text come first among them.
+    # Names that begin with the text stand side by side in the order of names, and those that are the text
+    # come first among them.
     begins = bisect_left(found, wanted, key=_FOLDED) if wanted else 0
     exact = bisect_right(found, wanted, key=_FOLDED) if wanted else 0
     prefix = bisect_right(found, wanted, key=lambda content: content.folded[: len(wanted)]) if wanted else 0

@@ -1,4 +1,5 @@
-"""The tracker's listening side: who may connect, the clock that ticks each second, and a stop that loses nothing."""
+"""The tracker's listening side: who may connect, the clock that ticks each second, and a stop that loses
+nothing."""
 
 from __future__ import annotations
 
@@ -9,16 +10,16 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from p2p.frozen import frozen
 from p2p.model import Address
 from p2p.protocol.codec import by_op
-from p2p.protocol.messages import Request
+from p2p.protocol.peer_messages import Request
 from p2p.protocol.tracker_messages import TRACKER_OPS
 from p2p.tracker.committer import Committer
 from p2p.tracker.connection import READ_SIZE, Connection
 from p2p.tracker.handout import LOOPBACK, kind_of
 from p2p.tracker.listener import BURST, Listener
 from p2p.tracker.service import TrackerService
+from p2p.value import frozen
 
 Trace = Callable[[str, str, bytes], None]
 """Told of each line: `sent` or `received`, the other side's address, the line without its end."""
@@ -37,7 +38,8 @@ class ServerConfig:
     port: int = 6969
     """0 takes a free port."""
     max_connections: int = 20_000
-    """Over it, as over any other bound, one that has said nothing yet gives way, or the newcomer is told `busy`."""
+    """Over it, as over any other bound, one that has said nothing yet gives way, or the newcomer is told
+    `busy`."""
     max_per_host: int = 1_024
     """Connections from one address; loopback may use all there are."""
     silent_timeout: float = 0.1
@@ -53,7 +55,8 @@ class ServerConfig:
 
 
 class TrackerServer:
-    """Serves one `TrackerService` on sockets, until it is stopped. Belongs to the loop that calls `start`; the store stays the caller's.
+    """Serves one `TrackerService` on sockets, until it is stopped. Belongs to the loop that calls `start`;
+    the store stays the caller's.
 
     `now` is the clock of leases and deadlines, in seconds: the one by which the store was opened.
     """
@@ -74,7 +77,9 @@ class TrackerServer:
         self.committer = Committer(service.store)
         self.busy = 0
         """Connections that had more to say than one turn allows, and have another coming."""
-        self._connections: set[Connection] = set()  # also those that are just being told that there are too many
+        self._connections: set[Connection] = (
+            set()
+        )  # also those that are just being told that there are too many
         self._silent: dict[Connection, None] = {}  # those that have said nothing whole, the first first
         self._per_host: Counter[str] = Counter()
         self._listener = Listener(lambda: Connection(self), self.note_refusal)
@@ -82,7 +87,8 @@ class TrackerServer:
         self._shared_buffer: bytearray | None = None
         self._logged = 0
 
-    # -- start and stop ------------------------------------------------------------------------------------------------------------
+    # -- start and stop
+    # ------------------------------------------------------------------------------------------------------------
 
     async def start(self) -> tuple[Address, ...]:
         """Listen, and return where. Raises `UsageError` when the address cannot be had."""
@@ -94,7 +100,8 @@ class TrackerServer:
         return addresses
 
     async def stop(self) -> None:
-        """Stop listening, write what was promised, end all connections; takes less than two seconds. The store may be closed afterwards."""
+        """Stop listening, write what was promised, end all connections; takes less than two seconds. The
+        store may be closed afterwards."""
         self._listener.close()
         if self._ticker is not None:
             self._ticker.cancel()
@@ -127,11 +134,12 @@ class TrackerServer:
         for connection in list(self._connections):
             connection.check(now)
 
-    # -- for connections -----------------------------------------------------------------------------------------------------------
+    # -- for connections
+    # -----------------------------------------------------------------------------------------------------------
 
     def read_buffer(self) -> bytearray:
-        """Where a connection reads to. A loop that reads when something is there needs but one for all; one that starts reading ahead
-        of it (Windows) needs one each."""
+        """Where a connection reads to. A loop that reads when something is there needs but one for all; one
+        that starts reading ahead of it (Windows) needs one each."""
         return self._shared_buffer if self._shared_buffer is not None else bytearray(READ_SIZE)
 
     def admit(self, connection: Connection) -> bool:
@@ -154,7 +162,8 @@ class TrackerServer:
         self._silent.pop(connection, None)
 
     def _give_way(self, host: str = "") -> bool:
-        """End the connection, of a host if one is named, that has said nothing for longest, if that is long; says whether there was one."""
+        """End the connection, of a host if one is named, that has said nothing for longest, if that is long;
+        says whether there was one."""
         until = self.now() - self.config.silent_timeout
         for connection in self._silent:
             if connection.opened > until:

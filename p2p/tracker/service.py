@@ -1,7 +1,9 @@
-"""Answers: one request and the time in, one answer out, or `Refused`; no bytes, no sockets, no clock of its own.
+"""Answers: one request and the time in, one answer out, or `Refused`; no bytes, no sockets, no clock of its
+own.
 
-Who may do what: everybody may ask; to announce and to withdraw takes a session. A session belongs to whoever has its secret, a peer to the
-session that announced it first, for as long as it lives. Only a digest of the secret is kept.
+Who may do what: everybody may ask; to announce and to withdraw takes a session. A session belongs to whoever
+has its secret, a peer to the session that announced it first, for as long as it lives. Only a digest of the
+secret is kept.
 """
 
 from __future__ import annotations
@@ -16,7 +18,17 @@ from p2p import __version__
 from p2p.content.names import check_part
 from p2p.errors import ProtocolError, Refused
 from p2p.protocol.codec import encoded_size
-from p2p.protocol.messages import COUNT, VERSION, Answer, Hello, HelloAnswer, Message, Ping, PingAnswer, Request
+from p2p.protocol.peer_messages import (
+    COUNT,
+    VERSION,
+    Answer,
+    Hello,
+    HelloAnswer,
+    Message,
+    Ping,
+    PingAnswer,
+    Request,
+)
 from p2p.protocol.tracker_messages import (
     Announce,
     AnnounceAnswer,
@@ -49,7 +61,8 @@ PAGE_BYTES: Final = 60_000
 """Most bytes of rows in one answer, so that its line stays under the longest line."""
 
 AMPLIFY: Final = 100
-"""Most bytes that a connection without a session gets for each byte it asked with: nobody is worth abusing this tracker as an amplifier."""
+"""Most bytes that a connection without a session gets for each byte it asked with: nobody is worth abusing
+this tracker as an amplifier."""
 
 _ANSWER_HEAD: Final = 100
 _CONTENT_HEAD: Final = 700
@@ -62,7 +75,8 @@ R = TypeVar("R", HitRow, Source, PeerRow)
 
 @dataclass(slots=True)
 class Asker:
-    """What the service knows of one connection: its other side's host, the host by which that side reached us, and its session's key.
+    """What the service knows of one connection: its other side's host, the host by which that side reached
+    us, and its session's key.
 
     Both hosts are canonical. The service sets `session` at `login` and at `hello`.
     """
@@ -75,8 +89,8 @@ class Asker:
 class TrackerService:
     """All answers of a tracker.
 
-    `ttl` is the lease of a peer in seconds, `token` draws a session's secret (32 hex digits), `started` is the monotonic time of the start.
-    `connections` is told by whoever holds them.
+    `ttl` is the lease of a peer in seconds, `token` draws a session's secret (32 hex digits), `started` is
+    the monotonic time of the start. `connections` is told by whoever holds them.
     """
 
     def __init__(
@@ -116,8 +130,8 @@ class TrackerService:
         }
 
     def handle(self, request: Request, asker: Asker, now: float) -> Answer:
-        """Answer one request. Raises `Refused`, or `ProtocolError("bad_field")` naming the field; nothing is changed then, but for
-        an announce refused with `quota`: the peer itself lives on."""
+        """Answer one request. Raises `Refused`, or `ProtocolError("bad_field")` naming the field; nothing is
+        changed then, but for an announce refused with `quota`: the peer itself lives on."""
         self._requests += 1
         if now >= self._due:
             self.expire(now)
@@ -128,10 +142,12 @@ class TrackerService:
         return asker.session is not None and self.store.session(asker.session) is not None
 
     def expire(self, now: float) -> None:
-        """Forget peers whose lease is over. Done before every answer that it could change, and each second to free memory."""
+        """Forget peers whose lease is over. Done before every answer that it could change, and each second to
+        free memory."""
         self._due = self.store.expire(now, self.ttl)
 
-    # -- sessions ------------------------------------------------------------------------------------------------------------------
+    # -- sessions
+    # ------------------------------------------------------------------------------------------------------------------
 
     def _hello(self, request: Hello, asker: Asker, now: float) -> HelloAnswer:
         if request.version != VERSION:
@@ -172,7 +188,8 @@ class TrackerService:
             raise Refused("not_allowed", "peer: belongs to another session")
         return peer
 
-    # -- what peers have -----------------------------------------------------------------------------------------------------------
+    # -- what peers have
+    # -----------------------------------------------------------------------------------------------------------
 
     def _announce(self, request: Announce, asker: Asker, now: float) -> AnnounceAnswer:
         session = self._session(asker)
@@ -193,7 +210,15 @@ class TrackerService:
             self.store.touch_peer(peer, now)
         else:
             fresh = PeerRecord(
-                request.peer, session.key, request.name, session.user, asker.host, advertised, request.listen, request.room, now
+                request.peer,
+                session.key,
+                request.name,
+                session.user,
+                asker.host,
+                advertised,
+                request.listen,
+                request.room,
+                now,
             )
             self.store.put_peer(fresh)
             peer = peer or fresh
@@ -212,7 +237,8 @@ class TrackerService:
         self.store.touch_session(session.key, now)
         return WithdrawAnswer(withdrawn=withdrawn)
 
-    # -- questions -----------------------------------------------------------------------------------------------------------------
+    # -- questions
+    # -----------------------------------------------------------------------------------------------------------------
 
     def _lookup(self, request: Lookup, asker: Asker, _now: float) -> LookupAnswer:
         content = self.store.content(request.id)
@@ -233,7 +259,9 @@ class TrackerService:
 
     def _list(self, request: List, asker: Asker, _now: float) -> HitsAnswer:
         contents = self.store.contents()
-        return self._hits(Page(len(contents), contents[request.offset : request.offset + request.limit]), request, asker)
+        return self._hits(
+            Page(len(contents), contents[request.offset : request.offset + request.limit]), request, asker
+        )
 
     def _hits(self, page: Page, request: Search | List, asker: Asker) -> HitsAnswer:
         hits = self._fit(map(_hit, page.hits), request, asker, _ANSWER_HEAD)
@@ -245,16 +273,29 @@ class TrackerService:
         host_for = self._host_for(asker)
         page = peers[request.offset : request.offset + request.limit]
         # A peer that the asker cannot reach takes a place on the page but is not shown.
-        shown = [(at, peer, host) for at, peer in enumerate(page, request.offset + 1) if (host := host_for(peer)) is not None]
+        shown = [
+            (at, peer, host)
+            for at, peer in enumerate(page, request.offset + 1)
+            if (host := host_for(peer)) is not None
+        ]
         rows = self._fit((_row(peer, host, now) for _, peer, host in shown), request, asker, _ANSWER_HEAD)
         end = request.offset + len(page) if len(rows) == len(shown) else shown[len(rows)][0] - 1
-        return PeersAnswer(total=len(peers), peers=tuple(rows), next=end if request.offset < end < len(peers) else None)
+        return PeersAnswer(
+            total=len(peers), peers=tuple(rows), next=end if request.offset < end < len(peers) else None
+        )
 
     def _place(self, request: Place, asker: Asker, _now: float) -> PlaceAnswer:
         content = self.store.content(request.id)
         holders = content.holders if content is not None else {}
         exclude = frozenset(request.exclude)
-        chosen = place(self.store.accepting(), holders.keys(), request.size, request.copies, exclude, self._host_for(asker))
+        chosen = place(
+            self.store.accepting(),
+            holders.keys(),
+            request.size,
+            request.copies,
+            exclude,
+            self._host_for(asker),
+        )
         targets = self._fit(map(_source, chosen), request, asker, _ANSWER_HEAD)
         for target in targets:
             self.store.placed(target.peer)
@@ -269,26 +310,33 @@ class TrackerService:
             peers=totals.peers,
             contents=totals.contents,
             shares=totals.pairs,
-            bytes=min(totals.bytes, COUNT.high),  # a peer may announce 100,000 contents of any size, and have nothing of them
+            bytes=min(
+                totals.bytes, COUNT.high
+            ),  # a peer may announce 100,000 contents of any size, and have nothing of them
             sessions=totals.sessions,
             connections=self.connections,
             requests=self._requests,
             user=session.user if session is not None else None,
         )
 
-    # -- rows ----------------------------------------------------------------------------------------------------------------------
+    # -- rows
+    # ----------------------------------------------------------------------------------------------------------------------
 
     def _host_for(self, asker: Asker) -> Callable[[PeerRecord], str | None]:
         def host_for(peer: PeerRecord) -> str | None:
-            return reachable_host(peer.host, peer.advertised if self._trust_advertised else None, asker.host, asker.reached)
+            return reachable_host(
+                peer.host, peer.advertised if self._trust_advertised else None, asker.host, asker.reached
+            )
 
         return host_for
 
     def _fit(self, rows: Iterable[R], request: Request, asker: Asker, head: int) -> list[R]:
-        """As many of the rows, from the first, as the answer may carry beside its `head` bytes; one at least."""
+        """As many of the rows, from the first, as the answer may carry beside its `head` bytes; one at
+        least."""
         left = PAGE_BYTES
         if not self.has_session(asker):
-            # {"op":"list"} and a newline are 14 bytes; of numbers and defaults written out the asker gets nothing.
+            # {"op":"list"} and a newline are 14 bytes; of numbers and defaults written out the asker gets
+            # nothing.
             left = min(left, AMPLIFY * (encoded_size(request) + len(request.OP) + 8) - head)
         fitting: list[R] = []
         for row in rows:
@@ -317,7 +365,9 @@ def _claims(request: Announce) -> Sequence[Claim]:
 
 
 def _hit(content: ContentRecord) -> HitRow:
-    return HitRow(id=content.id, name=content.name, size=content.size, seeds=content.seeds, peers=len(content.holders))
+    return HitRow(
+        id=content.id, name=content.name, size=content.size, seeds=content.seeds, peers=len(content.holders)
+    )
 
 
 def _source(choice: Choice) -> Source:

@@ -1,4 +1,5 @@
-"""The duties of a tracker's store, proved for each kind; where it is durable, also after it was opened again."""
+"""The duties of a tracker's store, proved for each kind; where it is durable, also after it was opened
+again."""
 
 from __future__ import annotations
 
@@ -11,9 +12,18 @@ import pytest
 
 from p2p.errors import Refused
 from p2p.model import ContentId, PeerId
-from p2p.tracker.store.base import EVICT_IDLE, SESSION_IDLE, Caps, Claim, ContentRecord, PeerRecord, TrackerStore, fold
-from p2p.tracker.store.memory import MemoryStore
-from p2p.tracker.store.sqlite import SqliteStore
+from p2p.tracker.store.base import (
+    EVICT_IDLE,
+    SESSION_IDLE,
+    Caps,
+    Claim,
+    ContentRecord,
+    PeerRecord,
+    TrackerStore,
+    fold,
+)
+from p2p.tracker.store.directory import MemoryStore
+from p2p.tracker.store.journal import SqliteStore
 
 TTL = 30.0
 
@@ -29,10 +39,13 @@ def save(store: TrackerStore) -> None:
 
 @pytest.fixture(params=["memory", "sqlite"])
 def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
-    """Opens a store of each kind; `again` gives back what a restart would find (for memory, the store itself)."""
+    """Opens a store of each kind; `again` gives back what a restart would find (for memory, the store
+    itself)."""
     stores: list[TrackerStore] = []
 
-    def open_it(caps: Caps | None = None, *, again: TrackerStore | None = None, now: float = 0.0) -> TrackerStore:
+    def open_it(
+        caps: Caps | None = None, *, again: TrackerStore | None = None, now: float = 0.0
+    ) -> TrackerStore:
         if request.param == "memory":
             return again or MemoryStore(caps)
         if again is not None:
@@ -52,7 +65,17 @@ def cid(number: int) -> ContentId:
 
 
 def record(number: int, session: str = "s", name: str = "", room: int = 0, seen: float = 0.0) -> PeerRecord:
-    return PeerRecord(PeerId(f"{number:032x}"), session, name or f"peer {number}", "alice", "10.0.0.7", None, {"tcp": 7000}, room, seen)
+    return PeerRecord(
+        PeerId(f"{number:032x}"),
+        session,
+        name or f"peer {number}",
+        "alice",
+        "10.0.0.7",
+        None,
+        {"tcp": 7000},
+        room,
+        seen,
+    )
 
 
 def put(store: TrackerStore, number: int, **more: object) -> PeerRecord:
@@ -68,9 +91,23 @@ def claim(number: int, name: str = "", size: int = 100, have: int = 100) -> Clai
 
 def shape(store: TrackerStore) -> object:
     """All that a restart must keep."""
-    contents = [(c.id, c.name, c.size, c.seeds, [(peer.id, have) for peer, have in c.holders.items()]) for c in store.contents()]
+    contents = [
+        (c.id, c.name, c.size, c.seeds, [(peer.id, have) for peer, have in c.holders.items()])
+        for c in store.contents()
+    ]
     peers = [
-        (p.id, p.session, p.name, p.user, p.host, p.advertised, p.listen, p.room, p.contents, sorted(c.id for c in store.contents_of(p)))
+        (
+            p.id,
+            p.session,
+            p.name,
+            p.user,
+            p.host,
+            p.advertised,
+            p.listen,
+            p.room,
+            p.contents,
+            sorted(c.id for c in store.contents_of(p)),
+        )
         for p in store.peers()
     ]
     return peers, contents, store.totals()
@@ -101,16 +138,31 @@ def test_everything_is_still_there_after_a_restart(opened: Opener) -> None:
     store.put_session("s", "alice", 0.0)
     store.put_session("t", "bob", 0.0)
     one, two = put(store, 1, name="Zoë", room=5), put(store, 2, session="t")
-    store.put_peer(PeerRecord(PeerId(f"{3:032x}"), "t", "three", "bob", "::1", "host.example", {"tcp": 7000, "grpc": 7001}, 0, 0.0))
+    store.put_peer(
+        PeerRecord(
+            PeerId(f"{3:032x}"),
+            "t",
+            "three",
+            "bob",
+            "::1",
+            "host.example",
+            {"tcp": 7000, "grpc": 7001},
+            0,
+            0.0,
+        )
+    )
     store.put_claims(one, [claim(1), claim(2, have=50), claim(3, name="Ünï/ code")])
     store.put_claims(two, [claim(2), claim(1, name="another name", size=7, have=7), claim(4)])
     store.drop_claims(two, [cid(4)])
     before = shape(store)
     after = opened(again=store, now=1000.0)
-    # Who was first to announce is part of it, so the order of holders is compared too; users come from the session.
+    # Who was first to announce is part of it, so the order of holders is compared too; users come from the
+    # session.
     assert [row[1:] for row in before[1]] == [row[1:] for row in shape(after)[1]]  # type: ignore[index]
     assert before[2] == shape(after)[2]  # type: ignore[index]
-    assert {peer.id: peer.contents for peer in store.peers()} == {peer.id: peer.contents for peer in after.peers()}
+    assert {peer.id: peer.contents for peer in store.peers()} == {
+        peer.id: peer.contents for peer in after.peers()
+    }
     assert [(p.listen, p.advertised, p.host, p.room) for p in after.peers()] == [
         (p.listen, p.advertised, p.host, p.room) for p in store.peers()
     ]
@@ -258,7 +310,9 @@ def test_many_changes_at_once_keep_the_views_sorted(opened: Opener) -> None:
     store.put_session("s", "alice", 0.0)
     peer = put(store, 1)
     numbers = list(range(300))
-    store.put_claims(peer, [claim((number * 7) % 300, name=f"n{(number * 7) % 300:04}") for number in numbers])
+    store.put_claims(
+        peer, [claim((number * 7) % 300, name=f"n{(number * 7) % 300:04}") for number in numbers]
+    )
     assert [c.name for c in store.contents()] == [f"n{number:04}" for number in numbers]
     store.drop_claims(peer, [cid(number) for number in numbers if number % 3])
     store.put_claims(peer, [claim(1000, name="n0001x"), claim(1001, name="a")])
@@ -268,7 +322,9 @@ def test_many_changes_at_once_keep_the_views_sorted(opened: Opener) -> None:
     store.drop_claims(peer, [cid(2000)])
     assert len(store.contents()) == 102
     for first, count in ((3000, 900), (4000, 100)):
-        store.put_claims(peer, [claim(number, name=f"n{(number * 7) % 500:04}") for number in range(first, first + count)])
+        store.put_claims(
+            peer, [claim(number, name=f"n{(number * 7) % 500:04}") for number in range(first, first + count)]
+        )
         assert list(store.contents()) == sorted(store.contents_of(peer), key=lambda record: record.order)
     assert len(store.contents()) == 1102
 
@@ -301,10 +357,15 @@ def test_peers_with_room_take_turns(opened: Opener) -> None:
         (("strasse",), ["Straße"]),
     ],
 )
-def test_a_word_matches_any_part_of_a_folded_name(opened: Opener, words: tuple[str, ...], names: list[str]) -> None:
+def test_a_word_matches_any_part_of_a_folded_name(
+    opened: Opener, words: tuple[str, ...], names: list[str]
+) -> None:
     store = opened()
     store.put_session("s", "alice", 0.0)
-    store.put_claims(put(store, 1), [claim(n, name=name) for n, name in enumerate(["Linux ISO", "Straße", "100% proof", "a_b"])])
+    store.put_claims(
+        put(store, 1),
+        [claim(n, name=name) for n, name in enumerate(["Linux ISO", "Straße", "100% proof", "a_b"])],
+    )
     assert [c.name for c in store.find(words)] == names
 
 
@@ -315,7 +376,8 @@ def test_find_is_what_looking_at_each_name_gives(opened: Opener) -> None:
     store = opened()
     store.put_session("s", "alice", 0.0)
     peer = put(store, 1)
-    # More names than are looked through at a time, and words on both sides of the length from which another way is taken.
+    # More names than are looked through at a time, and words on both sides of the length from which another
+    # way is taken.
     letters = "abcé語.*(+ \\"
     drawn = ["".join(rng.choices(letters, k=rng.randrange(1, 40))) for _ in range(3000)]
     store.put_claims(peer, [claim(number, name=name) for number, name in enumerate(drawn)])
@@ -324,8 +386,12 @@ def test_find_is_what_looking_at_each_name_gives(opened: Opener) -> None:
         for _ in range(rng.randrange(5)):
             name = fold(rng.choice(drawn))
             start = rng.randrange(len(name))
-            words.append(name[start : start + rng.choice((1, 1, 1, 2, 3, 12, 13, 30))] + rng.choice(("", "", "", "z")))
-        assert list(store.find(words)) == [content for content in store.contents() if all(word in content.folded for word in words)]
+            words.append(
+                name[start : start + rng.choice((1, 1, 1, 2, 3, 12, 13, 30))] + rng.choice(("", "", "", "z"))
+            )
+        assert list(store.find(words)) == [
+            content for content in store.contents() if all(word in content.folded for word in words)
+        ]
         number = rng.randrange(3100)
         store.put_claims(peer, [claim(number, name="".join(rng.choices(letters, k=9)))])
         store.drop_claims(peer, [cid(rng.randrange(3100))])
@@ -390,7 +456,9 @@ def test_a_heartbeat_that_changes_nothing_leaves_nothing_to_write(opened: Opener
     store.interrupt()
 
 
-def test_one_host_cannot_take_all_the_room_for_sessions_peers_and_contents_but_loopback_may(opened: Opener) -> None:
+def test_one_host_cannot_take_all_the_room_for_sessions_peers_and_contents_but_loopback_may(
+    opened: Opener,
+) -> None:
     store = opened(Caps(peers=20, pairs=20, sessions=20, of_host=0.1))
     for first, (host, room) in enumerate((("10.0.0.66", 2), ("127.0.0.1", 10), ("10.0.0.7", 2))):
 
@@ -416,7 +484,8 @@ def test_one_host_cannot_take_all_the_room_for_sessions_peers_and_contents_but_l
         store.put_claims(mine, [claim(3)])
         store.drop_peer(mine)
         store.put_peer(one(51, 0))
-        # Sessions without peers make room for new ones of their host when they were idle for long; each try looks at one of them.
+        # Sessions without peers make room for new ones of their host when they were idle for long; each try
+        # looks at one of them.
         store.drop_session(f"{host} 1")
         store.put_session(f"{host} more", "eve", 0.0, host)
         for _ in range(2):

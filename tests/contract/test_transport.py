@@ -12,14 +12,14 @@ from typing import Final
 
 import pytest
 
-from p2p.content.buffers import BufferPool
 from p2p.errors import EnjambreError, ProtocolError, Refused, Unreachable
 from p2p.model import MAX_BLOCK, Address, BlockSpan, ContentId, FileSpan
-from p2p.peer.transport import Lane, LaneClosed, Listener, Source, Transport
-from p2p.system import disk_io
-from tests.leaks import KEPT_BY_GRPC, contained
-from tests.shelf import CONTENT, PIECE, SIZE, Shelf
-from tests.waiting import until
+from p2p.peer.transport import BlockSource, DataConnection, DataConnectionClosed, Listener, Transport
+from p2p.storage.buffers import BufferPool
+from p2p.storage.disk_io import disk_io
+from tests.kit.leaks import KEPT_BY_GRPC, contained
+from tests.kit.shelf import CONTENT, PIECE, SIZE, Shelf
+from tests.kit.waiting import until
 from transports.grpc import GrpcTransport
 from transports.memory import MemoryListener, MemoryTransport
 from transports.tcp import TcpTransport
@@ -51,7 +51,9 @@ KINDS: Final = (
     Kind("memory", _memory),
     Kind("tcp", lambda: (TcpTransport(disk_io()), TcpTransport(disk_io()))),
     Kind("grpc", lambda: (GrpcTransport(disk_io()), GrpcTransport(disk_io())), KEPT),
-    Kind("tcp-portable", lambda: (TcpTransport(disk_io(portable=True)), TcpTransport(disk_io(portable=True)))),
+    Kind(
+        "tcp-portable", lambda: (TcpTransport(disk_io(portable=True)), TcpTransport(disk_io(portable=True)))
+    ),
 )
 
 
@@ -68,7 +70,7 @@ class Stage:
     def address(self) -> Address:
         return Address(LOOPBACK.host, self.listener.port)
 
-    async def lane(self) -> Lane:
+    async def lane(self) -> DataConnection:
         """Another lane to the shelf."""
         return await self.far.connect(self.address)
 
@@ -85,7 +87,7 @@ def act(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Play], None
         async def scene() -> None:
             near, far = kind.pair()
             shelf = Shelf(tmp_path / "shelf", random.Random(7).randbytes(SIZE))
-            source: Source = shelf
+            source: BlockSource = shelf
             listener = await near.listen(source, LOOPBACK)
             try:
                 await play(Stage(shelf, listener, near, far))
@@ -99,25 +101,26 @@ def act(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Play], None
     return run
 
 
-async def fetched(lane: Lane, span: BlockSpan) -> bytes:
+async def fetched(lane: DataConnection, span: BlockSpan) -> bytes:
     """Fetch a block into a buffer of its own."""
     buffer = bytearray(span.length)
     await lane.fetch(CONTENT, span, memoryview(buffer))
     return bytes(buffer)
 
 
-async def lively(lane: Lane, stage: Stage) -> Lane:
+async def lively(lane: DataConnection, stage: Stage) -> DataConnection:
     """This lane if it still works, else a new one: after a cancel either is allowed."""
     try:
         await fetched(lane, BlockSpan(0, 0, 1))
-    except LaneClosed:
+    except DataConnectionClosed:
         await lane.close()
         lane = await stage.lane()
         await fetched(lane, BlockSpan(0, 0, 1))
     return lane
 
 
-# -- the same bytes ------------------------------------------------------------------------------------------------------------------
+# -- the same bytes
+# ------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -207,11 +210,16 @@ def test_fetches_are_served_in_the_order_asked(act: Callable[[Play], None]) -> N
     act(play)
 
 
-# -- the same refusals ---------------------------------------------------------------------------------------------------------------
+# -- the same refusals
+# ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("code", ["not_found", "bad_range", "busy", "quota", "unavailable", "disk", "not_allowed"])
-def test_case_77_what_the_source_refuses_arrives_with_the_same_code_over_each_transport(act: Callable[[Play], None], code: str) -> None:
+@pytest.mark.parametrize(
+    "code", ["not_found", "bad_range", "busy", "quota", "unavailable", "disk", "not_allowed"]
+)
+def test_case_77_what_the_source_refuses_arrives_with_the_same_code_over_each_transport(
+    act: Callable[[Play], None], code: str
+) -> None:
     async def play(stage: Stage) -> None:
         stage.shelf.refuse[1] = code
         lane = await stage.lane()
@@ -236,7 +244,9 @@ def test_an_id_that_is_not_shared_is_not_found(act: Callable[[Play], None]) -> N
     act(play)
 
 
-@pytest.mark.parametrize("span", [BlockSpan(3, 0, 10), BlockSpan(2, 12_340, 10), BlockSpan(0, PIECE - 5, 10)], ids=str)
+@pytest.mark.parametrize(
+    "span", [BlockSpan(3, 0, 10), BlockSpan(2, 12_340, 10), BlockSpan(0, PIECE - 5, 10)], ids=str
+)
 def test_a_block_outside_its_piece_is_a_bad_range(act: Callable[[Play], None], span: BlockSpan) -> None:
     async def play(stage: Stage) -> None:
         lane = await stage.lane()
@@ -264,11 +274,14 @@ def test_a_refused_fetch_does_not_disturb_those_before_and_behind_it(act: Callab
     act(play)
 
 
-# -- short, long, stalled ------------------------------------------------------------------------------------------------------------
+# -- short, long, stalled
+# ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("surplus", [-1, 1, -999, 4096])
-def test_an_answer_of_another_length_is_an_error_and_never_a_block(act: Callable[[Play], None], surplus: int) -> None:
+def test_an_answer_of_another_length_is_an_error_and_never_a_block(
+    act: Callable[[Play], None], surplus: int
+) -> None:
     async def play(stage: Stage) -> None:
         stage.shelf.cut = lambda span: [FileSpan(span.fd, span.offset, span.length + surplus)]
         lane = await stage.lane()
@@ -279,7 +292,9 @@ def test_an_answer_of_another_length_is_an_error_and_never_a_block(act: Callable
     act(play)
 
 
-def test_a_file_that_became_shorter_fails_the_fetch_and_the_next_lane_works(act: Callable[[Play], None]) -> None:
+def test_a_file_that_became_shorter_fails_the_fetch_and_the_next_lane_works(
+    act: Callable[[Play], None],
+) -> None:
     async def play(stage: Stage) -> None:
         os.ftruncate(stage.shelf.fd, PIECE + 5000)
         lane = await stage.lane()
@@ -310,7 +325,8 @@ def test_a_lane_that_waits_for_its_turn_does_not_hold_up_another(act: Callable[[
     act(play)
 
 
-# -- cancelled -----------------------------------------------------------------------------------------------------------------------
+# -- cancelled
+# -----------------------------------------------------------------------------------------------------------------------
 
 
 def test_a_fetch_cancelled_while_it_waits_leaves_its_buffer_untouched(act: Callable[[Play], None]) -> None:
@@ -353,7 +369,9 @@ def test_a_fetch_cancelled_half_way_never_writes_into_its_buffer_again(act: Call
 
 
 @pytest.mark.parametrize("which", [0, 3, 9])
-def test_the_other_fetches_of_a_lane_go_on_or_fail_when_one_is_cancelled(act: Callable[[Play], None], which: int) -> None:
+def test_the_other_fetches_of_a_lane_go_on_or_fail_when_one_is_cancelled(
+    act: Callable[[Play], None], which: int
+) -> None:
     async def play(stage: Stage) -> None:
         lane = await stage.lane()
         stage.shelf.gate.clear()
@@ -383,7 +401,7 @@ def test_a_cancel_half_way_blames_nobody_for_the_blocks_behind_it(act: Callable[
         stage.shelf.delay = 0
         first.cancel()
         (came,) = await asyncio.gather(behind, return_exceptions=True)
-        assert came == stage.shelf.bytes_of(BlockSpan(1, 0, 8192)) or isinstance(came, LaneClosed)
+        assert came == stage.shelf.bytes_of(BlockSpan(1, 0, 8192)) or isinstance(came, DataConnectionClosed)
         await asyncio.gather(first, return_exceptions=True)
         await lane.close()
 
@@ -405,7 +423,9 @@ def test_fifty_fetches_cancelled_at_once_all_end(act: Callable[[Play], None]) ->
     act(play)
 
 
-def test_a_fetch_cancelled_before_it_began_is_never_asked_or_is_forgotten(act: Callable[[Play], None]) -> None:
+def test_a_fetch_cancelled_before_it_began_is_never_asked_or_is_forgotten(
+    act: Callable[[Play], None],
+) -> None:
     async def play(stage: Stage) -> None:
         lane = await stage.lane()
         buffer = bytearray(b"\xee" * 100)
@@ -420,8 +440,10 @@ def test_a_fetch_cancelled_before_it_began_is_never_asked_or_is_forgotten(act: C
 
 
 def test_the_buffer_of_a_cancelled_fetch_can_be_given_back_at_once(act: Callable[[Play], None]) -> None:
-    async def borrow(lane: Lane, pool: BufferPool) -> None:
-        with pool.lease() or pytest.fail("no buffer is free") as lease:  # raises when a view of it is still in use
+    async def borrow(lane: DataConnection, pool: BufferPool) -> None:
+        with pool.lease() or pytest.fail(
+            "no buffer is free"
+        ) as lease:  # raises when a view of it is still in use
             await lane.fetch(CONTENT, BlockSpan(0, 0, MAX_BLOCK), lease.window(MAX_BLOCK))
 
     async def play(stage: Stage) -> None:
@@ -441,7 +463,8 @@ def test_the_buffer_of_a_cancelled_fetch_can_be_given_back_at_once(act: Callable
     act(play)
 
 
-# -- closed --------------------------------------------------------------------------------------------------------------------------
+# -- closed
+# --------------------------------------------------------------------------------------------------------------------------
 
 
 def test_closing_a_lane_ends_all_it_had_under_way(act: Callable[[Play], None]) -> None:
@@ -452,7 +475,7 @@ def test_closing_a_lane_ends_all_it_had_under_way(act: Callable[[Play], None]) -
         await until(lambda: stage.shelf.entered)
         await lane.close()
         found = await asyncio.gather(*tasks, return_exceptions=True)
-        assert all(isinstance(came, LaneClosed) for came in found), found
+        assert all(isinstance(came, DataConnectionClosed) for came in found), found
         stage.shelf.gate.set()
 
     act(play)
@@ -466,7 +489,7 @@ def test_closing_a_lane_half_way_ends_the_block_and_frees_its_buffer(act: Callab
         task = asyncio.create_task(lane.fetch(CONTENT, BlockSpan(0, 0, MAX_BLOCK), memoryview(buffer)))
         await until(lambda: any(buffer[:8192]))
         await lane.close()
-        with pytest.raises(LaneClosed):
+        with pytest.raises(DataConnectionClosed):
             await task
         del task
         stage.shelf.delay = 0
@@ -479,7 +502,7 @@ def test_a_lane_may_be_closed_again_and_before_it_was_used(act: Callable[[Play],
         lane = await stage.lane()
         await asyncio.gather(lane.close(), lane.close())
         await lane.close()
-        with pytest.raises(LaneClosed):
+        with pytest.raises(DataConnectionClosed):
             await fetched(lane, BlockSpan(0, 0, 1))
 
     act(play)
@@ -506,7 +529,7 @@ def test_a_fetch_on_a_lane_that_was_closed_is_told_so(act: Callable[[Play], None
         await fetched(lane, BlockSpan(0, 0, 1))
         await lane.close()
         for _ in range(3):
-            with pytest.raises(LaneClosed):
+            with pytest.raises(DataConnectionClosed):
                 await fetched(lane, BlockSpan(0, 0, 1))
 
     act(play)
@@ -570,7 +593,9 @@ def test_a_port_that_is_taken_is_an_os_error(act: Callable[[Play], None]) -> Non
     act(play)
 
 
-def test_nobody_at_an_address_is_unreachable_with_the_address_in_the_message(act: Callable[[Play], None]) -> None:
+def test_nobody_at_an_address_is_unreachable_with_the_address_in_the_message(
+    act: Callable[[Play], None],
+) -> None:
     async def play(stage: Stage) -> None:
         await stage.listener.close()
         with pytest.raises(Unreachable) as error:
@@ -591,14 +616,19 @@ def test_a_hundred_lanes_opened_and_closed_leave_nothing(act: Callable[[Play], N
     act(play)
 
 
-def test_whatever_is_cancelled_refused_and_closed_no_fetch_ends_with_wrong_bytes(act: Callable[[Play], None]) -> None:
+def test_whatever_is_cancelled_refused_and_closed_no_fetch_ends_with_wrong_bytes(
+    act: Callable[[Play], None],
+) -> None:
     seed = random.randrange(2**32)
     print(f"chance seed {seed}")
 
     async def play(stage: Stage) -> None:
         rng = random.Random(seed)
         stage.shelf.refuse[1] = "busy"
-        stage.shelf.cut = lambda span: [FileSpan(span.fd, span.offset, 1), FileSpan(span.fd, span.offset + 1, span.length - 1)]
+        stage.shelf.cut = lambda span: [
+            FileSpan(span.fd, span.offset, 1),
+            FileSpan(span.fd, span.offset + 1, span.length - 1),
+        ]
         lane = await stage.lane()
         running: list[tuple[BlockSpan, bytearray, asyncio.Task[None]]] = []
         ended: list[tuple[bytearray, bytes]] = []
@@ -608,7 +638,9 @@ def test_whatever_is_cancelled_refused_and_closed_no_fetch_ends_with_wrong_bytes
             if choice < 0.6 or not running:
                 span = BlockSpan(rng.choice((0, 0, 0, 1)), rng.randrange(1000), rng.randrange(2, 60_000))
                 buffer = bytearray(span.length)
-                running.append((span, buffer, asyncio.create_task(lane.fetch(CONTENT, span, memoryview(buffer)))))
+                running.append(
+                    (span, buffer, asyncio.create_task(lane.fetch(CONTENT, span, memoryview(buffer))))
+                )
             elif choice < 0.75:
                 rng.choice(running)[2].cancel()
             elif choice < 0.78:
@@ -624,11 +656,15 @@ def test_whatever_is_cancelled_refused_and_closed_no_fetch_ends_with_wrong_bytes
                 ended.append((one[1], bytes(one[1])))
             lane = lane if not ended or rng.random() < 0.9 else await _fresh_if_closed(lane, stage)
         await lane.close()
-        await asyncio.wait([task for _, _, task in running] or [asyncio.create_task(asyncio.sleep(0))], timeout=5)
+        await asyncio.wait(
+            [task for _, _, task in running] or [asyncio.create_task(asyncio.sleep(0))], timeout=5
+        )
         for one in running:
             assert one[2].done(), "a fetch hangs"
             _outcome(stage.shelf, one)
-        assert all(buffer == kept for buffer, kept in ended), "a buffer was written to after its fetch had ended"
+        assert all(buffer == kept for buffer, kept in ended), (
+            "a buffer was written to after its fetch had ended"
+        )
         assert outcomes["came"] > 20, outcomes
 
     act(play)
@@ -646,7 +682,7 @@ def _outcome(shelf: Shelf, one: tuple[BlockSpan, bytearray, asyncio.Task[None]])
     return "refused" if isinstance(error, Refused) else "closed"
 
 
-async def _fresh_if_closed(lane: Lane, stage: Stage) -> Lane:
+async def _fresh_if_closed(lane: DataConnection, stage: Stage) -> DataConnection:
     """A new lane if this one has ended; asks for nothing but a byte."""
     try:
         async with asyncio.timeout(0.5):

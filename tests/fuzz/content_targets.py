@@ -1,4 +1,5 @@
-"""Fuzz targets of what describes a content: its manifest, names, links, bitmaps, and what lies on the disk beside it."""
+"""Fuzz targets of what describes a content: its manifest, names, links, bitmaps, and what lies on the disk
+beside it."""
 
 from __future__ import annotations
 
@@ -12,29 +13,39 @@ from typing import Final
 from p2p.content.bitmap import Bitmap
 from p2p.content.geometry import Geometry, Layout
 from p2p.content.manifest import build, content_id, parse, to_bytes
-from p2p.content.names import check_collisions, check_part, check_path, local_part, local_path, local_paths, printable
-from p2p.content.partial import PartialContent
-from p2p.content.remembered import DIGEST, Remembered, _digest
-from p2p.content.scan import Fingerprint, Scanned
+from p2p.content.names import (
+    check_collisions,
+    check_part,
+    check_path,
+    local_part,
+    local_path,
+    local_paths,
+    printable,
+)
+from p2p.content.uri import Uri, is_link, parse_link
+from p2p.content.uri import content_id as link_id
 from p2p.errors import DiskError, IntegrityError, ProtocolError, UsageError
-from p2p.link import Link, is_link, parse_link
-from p2p.link import content_id as link_id
 from p2p.model import MAX_PIECES, MAX_SIZE, MIB, Address, ContentId
 from p2p.peer.session_file import StoredSession, load_session, save_session
-from p2p.protocol.fields import Base64
-from p2p.system import disk_io
+from p2p.protocol.schema import Base64
+from p2p.storage.disk_io import disk_io
+from p2p.storage.hash_cache import DIGEST, HashCache, _digest
+from p2p.storage.part_file import PartialContent
+from p2p.storage.scan import Fingerprint, Scanned
 from tests.fuzz.target import Target, check_refused, check_sentence
-from tests.unit.content_samples import folder_manifest, manifest_of
+from tests.kit.content_samples import folder_manifest, manifest_of
 
 _ROOM: Final = Path("/dev/shm") if Path("/dev/shm").is_dir() else None
 """Where temporary folders are made: in memory, where there is such a place."""
 
 
-# -- the manifest --------------------------------------------------------------------------------------------------------------------------
+# -- the manifest
+# --------------------------------------------------------------------------------------------------------------------------
 
 
 def manifest(data: bytes) -> None:
-    """Nothing but the one canonical form is read; its paths stay inside, its sizes fit, and building it anew gives the same."""
+    """Nothing but the one canonical form is read; its paths stay inside, its sizes fit, and building it anew
+    gives the same."""
     try:
         found = parse(data, None)
     except ProtocolError as error:
@@ -71,11 +82,13 @@ def _manifest_seeds() -> Iterator[bytes]:
     yield to_bytes(folder_manifest([]))
 
 
-# -- names ---------------------------------------------------------------------------------------------------------------------------------
+# -- names
+# ---------------------------------------------------------------------------------------------------------------------------------
 
 
 def names(data: bytes) -> None:
-    """A name is refused, or its local form is one safe part that no second pass changes; so of paths, and of several together."""
+    """A name is refused, or its local form is one safe part that no second pass changes; so of paths, and of
+    several together."""
     text = _text(data)
     shown = printable(text)
     assert printable(shown) == shown
@@ -110,7 +123,9 @@ def names(data: bytes) -> None:
 
 def _text(data: bytes) -> str:
     """Bytes as a text that may hold anything, half a surrogate pair too."""
-    return data.decode("utf-8", "surrogatepass") if _decodes(data) else data.decode("utf-8", "surrogateescape")
+    return (
+        data.decode("utf-8", "surrogatepass") if _decodes(data) else data.decode("utf-8", "surrogateescape")
+    )
 
 
 def _decodes(data: bytes) -> bool:
@@ -127,7 +142,8 @@ def _names_seeds() -> Iterator[bytes]:
     yield ("é" * 140 + "\n" + "/".join(["d"] * 64)).encode()
 
 
-# -- links ---------------------------------------------------------------------------------------------------------------------------------
+# -- links
+# ---------------------------------------------------------------------------------------------------------------------------------
 
 
 def link(data: bytes) -> None:
@@ -147,15 +163,17 @@ def link(data: bytes) -> None:
 
 
 def _link_seeds() -> Iterator[bytes]:
-    yield str(Link(ContentId("ab" * 32), Address("::1", 6969), "lab image.img")).encode()
+    yield str(Uri(ContentId("ab" * 32), Address("::1", 6969), "lab image.img")).encode()
     yield f"p2p:{'AB' * 32}?tracker=host&x=1&name=%c3%a9&".encode()
 
 
-# -- bitmaps -------------------------------------------------------------------------------------------------------------------------------
+# -- bitmaps
+# -------------------------------------------------------------------------------------------------------------------------------
 
 
 def bitmap(data: bytes) -> None:
-    """The first three bytes are the number of pieces, the rest a bitmap or its base64; what is read is a set with one form."""
+    """The first three bytes are the number of pieces, the rest a bitmap or its base64; what is read is a set
+    with one form."""
     n, rest = int.from_bytes(data[:3], "big") % (MAX_PIECES + 1), data[3:]
     forms = [rest]
     try:
@@ -185,7 +203,8 @@ def _bitmap_seeds() -> Iterator[bytes]:
     yield b"\0\1\0" + bytes(range(32))
 
 
-# -- on the disk ---------------------------------------------------------------------------------------------------------------------------
+# -- on the disk
+# ---------------------------------------------------------------------------------------------------------------------------
 
 _SCANNED: Final = Scanned("x", "file", Path("/x"), (Fingerprint("x", 3 * 65_536, 1, 2, 3),), ())
 _HASHES: Final = (b"\1" * 32, b"\2" * 32, b"\3" * 32)
@@ -197,7 +216,7 @@ _TRACKER: Final = Address("10.0.0.1", 6969)
 def remembered(data: bytes) -> None:
     """Whatever lies in the place of remembered hashes: they are recalled as they were kept, or not at all."""
     with tempfile.TemporaryDirectory(dir=_ROOM) as name:
-        memory = Remembered(Path(name))
+        memory = HashCache(Path(name))
         memory.keep(_SCANNED, "sha256", 65_536, _HASHES, 1e9)
         (path,) = Path(name).iterdir()
         kept = path.read_bytes()
@@ -215,13 +234,16 @@ def _remembered_seeds() -> Iterator[bytes]:
 
 
 def partial(data: bytes) -> None:
-    """A sidecar of any content: a download begins, or is refused by a `DiskError`; nothing that was there is changed by a refusal.
+    """A sidecar of any content: a download begins, or is refused by a `DiskError`; nothing that was there is
+    changed by a refusal.
 
     The first byte says what else lies there, and whether the download may overwrite.
     """
     kind, sidecar = (data[0], data[1:]) if data else (0, b"")
     with tempfile.TemporaryDirectory(dir=_ROOM) as name:
-        download = PartialContent(_PART, _PART_ID, Path(name), disk_io(portable=bool(kind & 8)), overwrite=bool(kind & 4))
+        download = PartialContent(
+            _PART, _PART_ID, Path(name), disk_io(portable=bool(kind & 8)), overwrite=bool(kind & 4)
+        )
         before = {download.sidecar: sidecar}
         if kind & 1:
             before[download.part] = b"part"
@@ -236,7 +258,8 @@ def partial(data: bytes) -> None:
             left = {path: path.read_bytes() for path in Path(name).iterdir()}
             gone = {path for path in before if path not in left}
             assert left.items() <= before.items(), "a refusal changed something"
-            # An empty sidecar holds nothing; and a whole one of ours, with its mark, beside a finished target is what a crash left.
+            # An empty sidecar holds nothing; and a whole one of ours, with its mark, beside a finished target
+            # is what a crash left.
             assert gone <= {download.sidecar}
             assert not sidecar or not gone or sidecar.startswith(to_bytes(_PART))
             return
@@ -259,7 +282,8 @@ def _partial_seeds() -> Iterator[bytes]:
 
 
 def session_file(data: bytes) -> None:
-    """A session file of any content is a session that can be kept and said to a tracker, or a `DiskError` that names it."""
+    """A session file of any content is a session that can be kept and said to a tracker, or a `DiskError`
+    that names it."""
     with tempfile.TemporaryDirectory(dir=_ROOM) as name:
         state = Path(name)
         save_session(state, StoredSession(_TRACKER, "alice", "ab" * 16))

@@ -1,4 +1,5 @@
-"""A plain mutation loop, for machines without a coverage-guided fuzzer: seeded, so that what it found it finds again."""
+"""A plain mutation loop, for machines without a coverage-guided fuzzer: seeded, so that what it found it
+finds again."""
 
 from __future__ import annotations
 
@@ -59,8 +60,8 @@ def mutant(target: Target, rng: random.Random, pool: Sequence[bytes]) -> bytes:
 
 
 def run(target: Target, seconds: float, seed: int, *, each: Callable[[bytes], None] | None = None) -> int:
-    """Give the target mutants for so long, and return how many. `each` is told of every input before it is run; what the target raises
-    is raised here."""
+    """Give the target mutants for so long, and return how many. `each` is told of every input before it is
+    run; what the target raises is raised here."""
     rng, pool, count = random.Random(f"{seed} {target.name}"), [*target.inputs(), b""], 0
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -1,9 +1,12 @@
-"""Fuzz every parser for so many seconds in all: coverage-guided where atheris is installed, else by plain seeded mutation.
+"""Fuzz every parser for so many seconds in all: coverage-guided where atheris is installed, else by plain
+seeded mutation.
 
-    python tests/fuzz/run.py --seconds 60 [TARGET…]     fuzz; inputs that break something are kept in tests/fuzz/found/TARGET/
-    python tests/fuzz/run.py --seconds 60 --keep        fuzz, then keep in tests/fuzz/corpus/ the smallest inputs that reach as much
+    python tests/fuzz/run.py --seconds 60 [TARGET…]     fuzz; inputs that break something are kept in
+    tests/fuzz/found/TARGET/ python tests/fuzz/run.py --seconds 60 --keep        fuzz, then keep in
+    tests/fuzz/corpus/ the smallest inputs that reach as much
 
-The exit code is 1 when something was found. Each coverage-guided target is a process of its own, one after the other.
+The exit code is 1 when something was found. Each coverage-guided target is a process of its own, one after
+the other.
 """
 
 from __future__ import annotations
@@ -32,7 +35,8 @@ WORK: Final = ROOT / ".fuzz"
 MOST_KEPT: Final = 50
 LARGEST_KEPT: Final = 4096
 MEMORY: Final = 1024
-"""MiB that a process may take before the fuzzer calls it a finding; instrumented code and its tables take a few hundred."""
+"""MiB that a process may take before the fuzzer calls it a finding; instrumented code and its tables take a
+few hundred."""
 
 _STATUS: Final = re.compile(r"#(\d+)\s+(INITED|DONE|NEW|REDUCE|pulse)\s+cov: (\d+) ft: (\d+) corp: (\d+)")
 _COUNT: Final = re.compile(r"stat::number_of_executed_units:\s+(\d+)")
@@ -46,9 +50,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Fuzz every parser of this program.")
     parser.add_argument("targets", nargs="*", help="which targets; none: all")
     parser.add_argument("--seconds", type=float, default=60.0, help="for how long in all (default: 60)")
-    parser.add_argument("--seed", type=int, default=None, help="where chance begins (default: another each time; it is printed)")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=None,
+        help="where chance begins (default: another each time; it is printed)",
+    )
     parser.add_argument("--keep", action="store_true", help="keep the best inputs in the tree afterwards")
-    parser.add_argument("--plain", action="store_true", help="mutate without looking at coverage, also where atheris is installed")
+    parser.add_argument(
+        "--plain",
+        action="store_true",
+        help="mutate without looking at coverage, also where atheris is installed",
+    )
     words = parser.parse_args(given)
     from tests.fuzz.targets import TARGETS
 
@@ -61,21 +74,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     how = "guided by coverage (atheris)" if guided else "by plain mutation (atheris is not installed)"
     print(f"{len(names)} targets, {words.seconds:g} s in all, seed {seed}, {how}", flush=True)
     each = words.seconds / len(names)
-    broken = [name for name in names if not (_guided(name, each, seed) if guided else _plain(name, each, seed))]
+    broken = [
+        name for name in names if not (_guided(name, each, seed) if guided else _plain(name, each, seed))
+    ]
     if words.keep:
         for name in names:
             _keep(name)
     if broken:
-        print(f"something was found in {', '.join(broken)}; the inputs are in tests/fuzz/found/", file=sys.stderr)
+        print(
+            f"something was found in {', '.join(broken)}; the inputs are in tests/fuzz/found/",
+            file=sys.stderr,
+        )
     return 1 if broken else 0
 
 
-# -- guided --------------------------------------------------------------------------------------------------------------------------------
+# -- guided
+# --------------------------------------------------------------------------------------------------------------------------------
 
 
 def _inside(name: str, arguments: list[str]) -> int:
-    """The process of one target, begun with `--inside NAME` and what libFuzzer is told: instruments the program, then hands itself to
-    libFuzzer, which ends the process."""
+    """The process of one target, begun with `--inside NAME` and what libFuzzer is told: instruments the
+    program, then hands itself to libFuzzer, which ends the process."""
     import atheris
 
     with atheris.instrument_imports(include=["p2p", "transports"]):
@@ -96,7 +115,10 @@ def _guided(name: str, seconds: float, seed: int) -> bool:
     for data in target.seeds():
         _store(pool, data)
     words = WORK / "tokens.dict"
-    words.write_text("".join('"' + "".join(f"\\x{byte:02x}" for byte in token) + '"\n' for token in TOKENS), encoding="ascii")
+    words.write_text(
+        "".join('"' + "".join(f"\\x{byte:02x}" for byte in token) + '"\n' for token in TOKENS),
+        encoding="ascii",
+    )
     kept = [str(path) for path in (CORPUS / name, FOUND / name) if path.is_dir()]
     options = {
         "max_total_time": max(1, round(seconds)),
@@ -108,7 +130,15 @@ def _guided(name: str, seconds: float, seed: int) -> bool:
         "dict": words,
         "artifact_prefix": f"{FOUND / name}{os.sep}",
     }
-    command = [sys.executable, __file__, "--inside", name, *(f"-{key}={value}" for key, value in options.items()), str(pool), *kept]
+    command = [
+        sys.executable,
+        __file__,
+        "--inside",
+        name,
+        *(f"-{key}={value}" for key, value in options.items()),
+        str(pool),
+        *kept,
+    ]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
     text = done.stdout.decode("utf-8", "replace")
     rows = _STATUS.findall(text)
@@ -117,7 +147,8 @@ def _guided(name: str, seconds: float, seed: int) -> bool:
     last = rows[-1] if rows else first
     runs = int(counted[-1]) if counted else int(last[0])
     print(
-        f"{name:14} {runs:>10,} runs   coverage {first[2]} to {last[2]}   features {first[3]} to {last[3]}   {last[4]} inputs", flush=True
+        f"{name:14} {runs:>10,} runs   coverage {first[2]} to {last[2]}   features {first[3]} to {last[3]}   {last[4]} inputs",
+        flush=True,
     )
     _tidy(FOUND / name)
     if done.returncode:
@@ -130,7 +161,8 @@ def _tidy(folder: Path) -> None:
         folder.rmdir()
 
 
-# -- plain ---------------------------------------------------------------------------------------------------------------------------------
+# -- plain
+# ---------------------------------------------------------------------------------------------------------------------------------
 
 
 def _plain(name: str, seconds: float, seed: int) -> bool:
@@ -151,17 +183,22 @@ def _plain(name: str, seconds: float, seed: int) -> bool:
     return True
 
 
-# -- what is kept --------------------------------------------------------------------------------------------------------------------------
+# -- what is kept
+# --------------------------------------------------------------------------------------------------------------------------
 
 
 def _keep(name: str) -> None:
-    """Choose from all inputs of a target, smallest first, those that reach something no smaller one reaches."""
+    """Choose from all inputs of a target, smallest first, those that reach something no smaller one
+    reaches."""
     from tests.fuzz.target import CORPUS
     from tests.fuzz.targets import TARGETS
 
     target, kept = TARGETS[name], CORPUS / name
     paths = [path for folder in (WORK / name, kept) if folder.is_dir() for path in folder.iterdir()]
-    inputs = sorted({data for path in paths if len(data := path.read_bytes()) <= LARGEST_KEPT}, key=lambda data: (len(data), data))
+    inputs = sorted(
+        {data for path in paths if len(data := path.read_bytes()) <= LARGEST_KEPT},
+        key=lambda data: (len(data), data),
+    )
     reached = {data: _reached(target.run, data) for data in inputs}
     known: set[tuple[str, int, int]] = set()
     chosen = []
@@ -178,7 +215,9 @@ def _keep(name: str) -> None:
     shutil.rmtree(kept, ignore_errors=True)
     for data in chosen:
         _store(kept, data)
-    print(f"{name:14} {len(inputs)} inputs, {len(chosen)} kept, {sum(map(len, chosen)):,} bytes, {len(known)} steps from line to line")
+    print(
+        f"{name:14} {len(inputs)} inputs, {len(chosen)} kept, {sum(map(len, chosen)):,} bytes, {len(known)} steps from line to line"
+    )
 
 
 def _reached(run: Any, data: bytes) -> set[tuple[str, int, int]]:

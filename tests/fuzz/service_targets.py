@@ -1,4 +1,5 @@
-"""Fuzz targets of whole parts: a tracker asked by several connections, the words of gRPC, its lane, the trace, and every setting."""
+"""Fuzz targets of whole parts: a tracker asked by several connections, the words of gRPC, its lane, the
+trace, and every setting."""
 
 from __future__ import annotations
 
@@ -13,26 +14,32 @@ from typing import Any, Final
 from google.protobuf.message import DecodeError
 from grpc import StatusCode
 
-from p2p.config import DemoConfig, PeerConfig, Setting, SimConfig, TrackerConfig
+from p2p.cli.config import DemoConfig, PeerConfig, Setting, SimConfig, TrackerConfig
 from p2p.errors import WIRE_CODES, ProtocolError, Refused, Unreachable, UsageError
 from p2p.model import Address, BlockSpan, ContentId
+from p2p.peer.trace import Trace
 from p2p.protocol.codec import by_op, decode_answer, decode_line
-from p2p.protocol.lines import MAX_LINE
+from p2p.protocol.framing import MAX_LINE
 from p2p.protocol.session import Asked, BadRequest, Ended, Session
 from p2p.protocol.tracker_messages import TRACKER_OPS
-from p2p.trace import Trace
 from p2p.tracker.service import AMPLIFY, Asker, TrackerService
 from p2p.tracker.store.base import Caps
-from p2p.tracker.store.memory import MemoryStore
+from p2p.tracker.store.directory import MemoryStore
 from protos.transfer_pb2 import Chunk
 from tests.fuzz.target import Target, check_refused, check_sentence
-from transports.grpc.lane import GrpcLane
-from transports.grpc.words import CODE_OF_STATUS, MIN_CHUNK, chunk, code_of, data_of
+from transports.grpc.client import GrpcDataConnection
+from transports.grpc.framing import CODE_OF_STATUS, MIN_CHUNK, chunk, code_of, data_of
 
-# -- the tracker ---------------------------------------------------------------------------------------------------------------------------
+# -- the tracker
+# ---------------------------------------------------------------------------------------------------------------------------
 
 _OPS: Final = by_op(TRACKER_OPS)
-_ASKERS: Final = (("127.0.0.1", "127.0.0.1"), ("10.0.0.7", "10.0.0.1"), ("8.8.8.8", "9.9.9.9"), ("::1", "fd00::1"))
+_ASKERS: Final = (
+    ("127.0.0.1", "127.0.0.1"),
+    ("10.0.0.7", "10.0.0.1"),
+    ("8.8.8.8", "9.9.9.9"),
+    ("::1", "fd00::1"),
+)
 ONE_ROW: Final = 2048
 """Bytes that one row and the head of its answer take at most."""
 
@@ -44,19 +51,23 @@ class _TrackerScene:
         tokens = (f"{number:032x}" for number in itertools.count(1))
         caps = Caps(contents_per_peer=8, peers=6, pairs=24, sessions=4)
         self.store = MemoryStore(caps)
-        self.service = TrackerService(self.store, random.Random(1), lambda: next(tokens), ttl=30, trust_advertised=trusts)
+        self.service = TrackerService(
+            self.store, random.Random(1), lambda: next(tokens), ttl=30, trust_advertised=trusts
+        )
         self.askers = [Asker(host, reached) for host, reached in _ASKERS]
         self.sessions = [Session(_OPS) for _ in _ASKERS]
         self.now = 0.0
 
-    def hear(self, who: int, line: bytes) -> None:
-        session, asker = self.sessions[who], self.askers[who]
+    def hear(self, client: int, line: bytes) -> None:
+        session, asker = self.sessions[client], self.askers[client]
         session.receive_data(line + b"\n")
         event = session.next_event()
         if isinstance(event, Asked):
             inside = self.service.has_session(asker)
             try:
-                sent = b"".join(bytes_of(session.answer(self.service.handle(event.request, asker, self.now), event.seq)))
+                sent = b"".join(
+                    bytes_of(session.answer(self.service.handle(event.request, asker, self.now), event.seq))
+                )
             except (Refused, ProtocolError) as error:
                 sent = session.refuse(error, event.seq)
                 assert decode_line(sent[:-1]).data["error"] in WIRE_CODES
@@ -70,8 +81,8 @@ class _TrackerScene:
         elif event is not None:
             assert isinstance(event, Ended)
         if session.closed:
-            self.sessions[who] = Session(_OPS)
-            self.askers[who] = Asker(*_ASKERS[who])
+            self.sessions[client] = Session(_OPS)
+            self.askers[client] = Asker(*_ASKERS[client])
 
 
 def bytes_of(chunks: list[Any]) -> list[bytes]:
@@ -81,9 +92,11 @@ def bytes_of(chunks: list[Any]) -> list[bytes]:
 
 
 def tracker(data: bytes) -> None:
-    """Each line is said by the connection that its first byte names, or lets time go by: every answer is one the asker can read.
+    """Each line is said by the connection that its first byte names, or lets time go by: every answer is one
+    the asker can read.
 
-    Whoever is in no session gets no more than the amplification allows; the store's figures stay those of what it holds.
+    Whoever is in no session gets no more than the amplification allows; the store's figures stay those of
+    what it holds.
     """
     scene = _TrackerScene(trusts=bool(data[:1] > b"\x7f"))
     for line in data[1:].split(b"\n")[:40]:
@@ -95,30 +108,55 @@ def tracker(data: bytes) -> None:
     totals = store.totals()
     contents, peers = store.contents(), store.peers()
     assert (totals.contents, totals.peers) == (len(contents), len(peers))
-    assert totals.pairs == sum(len(content.holders) for content in contents) == sum(peer.contents for peer in peers)
+    assert (
+        totals.pairs
+        == sum(len(content.holders) for content in contents)
+        == sum(peer.contents for peer in peers)
+    )
     assert totals.bytes == sum(content.size for content in contents)
 
 
 def _tracker_seeds() -> Iterator[bytes]:
     login = b'0{"op":"login","user":"a"}\n'
     share = b'{"id":"AA","name":"lab.img","size":7,"have":%d}'
-    announce = b'0{"op":"announce","peer":"PP","name":"n","listen":{"tcp":7000},"room":9,"contents":[%s],"seq":1}\n' % (share % 7)
+    announce = (
+        b'0{"op":"announce","peer":"PP","name":"n","listen":{"tcp":7000},"room":9,"contents":[%s],"seq":1}\n'
+        % (share % 7)
+    )
     asks = (
         b'1{"op":"lookup","id":"AA"}\n2{"op":"search","text":"LAB"}\n3{"op":"list","limit":1}\n1{"op":"peers"}\n0{"op":"stats"}\n'
         b'1{"op":"place","id":"AA","size":1,"exclude":["PP"]}\n0{"op":"place","id":"BB","size":1}\n'
     )
     yield b"\0" + login + announce + asks
-    yield b"\xff" + login + announce.replace(b'"room"', b'"advertise":"fd00::1%1","room"') + asks + b"@@@@@@@@\n" + asks
-    yield b"\0" + login + announce + b'0{"op":"withdraw","peer":"PP","ids":["AA"]}\n0{"op":"withdraw","peer":"PP"}\n0{"op":"logout"}\n'
-    yield b"\0" + login + b'1{"op":"hello","version":1,"session":"00000000000000000000000000000001"}\n1{"op":"stats"}\n0{"op":"logout"}\n'
+    yield (
+        b"\xff"
+        + login
+        + announce.replace(b'"room"', b'"advertise":"fd00::1%1","room"')
+        + asks
+        + b"@@@@@@@@\n"
+        + asks
+    )
+    yield (
+        b"\0"
+        + login
+        + announce
+        + b'0{"op":"withdraw","peer":"PP","ids":["AA"]}\n0{"op":"withdraw","peer":"PP"}\n0{"op":"logout"}\n'
+    )
+    yield (
+        b"\0"
+        + login
+        + b'1{"op":"hello","version":1,"session":"00000000000000000000000000000001"}\n1{"op":"stats"}\n0{"op":"logout"}\n'
+    )
     yield b"\0" + login + announce.replace(b'"size":7,"have":7', b'"size":4398046511104,"have":0') + asks
 
 
-# -- gRPC ----------------------------------------------------------------------------------------------------------------------------------
+# -- gRPC
+# ----------------------------------------------------------------------------------------------------------------------------------
 
 
 def words(data: bytes) -> None:
-    """A chunk is what protobuf reads, or a fatal `bad_body`; any status and trailer is a code of ours or none."""
+    """A chunk is what protobuf reads, or a fatal `bad_body`; any status and trailer is a code of ours or
+    none."""
     try:
         expected: bytes | None = Chunk.FromString(data).data
     except DecodeError:
@@ -183,9 +221,11 @@ class _Channel:
 
 
 def lane(data: bytes) -> None:
-    """Chunks of any sizes and any bytes: two blocks are filled with exactly what came, or the fetch fails; nothing beside them is written.
+    """Chunks of any sizes and any bytes: two blocks are filled with exactly what came, or the fetch fails;
+    nothing beside them is written.
 
-    Each byte that is not 0xff begins a chunk of that many times 64 bytes; behind a 0xff come a length and a message as it stands.
+    Each byte that is not 0xff begins a chunk of that many times 64 bytes; behind a 0xff come a length and a
+    message as it stands.
     """
     asyncio.run(_fetch(_messages(data)))
 
@@ -194,9 +234,12 @@ async def _fetch(messages: list[bytes]) -> None:
     size, guard = 4 * MIN_CHUNK, b"G" * 64
     buffers = [bytearray(guard + bytes(size) + guard) for _ in range(2)]
     channel = _Channel(messages)
-    opened = GrpcLane(channel, Address("10.0.0.1", 7000), None)
+    opened = GrpcDataConnection(channel, Address("10.0.0.1", 7000), None)
     views = [memoryview(buffer)[64:-64] for buffer in buffers]
-    fetches = (opened.fetch(ContentId("ab" * 32), BlockSpan(piece, 0, size), view) for piece, view in enumerate(views))
+    fetches = (
+        opened.fetch(ContentId("ab" * 32), BlockSpan(piece, 0, size), view)
+        for piece, view in enumerate(views)
+    )
     results = await asyncio.gather(*fetches, return_exceptions=True)
     await opened.close()
     assert all(call.cancelled for call in channel.calls)
@@ -231,11 +274,13 @@ def _lane_seeds() -> Iterator[bytes]:
     yield bytes([32, 0xFF, 3]) + b"\x0a\x01x"
 
 
-# -- the trace -----------------------------------------------------------------------------------------------------------------------------
+# -- the trace
+# -----------------------------------------------------------------------------------------------------------------------------
 
 
 def trace(data: bytes) -> None:
-    """Any line that came is one line of plain ASCII JSON, whatever it holds, with no session's secret in it."""
+    """Any line that came is one line of plain ASCII JSON, whatever it holds, with no session's secret in
+    it."""
     written: list[str] = []
     Trace(written.append, lambda: 1.0).message("received", "10.0.0.1:1", data)
     (line,) = written
@@ -254,13 +299,17 @@ def _trace_seeds() -> Iterator[bytes]:
         yield b'{"a":' + b"[" * deep + b"]" * deep + b"}"
 
 
-# -- settings ------------------------------------------------------------------------------------------------------------------------------
+# -- settings
+# ------------------------------------------------------------------------------------------------------------------------------
 
-_SETTINGS: Final[list[Setting]] = [one for cls in (TrackerConfig, PeerConfig, DemoConfig, SimConfig) for one in cls.settings().values()]
+_SETTINGS: Final[list[Setting]] = [
+    one for cls in (TrackerConfig, PeerConfig, DemoConfig, SimConfig) for one in cls.settings().values()
+]
 
 
 def settings(data: bytes) -> None:
-    """Any words for any option: a value whose own text is read as the same value, or a `UsageError` that begins with the option."""
+    """Any words for any option: a value whose own text is read as the same value, or a `UsageError` that
+    begins with the option."""
     text = data.decode("utf-8", "surrogateescape")
     for one in _SETTINGS:
         what = one.flags[-1]
@@ -274,7 +323,20 @@ def settings(data: bytes) -> None:
 
 
 def _settings_seeds() -> Iterator[bytes]:
-    for text in ("64M", "1.5GiB", "10M/s", "6970", "127.0.0.1:6969", "[::1]:7000", "[fe80::1%eth0]:0", "host", "1", "yes", "sha256", "2.5"):
+    for text in (
+        "64M",
+        "1.5GiB",
+        "10M/s",
+        "6970",
+        "127.0.0.1:6969",
+        "[::1]:7000",
+        "[fe80::1%eth0]:0",
+        "host",
+        "1",
+        "yes",
+        "sha256",
+        "2.5",
+    ):
         yield text.encode()
     yield b"2001:db8::1:0"
     yield "é.example:80".encode()

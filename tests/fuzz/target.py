@@ -1,7 +1,9 @@
-"""What a fuzz target is: a parser, how its input is made of bytes, what must hold of the result, and how much memory it may take.
+"""What a fuzz target is: a parser, how its input is made of bytes, what must hold of the result, and how much
+memory it may take.
 
-A target's `run` returns for every input: the parser has read it, or has raised the errors it documents and no others. Whatever else leaves
-`run` is a finding. So is a result that breaks what the target states, such as `parse(render(x)) == x`.
+A target's `run` returns for every input: the parser has read it, or has raised the errors it documents and no
+others. Whatever else leaves `run` is a finding. So is a result that breaks what the target states, such as
+`parse(render(x)) == x`.
 """
 
 from __future__ import annotations
@@ -62,7 +64,8 @@ class Target:
 def check_memory(target: Target, data: bytes) -> None:
     """Fail if `data` takes more memory at its peak than it may, as Python's allocators count it.
 
-    They count what other threads of the process do meanwhile, too: only what is too much three times is the input's own.
+    They count what other threads of the process do meanwhile, too: only what is too much three times is the
+    input's own.
     """
     target.run(data)  # what is made once, such as a table or an import, is not memory of an input
     peaks: list[int] = []
@@ -73,11 +76,14 @@ def check_memory(target: Target, data: bytes) -> None:
             peaks.append(tracemalloc.get_traced_memory()[1])
         finally:
             tracemalloc.stop()
-    assert min(peaks) <= target.most(len(data)), f"{peaks} bytes of memory at the peak, where {target.most(len(data)):,} are allowed"
+    assert min(peaks) <= target.most(len(data)), (
+        f"{peaks} bytes of memory at the peak, where {target.most(len(data)):,} are allowed"
+    )
 
 
 def check_refused(error: ProtocolError, *codes: str, fatal: bool | None = None) -> None:
-    """What holds of every error of a parser: it has one of the documented codes, and makes one small line that the other side can read.
+    """What holds of every error of a parser: it has one of the documented codes, and makes one small line
+    that the other side can read.
 
     `fatal`, where it is given, says whether it must end the connection.
     """
@@ -91,7 +97,8 @@ def check_refused(error: ProtocolError, *codes: str, fatal: bool | None = None) 
 
 
 def check_sentence(error: Exception, begins: str = "", holds: str = "") -> None:
-    """What holds of an error for the user: one short line that can be shown as it is, and that names what it is about."""
+    """What holds of an error for the user: one short line that can be shown as it is, and that names what it
+    is about."""
     sentence = str(error)
     assert sentence.startswith(begins)
     assert holds in sentence

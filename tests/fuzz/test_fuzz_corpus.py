@@ -1,4 +1,5 @@
-"""The fuzz targets in CI: every kept input goes through its parser within its memory, and a short seeded run makes others of them."""
+"""The fuzz targets in CI: every kept input goes through its parser within its memory, and a short seeded run
+makes others of them."""
 
 from __future__ import annotations
 
@@ -40,7 +41,9 @@ def test_case_10_the_same_seed_makes_the_same_inputs() -> None:
     target = TARGETS["request"]
     pool = target.inputs()
     one, other = random.Random(5), random.Random(5)
-    assert [mutate.mutant(target, one, pool) for _ in range(50)] == [mutate.mutant(target, other, pool) for _ in range(50)]
+    assert [mutate.mutant(target, one, pool) for _ in range(50)] == [
+        mutate.mutant(target, other, pool) for _ in range(50)
+    ]
 
 
 @pytest.mark.parametrize("name", ["strict_json", "session", "manifest"])
@@ -48,7 +51,11 @@ def test_case_10_inputs_as_long_as_can_come_stay_within_their_memory(name: str) 
     """What a mutation seldom makes: a whole line of the densest JSON there is."""
     target = TARGETS[name]
     for part in (b"[],", b'{"":0},', b"0,", b'"",', b'"\xc3\xa9",', b'{"a":{}},', b"\n", b"{}\n"):
-        data = b"\x04\xff[" + part * (65_000 // len(part)) if name == "session" else b"[" + part * (65_000 // len(part)) + b"0]"
+        data = (
+            b"\x04\xff[" + part * (65_000 // len(part))
+            if name == "session"
+            else b"[" + part * (65_000 // len(part)) + b"0]"
+        )
         check_memory(target, data)
 
 

@@ -7,26 +7,45 @@ from collections.abc import Iterator
 from typing import Final
 
 from p2p.errors import WIRE_CODES, ProtocolError, Refused
-from p2p.protocol.codec import by_op, decode_answer, decode_line, decode_request, encode_answer, encode_request
-from p2p.protocol.lines import LineBuffer
-from p2p.protocol.messages import MAX_MANIFEST, PEER_OPS, Answer, AskManifest, Ping, Read, ReadAnswer, Replicate, Request
+from p2p.protocol.codec import (
+    by_op,
+    decode_answer,
+    decode_line,
+    decode_request,
+    encode_answer,
+    encode_request,
+)
+from p2p.protocol.framing import LineBuffer
+from p2p.protocol.peer_messages import (
+    MAX_MANIFEST,
+    PEER_OPS,
+    Answer,
+    AskManifest,
+    Ping,
+    Read,
+    ReadAnswer,
+    Replicate,
+    Request,
+)
 from p2p.protocol.session import Session
+from p2p.protocol.strict_json import loads
 from p2p.protocol.tracker_messages import TRACKER_OPS, Announce, Login, Lookup, Peers, Place, Search, Stats
-from p2p.strictjson import loads
-from tests.conversations import run
 from tests.fuzz.target import Target, check_refused
-from tests.unit.protocol_samples import ASKED, REQUESTS, answer_of, line, right_object
+from tests.kit.conversations import run
+from tests.kit.protocol_samples import ASKED, REQUESTS, answer_of, line, right_object
 
 _ALL: Final = by_op(REQUESTS)
 _ID: Final = "ab" * 32
 _DEPTH: Final = 32
 
 
-# -- strict JSON ---------------------------------------------------------------------------------------------------------------------------
+# -- strict JSON
+# ---------------------------------------------------------------------------------------------------------------------------
 
 
 def strict_json(data: bytes) -> None:
-    """A value or a fatal `bad_json`; the value is what the standard library reads, is not deep, and can be written again."""
+    """A value or a fatal `bad_json`; the value is what the standard library reads, is not deep, and can be
+    written again."""
     try:
         value = loads(data)
     except ProtocolError as error:
@@ -55,11 +74,13 @@ def _json_seeds() -> Iterator[bytes]:
     yield b'["\\ud800"]'
 
 
-# -- lines -------------------------------------------------------------------------------------------------------------------------------
+# -- lines
+# -------------------------------------------------------------------------------------------------------------------------------
 
 
 def lines(data: bytes) -> None:
-    """Feeds, lines and takes in any order, as the first half of the input says, do what they do to a plain string of bytes."""
+    """Feeds, lines and takes in any order, as the first half of the input says, do what they do to a plain
+    string of bytes."""
     if len(data) < 2:
         return
     limit, steps = 1 + data[0] % 48, data[1 : 1 + len(data) // 2]
@@ -95,17 +116,21 @@ def _lines_seeds() -> Iterator[bytes]:
     yield bytes([3, 255, 3, 3, 3]) + b"\n\n123\n1234"
 
 
-# -- one line ------------------------------------------------------------------------------------------------------------------------------
+# -- one line
+# ------------------------------------------------------------------------------------------------------------------------------
 
 
 def request(data: bytes) -> None:
-    """A request that is read is written no longer than it came, and read again as the same; else one of the four errors."""
+    """A request that is read is written no longer than it came, and read again as the same; else one of the
+    four errors."""
     try:
         heard = decode_line(data)
         found = decode_request(heard, _ALL)
     except ProtocolError as error:
         framing = error.code in ("bad_json", "bad_body")
-        check_refused(error, "bad_json", "bad_field", "bad_body", "unsupported", fatal=True if framing else None)
+        check_refused(
+            error, "bad_json", "bad_field", "bad_body", "unsupported", fatal=True if framing else None
+        )
         return
     written = encode_request(found, heard.seq)
     assert written.count(b"\n") == 1
@@ -125,7 +150,8 @@ def _request_seeds() -> Iterator[bytes]:
 
 
 def answer(data: bytes) -> None:
-    """An answer to the request that the first byte names is read, and written and read as the same; its body is in its bounds."""
+    """An answer to the request that the first byte names is read, and written and read as the same; its body
+    is in its bounds."""
     asked = ASKED[data[0] % len(ASKED)] if data else Ping
     try:
         heard = decode_line(data[1:])
@@ -155,7 +181,8 @@ def _answer_seeds() -> Iterator[bytes]:
     yield bytes([ASKED.index(Read)]) + line({"ok": True, "body": 65_536})
 
 
-# -- a conversation ------------------------------------------------------------------------------------------------------------------------
+# -- a conversation
+# ------------------------------------------------------------------------------------------------------------------------
 
 _WHO: Final[tuple[dict[str, type[Request]], ...]] = (by_op(PEER_OPS), by_op(TRACKER_OPS), {})
 _PENDING: Final[tuple[Request, ...]] = (
@@ -174,7 +201,8 @@ _PENDING: Final[tuple[Request, ...]] = (
 
 
 def session(data: bytes) -> None:
-    """Whatever comes, in whatever cut, becomes the same events, and no exception; the last of a stream that ends is its end.
+    """Whatever comes, in whatever cut, becomes the same events, and no exception; the last of a stream that
+    ends is its end.
 
     The first byte says who listens and whether the stream ends, the second how it is cut.
     """
@@ -200,9 +228,20 @@ def _asking(who: int) -> Session:
 
 def _session_seeds() -> Iterator[bytes]:
     for who in range(8):
-        yield bytes([who, 5]) + b'{"op":"hello","version":1}\n{"op":"ping","seq":3}\r\n{"op":"what"}\n{"ok":true,"seq":5}\n{"op":"pi'
-        yield bytes([who, 0]) + encode_answer(ReadAnswer(), 1, 20) + b'{"op":"ping"}\n123456' + b'{"op":"ping"}\n'
-        yield bytes([who, 64]) + b'{"ok":false,"error":"busy"}\n{"ok":false,"error":"x","seq":2}\n{"op":"ping","body":3}\nabc'
+        yield (
+            bytes([who, 5])
+            + b'{"op":"hello","version":1}\n{"op":"ping","seq":3}\r\n{"op":"what"}\n{"ok":true,"seq":5}\n{"op":"pi'
+        )
+        yield (
+            bytes([who, 0])
+            + encode_answer(ReadAnswer(), 1, 20)
+            + b'{"op":"ping"}\n123456'
+            + b'{"op":"ping"}\n'
+        )
+        yield (
+            bytes([who, 64])
+            + b'{"ok":false,"error":"busy"}\n{"ok":false,"error":"x","seq":2}\n{"op":"ping","body":3}\nabc'
+        )
     for seq, one in enumerate(_PENDING, start=1):
         answers: type[Answer] = answer_of(type(one))
         yield bytes([4, 255]) + line({"ok": True, **right_object(answers), "seq": seq}) + b"\n"

@@ -1,4 +1,5 @@
-"""Downloads onto real bad disks (hostile cases 43, 46, 47): a clear error, the part kept, and only what is missing fetched later."""
+"""Downloads onto real bad disks (hostile cases 43, 46, 47): a clear error, the part kept, and only what is
+missing fetched later."""
 
 from __future__ import annotations
 
@@ -10,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.bad_peers import PIECE, PlainPeer, Sample, announced
-from tests.integration.disks import (
+from tests.kit.bad_peers import PIECE, PlainPeer, Sample, announced
+from tests.kit.disks import (
     OBEYS_MODES,
     Ext4,
     Gate,
@@ -28,10 +29,10 @@ from tests.integration.disks import (
     overlay,
     tmpfs,
 )
-from tests.integration.processes import Ended
-from tests.integration.swarm_kit import Swarm
-from tests.leaks import contained
-from tests.waiting import until
+from tests.kit.leaks import contained
+from tests.kit.processes import Ended
+from tests.kit.swarm_kit import Swarm
+from tests.kit.waiting import until
 
 pytestmark = [*needs_disks, pytest.mark.timeout(120)]
 
@@ -78,7 +79,10 @@ def test_case_46_a_disk_that_fills_up_during_a_download_is_told_and_only_what_is
             assert said.startswith("disk full: need ")
             assert f"'{out / 'image.bin.part'}'" in said
             assert f"need {SAMPLE.count * PIECE - pieces * PIECE:,} bytes, have 0;" in said
-            assert sorted(path.name for path in out.iterdir()) == ["image.bin.part", "image.bin.part.manifest"]
+            assert sorted(path.name for path in out.iterdir()) == [
+                "image.bin.part",
+                "image.bin.part.manifest",
+            ]
             asked = gate.reads
             said = disk_message(await download(swarm.address, SAMPLE.id, out, tmp_path / "s"))
             assert said.startswith("disk full: need ")
@@ -104,7 +108,9 @@ def one_download(tmp_path: Path, sample: Sample, out: Path, *before: str) -> tup
     return contained(work, 90)
 
 
-def test_case_46_a_content_that_is_larger_than_the_disk_is_refused_before_a_block_is_asked_for(tmp_path: Path) -> None:
+def test_case_46_a_content_that_is_larger_than_the_disk_is_refused_before_a_block_is_asked_for(
+    tmp_path: Path,
+) -> None:
     with tmpfs(tmp_path / "disk", MIB // 2) as disk:
         done, reads = one_download(tmp_path, SAMPLE, disk / "out")
         assert f"disk full: need {MIB:,} bytes, have " in disk_message(done)
@@ -112,7 +118,9 @@ def test_case_46_a_content_that_is_larger_than_the_disk_is_refused_before_a_bloc
         assert list((disk / "out").iterdir()) == []
 
 
-def test_case_46_a_disk_with_exactly_the_room_that_is_needed_is_filled_to_the_last_byte(tmp_path: Path) -> None:
+def test_case_46_a_disk_with_exactly_the_room_that_is_needed_is_filled_to_the_last_byte(
+    tmp_path: Path,
+) -> None:
     with tmpfs(tmp_path / "disk", 2 * MIB) as disk:
         fill_up(disk, leave=MIB + 4096)  # the manifest beside it takes a page
         done, _ = one_download(tmp_path, SAMPLE, disk / "out")
@@ -122,7 +130,9 @@ def test_case_46_a_disk_with_exactly_the_room_that_is_needed_is_filled_to_the_la
 
 
 @pytest.mark.parametrize("files", [3, 4, 20])
-def test_case_46_a_disk_without_room_for_another_file_says_that_it_is_not_bytes_that_lack(tmp_path: Path, files: int) -> None:
+def test_case_46_a_disk_without_room_for_another_file_says_that_it_is_not_bytes_that_lack(
+    tmp_path: Path, files: int
+) -> None:
     sample = Tree.many("tree", 40, 5_000)
     with tmpfs(tmp_path / "disk", 8 * MIB, files=files) as disk:
         said = disk_message(one_download(tmp_path, sample, disk / "out")[0])
@@ -132,7 +142,9 @@ def test_case_46_a_disk_without_room_for_another_file_says_that_it_is_not_bytes_
         more_files(disk, 100)
         done, _ = one_download(tmp_path, sample, disk / "out")
         assert done.code == 0, done.err
-        assert b"".join((disk / "out" / "tree" / path).read_bytes() for path, _ in sample.files) == sample.data
+        assert (
+            b"".join((disk / "out" / "tree" / path).read_bytes() for path, _ in sample.files) == sample.data
+        )
 
 
 def test_case_46_a_disk_whose_last_file_was_made_still_gives_it_its_final_name(tmp_path: Path) -> None:
@@ -152,7 +164,8 @@ def test_case_46_a_limit_on_the_size_of_files_is_an_error_with_the_path(tmp_path
     assert fetched(one_download(tmp_path, SAMPLE, out)[0]) == MIB
 
 
-# -- no permission, read-only, gone ----------------------------------------------------------------------------------------------------
+# -- no permission, read-only, gone
+# ----------------------------------------------------------------------------------------------------
 
 
 def test_case_47_a_folder_without_permission_is_named_and_works_when_it_is_given(tmp_path: Path) -> None:
@@ -206,7 +219,8 @@ def sync_file(path: Path) -> None:
 
 
 def stopped_in_the_middle(tmp_path: Path, disk: Ext4, out: Path, stop: object, pieces: int = 5) -> str:
-    """Let a disk fail when so many pieces are written and synced; it is put back afterwards. Returns what the download said."""
+    """Let a disk fail when so many pieces are written and synced; it is put back afterwards. Returns what the
+    download said."""
     assert callable(stop)
 
     async def work() -> str:
@@ -240,9 +254,16 @@ def test_case_47_a_disk_that_fails_in_the_middle_is_told_and_the_download_goes_o
 
 
 @pytest.mark.parametrize("below", [False, True], ids=["plain", "overlay"])
-@pytest.mark.parametrize("sample", [SAMPLE, Tree.many("tree", 40, 50_000), Tree.many("tree", 300, 7_000)], ids=["file", "40", "300"])
-def test_case_47_a_disk_that_takes_bytes_and_loses_them_later_gets_no_final_name(tmp_path: Path, sample: Sample, below: bool) -> None:
-    """As on a device that is thinly provisioned: each write succeeds, and the fault comes when the kernel brings it to disk.
+@pytest.mark.parametrize(
+    "sample",
+    [SAMPLE, Tree.many("tree", 40, 50_000), Tree.many("tree", 300, 7_000)],
+    ids=["file", "40", "300"],
+)
+def test_case_47_a_disk_that_takes_bytes_and_loses_them_later_gets_no_final_name(
+    tmp_path: Path, sample: Sample, below: bool
+) -> None:
+    """As on a device that is thinly provisioned: each write succeeds, and the fault comes when the kernel
+    brings it to disk.
 
     Who syncs an overlay, as containers have it, in one call is not told what the disk below has lost.
     """
@@ -258,7 +279,10 @@ def test_case_47_a_disk_that_takes_bytes_and_loses_them_later_gets_no_final_name
             gate.opened.set()
             return await running
 
-    with tmpfs(tmp_path / "device", 4 * MIB) as device, ext4(tmp_path / "disk", device / "image", 16 * MIB, thin=True) as disk:
+    with (
+        tmpfs(tmp_path / "device", 4 * MIB) as device,
+        ext4(tmp_path / "disk", device / "image", 16 * MIB, thin=True) as disk,
+    ):
         with overlay(tmp_path / "over", disk.place / "upper") if below else nullcontext(disk.place) as place:
             out = place / "out"
             said = disk_message(contained(lambda: work(disk.place, device, out), 60))
@@ -275,8 +299,11 @@ def test_case_47_a_disk_that_takes_bytes_and_loses_them_later_gets_no_final_name
 
 
 @pytest.mark.parametrize("killed", [False, True], ids=["running", "killed"])
-def test_case_47_a_loss_that_another_program_was_told_of_first_is_seen_all_the_same(tmp_path: Path, killed: bool) -> None:
-    """A kernel tells of bytes it lost each program that has the file open; who opens it later hears of it only if nobody has yet."""
+def test_case_47_a_loss_that_another_program_was_told_of_first_is_seen_all_the_same(
+    tmp_path: Path, killed: bool
+) -> None:
+    """A kernel tells of bytes it lost each program that has the file open; who opens it later hears of it
+    only if nobody has yet."""
 
     async def work(device: Path, out: Path) -> str:
         gate = Gate(SAMPLE, 1)
@@ -290,13 +317,18 @@ def test_case_47_a_loss_that_another_program_was_told_of_first_is_seen_all_the_s
             if killed:
                 running.cancel()  # which kills the process
                 await asyncio.gather(running, return_exceptions=True)
-            told = await asyncio.create_subprocess_exec("sync", out / "image.bin.part", stderr=asyncio.subprocess.DEVNULL)
+            told = await asyncio.create_subprocess_exec(
+                "sync", out / "image.bin.part", stderr=asyncio.subprocess.DEVNULL
+            )
             assert await told.wait() != 0
             (device / "other").unlink()
             gate.opened.set()
             return "" if killed else disk_message(await running)
 
-    with tmpfs(tmp_path / "device", 4 * MIB) as device, ext4(tmp_path / "disk", device / "image", 16 * MIB, thin=True) as disk:
+    with (
+        tmpfs(tmp_path / "device", 4 * MIB) as device,
+        ext4(tmp_path / "disk", device / "image", 16 * MIB, thin=True) as disk,
+    ):
         out = disk.place / "out"
         said = contained(lambda: work(device, out), 60)
         assert killed or "cannot sync" in said
@@ -308,7 +340,9 @@ def test_case_47_a_loss_that_another_program_was_told_of_first_is_seen_all_the_s
 
 
 @pytest.mark.parametrize("how", ["removed", "moved", "swapped"])
-def test_case_47_a_folder_that_vanishes_during_a_download_is_told_and_nothing_lands_elsewhere(tmp_path: Path, how: str) -> None:
+def test_case_47_a_folder_that_vanishes_during_a_download_is_told_and_nothing_lands_elsewhere(
+    tmp_path: Path, how: str
+) -> None:
     out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
     elsewhere.mkdir()
 
@@ -339,11 +373,14 @@ def test_case_47_a_folder_that_vanishes_during_a_download_is_told_and_nothing_la
     assert (out / "image.bin").read_bytes() == SAMPLE.data
 
 
-# -- two at once -----------------------------------------------------------------------------------------------------------------------
+# -- two at once
+# -----------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("same", [True, False], ids=["one content", "two contents"])
-def test_case_43_of_two_processes_that_download_one_name_at_once_one_is_refused_and_the_other_finishes(tmp_path: Path, same: bool) -> None:
+def test_case_43_of_two_processes_that_download_one_name_at_once_one_is_refused_and_the_other_finishes(
+    tmp_path: Path, same: bool
+) -> None:
     out = tmp_path / "out"
     other = SAMPLE if same else Sample.random("image.bin", MIB, seed=2)
 
@@ -358,7 +395,9 @@ def test_case_43_of_two_processes_that_download_one_name_at_once_one_is_refused_
             gate.opened.set()
             assert fetched(await running) == MIB
             assert (out / "image.bin").read_bytes() == SAMPLE.data
-            assert "exists; use --overwrite" in disk_message(await download(swarm.address, other.id, out, tmp_path / "s2"))
+            assert "exists; use --overwrite" in disk_message(
+                await download(swarm.address, other.id, out, tmp_path / "s2")
+            )
             assert [path.name for path in out.iterdir()] == ["image.bin"]
 
     contained(work, 60)

@@ -1,4 +1,5 @@
-"""What a peer writes besides contents (hostile cases 46, 47): state, trace and standard output, on disks that are full or closed."""
+"""What a peer writes besides contents (hostile cases 46, 47): state, trace and standard output, on disks that
+are full or closed."""
 
 from __future__ import annotations
 
@@ -9,8 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.disks import OBEYS_MODES, disk_message, fill_up, modest_end, needs_disks, peer_words, tmpfs
-from tests.integration.processes import Running, clean_environment, command, old_file, run, run_peer, start_peer, start_tracker
+from tests.kit.disks import OBEYS_MODES, disk_message, fill_up, modest_end, needs_disks, peer_words, tmpfs
+from tests.kit.processes import (
+    Running,
+    clean_environment,
+    command,
+    old_file,
+    run,
+    run_peer,
+    start_peer,
+    start_tracker,
+)
 
 pytestmark = [*needs_disks, pytest.mark.timeout(120)]
 
@@ -49,11 +59,15 @@ def test_case_47_a_state_folder_that_cannot_be_written_keeps_nobody_from_sharing
             fill_up(disk)
         else:
             state.chmod(0o500)
-        with Running([*OBEYS_MODES, *peer_words(tracker, "share", str(path))], clean_environment(state)) as peer:
+        with Running(
+            [*OBEYS_MODES, *peer_words(tracker, "share", str(path))], clean_environment(state)
+        ) as peer:
             content = peer.event("shared")["id"]
             assert "it will be hashed again next time" in peer.out
             assert str(state) in peer.out
-            done = modest_end(tmp_path, tracker, "download", content, "-o", str(tmp_path / "out"), state=state)
+            done = modest_end(
+                tmp_path, tracker, "download", content, "-o", str(tmp_path / "out"), state=state
+            )
             assert done.code == 0, done.err
             said = disk_message(modest_end(tmp_path, tracker, "login", "alice", state=state))
             assert str(state) in said
@@ -69,13 +83,27 @@ def test_case_47_a_state_folder_that_cannot_be_read_is_named(tmp_path: Path, tra
 
 
 @pytest.mark.parametrize("where", ["disk", "/dev/full"])
-def test_case_46_a_trace_that_finds_no_room_is_told_of_and_the_download_finishes(tmp_path: Path, tracker: Running, where: str) -> None:
+def test_case_46_a_trace_that_finds_no_room_is_told_of_and_the_download_finishes(
+    tmp_path: Path, tracker: Running, where: str
+) -> None:
     path = old_file(tmp_path / "a.bin", os.urandom(2_000_000))
-    with tmpfs(tmp_path / "disk", 64 * 1024) as disk, start_peer(tmp_path, "share", str(path), tracker=tracker.address) as peer:
+    with (
+        tmpfs(tmp_path / "disk", 64 * 1024) as disk,
+        start_peer(tmp_path, "share", str(path), tracker=tracker.address) as peer,
+    ):
         content = peer.event("shared")["id"]
         fill_up(disk, leave=8192)
         trace = where if where != "disk" else str(disk / "trace")
-        done = run_peer(tmp_path, "download", content, "-o", str(tmp_path / "out"), "--trace", trace, tracker=tracker.address)
+        done = run_peer(
+            tmp_path,
+            "download",
+            content,
+            "-o",
+            str(tmp_path / "out"),
+            "--trace",
+            trace,
+            tracker=tracker.address,
+        )
         assert done.code == 0, done.err
         said = done.event("warning")["message"]
         assert said.startswith("the trace is cut short: disk full: have ")
@@ -84,7 +112,9 @@ def test_case_46_a_trace_that_finds_no_room_is_told_of_and_the_download_finishes
         assert (tmp_path / "out" / "a.bin").read_bytes() == path.read_bytes()
 
 
-def test_case_47_a_trace_that_cannot_be_begun_ends_the_command_before_it_does_anything(tmp_path: Path, tracker: Running) -> None:
+def test_case_47_a_trace_that_cannot_be_begun_ends_the_command_before_it_does_anything(
+    tmp_path: Path, tracker: Running
+) -> None:
     for where in (tmp_path / "none" / "trace", tmp_path):
         said = disk_message(modest_end(tmp_path, tracker, "list", "--trace", str(where)))
         assert str(where) in said
@@ -93,7 +123,11 @@ def test_case_47_a_trace_that_cannot_be_begun_ends_the_command_before_it_does_an
 @pytest.mark.parametrize(
     ("verb", "target"),
     [
-        *((verb, target) for verb in ("download", "share", "upload", "tracker") for target in ("> /dev/full", "| true")),
+        *(
+            (verb, target)
+            for verb in ("download", "share", "upload", "tracker")
+            for target in ("> /dev/full", "| true")
+        ),
         ("download", ">&-"),  # a service without an output runs on
         ("upload", ">&-"),
     ],
@@ -105,7 +139,15 @@ def test_case_46_standard_output_that_is_full_closed_or_unread_shows_no_tracebac
     path = old_file(tmp_path / "a.bin", os.urandom(100_000))
     with (
         start_peer(tmp_path, "share", str(path), tracker=tracker.address) as peer,
-        start_peer(tmp_path, "serve", str(tmp_path / "kept"), "--accept-uploads", "1G", tracker=tracker.address, name="keeper") as keeper,
+        start_peer(
+            tmp_path,
+            "serve",
+            str(tmp_path / "kept"),
+            "--accept-uploads",
+            "1G",
+            tracker=tracker.address,
+            name="keeper",
+        ) as keeper,
     ):
         keeper.event("listening")
         content = peer.event("shared")["id"]
@@ -115,16 +157,26 @@ def test_case_46_standard_output_that_is_full_closed_or_unread_shows_no_tracebac
             "share": ["share", str(more)],
             "upload": ["upload", str(more), "--quiet"],
         }.get(verb)
-        line = peer_words(tracker, *words) if words else [*command("tracker"), "--json", "--port", "0", "--store", "memory"]
+        line = (
+            peer_words(tracker, *words)
+            if words
+            else [*command("tracker"), "--json", "--port", "0", "--store", "memory"]
+        )
         if not json_output:
             line.remove("--json")
-        done = run(["bash", "-c", f"set -o pipefail; {shlex.join(line)} {target}"], clean_environment(tmp_path / "s"), timeout=30)
+        done = run(
+            ["bash", "-c", f"set -o pipefail; {shlex.join(line)} {target}"],
+            clean_environment(tmp_path / "s"),
+            timeout=30,
+        )
         assert "Traceback" not in done.err
         assert "Exception" not in done.err
         told = [row for row in done.err.splitlines() if "links work on this machine only" not in row]
         if target == "> /dev/full":
             assert done.code == 7
-            assert [row.partition(": error: ")[2] for row in told] == ["cannot write standard output: no space left on device"]
+            assert [row.partition(": error: ")[2] for row in told] == [
+                "cannot write standard output: no space left on device"
+            ]
         else:
             assert done.code in (0, 1)
             assert told == []

@@ -1,4 +1,5 @@
-"""Peers that share from, and receive onto, bad disks (hostile cases 35, 44-47): all others go on, and what is wrong is told in a line."""
+"""Peers that share from, and receive onto, bad disks (hostile cases 35, 44-47): all others go on, and what is
+wrong is told in a line."""
 
 from __future__ import annotations
 
@@ -14,8 +15,26 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.disks import OBEYS_MODES, disk_message, ext4, fill_up, modest_end, needs_disks, peer_words, tmpfs
-from tests.integration.processes import Running, clean_environment, command, old_file, run, run_peer, start_peer, start_tracker
+from tests.kit.disks import (
+    OBEYS_MODES,
+    disk_message,
+    ext4,
+    fill_up,
+    modest_end,
+    needs_disks,
+    peer_words,
+    tmpfs,
+)
+from tests.kit.processes import (
+    Running,
+    clean_environment,
+    command,
+    old_file,
+    run,
+    run_peer,
+    start_peer,
+    start_tracker,
+)
 
 pytestmark = [*needs_disks, pytest.mark.timeout(120)]
 
@@ -48,11 +67,16 @@ def room_of(folder: Path, tracker: Running, name: str) -> int:
     return sum(row["room"] for row in rows if row["name"] == name)
 
 
-# -- copies for others -----------------------------------------------------------------------------------------------------------------
+# -- copies for others
+# -----------------------------------------------------------------------------------------------------------------
 
 
-def test_case_46_of_two_receivers_one_whose_disk_fills_up_is_told_of_and_the_other_finishes(tmp_path: Path) -> None:
-    with start_tracker(tmp_path, "--ttl", "3") as tracker:  # so that it soon hears of the room that there is again
+def test_case_46_of_two_receivers_one_whose_disk_fills_up_is_told_of_and_the_other_finishes(
+    tmp_path: Path,
+) -> None:
+    with start_tracker(
+        tmp_path, "--ttl", "3"
+    ) as tracker:  # so that it soon hears of the room that there is again
         two_receivers(tmp_path, tracker)
 
 
@@ -61,13 +85,37 @@ def two_receivers(tmp_path: Path, tracker: Running) -> None:
     path = old_file(tmp_path / "results.tar", os.urandom(5 * MIB))
     with (
         tmpfs(tmp_path / "small", 12 * MIB) as small,
-        start_peer(tmp_path, "serve", str(small / "kept"), "--accept-uploads", "1G", tracker=tracker.address, name="small") as full,
-        start_peer(tmp_path, "serve", str(tmp_path / "kept"), "--accept-uploads", "1G", tracker=tracker.address, name="large") as large,
+        start_peer(
+            tmp_path,
+            "serve",
+            str(small / "kept"),
+            "--accept-uploads",
+            "1G",
+            tracker=tracker.address,
+            name="small",
+        ) as full,
+        start_peer(
+            tmp_path,
+            "serve",
+            str(tmp_path / "kept"),
+            "--accept-uploads",
+            "1G",
+            tracker=tracker.address,
+            name="large",
+        ) as large,
     ):
         for receiver in (full, large):
             receiver.event("listening")
         with start_peer(
-            tmp_path, "upload", str(path), "--copies", "2", "--limit-up", "3M", tracker=tracker.address, name="origin"
+            tmp_path,
+            "upload",
+            str(path),
+            "--copies",
+            "2",
+            "--limit-up",
+            "3M",
+            tracker=tracker.address,
+            name="origin",
         ) as uploader:
             part = small / "kept" / "results.tar.part"
             until(lambda: part.exists() and part.stat().st_blocks)
@@ -93,11 +141,15 @@ def two_receivers(tmp_path: Path, tracker: Running) -> None:
             assert receiver.stop()[0] == 143
 
 
-def test_case_46_a_receiver_without_room_from_the_start_is_not_chosen(tmp_path: Path, tracker: Running) -> None:
+def test_case_46_a_receiver_without_room_from_the_start_is_not_chosen(
+    tmp_path: Path, tracker: Running
+) -> None:
     path = old_file(tmp_path / "results.tar", os.urandom(2 * MIB))
     with (
         tmpfs(tmp_path / "small", MIB) as small,
-        start_peer(tmp_path, "serve", str(small), "--accept-uploads", "1G", tracker=tracker.address, name="small") as receiver,
+        start_peer(
+            tmp_path, "serve", str(small), "--accept-uploads", "1G", tracker=tracker.address, name="small"
+        ) as receiver,
     ):
         receiver.event("listening")
         done = run_peer(tmp_path, "upload", str(path), "--port", "0", tracker=tracker.address)
@@ -106,7 +158,8 @@ def test_case_46_a_receiver_without_room_from_the_start_is_not_chosen(tmp_path: 
         assert list(small.iterdir()) == []
 
 
-# -- what is served --------------------------------------------------------------------------------------------------------------------
+# -- what is served
+# --------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("how", ["closed", "moved", "file"])
@@ -124,7 +177,10 @@ def test_case_44_what_becomes_unreadable_or_vanishes_is_taken_back_and_shared_ag
         else:
             folder.rename(tmp_path / "aside")
         peer.event("withdrawn", id=content)
-        assert run_peer(tmp_path, "download", content, "-o", str(tmp_path / "out"), tracker=tracker.address).code == 3
+        assert (
+            run_peer(tmp_path, "download", content, "-o", str(tmp_path / "out"), tracker=tracker.address).code
+            == 3
+        )
         if how == "closed":
             folder.chmod(0o755)
         elif how == "file":
@@ -140,7 +196,9 @@ def test_case_44_what_becomes_unreadable_or_vanishes_is_taken_back_and_shared_ag
         assert peer.stop()[0] == 143
 
 
-def test_case_47_a_seed_whose_disk_is_gone_keeps_no_download_from_another_seed(tmp_path: Path, tracker: Running) -> None:
+def test_case_47_a_seed_whose_disk_is_gone_keeps_no_download_from_another_seed(
+    tmp_path: Path, tracker: Running
+) -> None:
     data = os.urandom(3 * MIB)
     with ext4(tmp_path / "disk", tmp_path / "image", 16 * MIB) as disk:
         bad = old_file(disk.place / "lab.img", data)
@@ -152,7 +210,16 @@ def test_case_47_a_seed_whose_disk_is_gone_keeps_no_download_from_another_seed(t
             content = first.event("shared")["id"]
             second.event("shared")
             disk.pull_out()
-            done = run_peer(tmp_path, "download", content, "-o", str(tmp_path / "out"), "--port", "0", tracker=tracker.address)
+            done = run_peer(
+                tmp_path,
+                "download",
+                content,
+                "-o",
+                str(tmp_path / "out"),
+                "--port",
+                "0",
+                tracker=tracker.address,
+            )
             assert done.code == 0, done.err
             assert done.event("done")["bytes_from"] == {"good": len(data)}
             assert "Traceback" not in first.err + done.err
@@ -162,7 +229,9 @@ def test_case_47_a_seed_whose_disk_is_gone_keeps_no_download_from_another_seed(t
 def strange_things(folder: Path) -> list[str]:
     """Put what must not be shared into a folder; returns the names."""
     os.mkfifo(folder / "fifo")
-    os.mknod(folder / "device", 0o600 | 0o020000, os.makedev(1, 5))  # /dev/zero: who reads it never comes to an end
+    os.mknod(
+        folder / "device", 0o600 | 0o020000, os.makedev(1, 5)
+    )  # /dev/zero: who reads it never comes to an end
     with closing(socket.socket(socket.AF_UNIX)) as made:
         made.bind(str(folder / "socket"))
     (folder / "link").symlink_to("/etc/passwd")
@@ -210,7 +279,9 @@ def test_case_45_of_two_names_in_a_served_folder_that_collide_elsewhere_one_is_s
 
 
 @pytest.mark.parametrize("size", [0, 1, 65_536, 65_537, 131_072])
-def test_case_35_sizes_at_the_borders_of_a_piece_go_from_one_machine_to_another(tmp_path: Path, tracker: Running, size: int) -> None:
+def test_case_35_sizes_at_the_borders_of_a_piece_go_from_one_machine_to_another(
+    tmp_path: Path, tracker: Running, size: int
+) -> None:
     path = old_file(tmp_path / "a.bin", os.urandom(size))
     with start_peer(tmp_path, "share", str(path), tracker=tracker.address) as peer:
         content = peer.event("shared")["id"]
@@ -220,8 +291,11 @@ def test_case_35_sizes_at_the_borders_of_a_piece_go_from_one_machine_to_another(
         assert (tmp_path / "out" / "a.bin").read_bytes() == path.read_bytes()
 
 
-def test_case_35_a_sparse_file_is_shared_and_fetched_in_little_memory(tmp_path: Path, tracker: Running) -> None:
-    """512 MiB of holes with a few bytes at both ends and in the middle; what both sides keep in memory must not follow from its size."""
+def test_case_35_a_sparse_file_is_shared_and_fetched_in_little_memory(
+    tmp_path: Path, tracker: Running
+) -> None:
+    """512 MiB of holes with a few bytes at both ends and in the middle; what both sides keep in memory must
+    not follow from its size."""
     path, size = tmp_path / "sparse.img", 1 << 29
     with path.open("wb") as file:
         for place in (0, size // 2 + 1, size - 5):
@@ -230,7 +304,16 @@ def test_case_35_a_sparse_file_is_shared_and_fetched_in_little_memory(tmp_path: 
     os.utime(path, (1, 1))
     with start_peer(tmp_path, "share", str(path), tracker=tracker.address) as peer:
         content = peer.event("shared", timeout=60)["id"]
-        with start_peer(tmp_path, "download", content, "-o", str(tmp_path / "out"), "--seed", tracker=tracker.address, name="d") as fetcher:
+        with start_peer(
+            tmp_path,
+            "download",
+            content,
+            "-o",
+            str(tmp_path / "out"),
+            "--seed",
+            tracker=tracker.address,
+            name="d",
+        ) as fetcher:
             fetcher.event("done", timeout=60)
             for process in (peer, fetcher):
                 status = Path(f"/proc/{process.pid}/status").read_text()
@@ -241,11 +324,16 @@ def test_case_35_a_sparse_file_is_shared_and_fetched_in_little_memory(tmp_path: 
     shutil.rmtree(tmp_path / "out")
 
 
-# -- what is refused at the start ------------------------------------------------------------------------------------------------------
+# -- what is refused at the start
+# ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("words", ["serve closed/folder", "share closed/file", "share closed", "upload closed/file", "share file"])
-def test_case_44_to_share_what_cannot_be_read_ends_with_its_path(tmp_path: Path, tracker: Running, words: str) -> None:
+@pytest.mark.parametrize(
+    "words", ["serve closed/folder", "share closed/file", "share closed", "upload closed/file", "share file"]
+)
+def test_case_44_to_share_what_cannot_be_read_ends_with_its_path(
+    tmp_path: Path, tracker: Running, words: str
+) -> None:
     closed = tmp_path / "closed"
     (closed / "folder").mkdir(parents=True)
     old_file(closed / "file", b"x")
@@ -261,13 +349,23 @@ def test_case_44_a_demo_of_a_file_that_cannot_be_seen_ends_with_its_path(tmp_pat
     closed = tmp_path / "closed"
     old_file(closed / "file", b"x")
     closed.chmod(0)
-    said = disk_message(run([*OBEYS_MODES, *command("demo"), "--json", str(closed / "file")], clean_environment(tmp_path / "s")))
+    said = disk_message(
+        run(
+            [*OBEYS_MODES, *command("demo"), "--json", str(closed / "file")],
+            clean_environment(tmp_path / "s"),
+        )
+    )
     assert str(closed / "file") in said
     assert "no permission" in said
 
 
-@pytest.mark.parametrize("words", ["download x", "serve .", "share .", "share x", "upload x", "list", "status", "login a", "info x"])
-def test_case_47_a_current_folder_that_was_deleted_is_no_internal_error(tmp_path: Path, tracker: Running, words: str) -> None:
+@pytest.mark.parametrize(
+    "words",
+    ["download x", "serve .", "share .", "share x", "upload x", "list", "status", "login a", "info x"],
+)
+def test_case_47_a_current_folder_that_was_deleted_is_no_internal_error(
+    tmp_path: Path, tracker: Running, words: str
+) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
     line = f"cd {gone} && rmdir {gone} && exec {shlex.join(peer_words(tracker, *words.split()))}"
@@ -277,7 +375,9 @@ def test_case_47_a_current_folder_that_was_deleted_is_no_internal_error(tmp_path
     assert done.code in ((0,) if words in ("list", "status", "login a") else (2, 3, 7))
 
 
-def test_case_47_a_download_below_a_current_folder_that_was_deleted_ends_with_the_reason(tmp_path: Path, tracker: Running) -> None:
+def test_case_47_a_download_below_a_current_folder_that_was_deleted_ends_with_the_reason(
+    tmp_path: Path, tracker: Running
+) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
     path = old_file(tmp_path / "a.bin", b"abc")

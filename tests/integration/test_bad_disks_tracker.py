@@ -1,4 +1,5 @@
-"""A tracker whose store lies on a bad disk (hostile cases 46, 47, 48): it says so, loses nothing it promised, and recovers alone."""
+"""A tracker whose store lies on a bad disk (hostile cases 46, 47, 48): it says so, loses nothing it promised,
+and recovers alone."""
 
 from __future__ import annotations
 
@@ -15,8 +16,17 @@ from typing import Any
 
 import pytest
 
-from tests.integration.disks import OBEYS_MODES, bring_to_disk, disk_message, disk_of, ext4, fill_up, needs_disks, tmpfs
-from tests.integration.processes import SLACK, Ended, Running, clean_environment, command, run
+from tests.kit.disks import (
+    OBEYS_MODES,
+    bring_to_disk,
+    disk_message,
+    disk_of,
+    ext4,
+    fill_up,
+    needs_disks,
+    tmpfs,
+)
+from tests.kit.processes import SLACK, Ended, Running, clean_environment, command, run
 
 pytestmark = [*needs_disks, pytest.mark.timeout(120)]
 
@@ -25,7 +35,17 @@ MIB = 1 << 20
 
 def words_for(store: Path, before: Sequence[str] = ()) -> list[str]:
     """How to start a tracker with a store there."""
-    return [*before, *command("tracker"), "--json", "--host", "127.0.0.1", "--port", "0", "--store", f"sqlite:{store}"]
+    return [
+        *before,
+        *command("tracker"),
+        "--json",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "0",
+        "--store",
+        f"sqlite:{store}",
+    ]
 
 
 @contextmanager
@@ -119,7 +139,9 @@ def killed_and_back(tracker: Running, store: Path, state: Path, promised: set[st
 
 
 @pytest.mark.parametrize("kind", ["tmpfs", "ext4"])
-def test_case_46_a_tracker_whose_disk_fills_up_refuses_and_goes_on_when_there_is_room(tmp_path: Path, kind: str) -> None:
+def test_case_46_a_tracker_whose_disk_fills_up_refuses_and_goes_on_when_there_is_room(
+    tmp_path: Path, kind: str
+) -> None:
     with disk_of(kind, tmp_path, 2 * MIB) as place:
         store = place / "t.db"
         with tracker_on(store, tmp_path / "s") as tracker, client_of(tracker) as client:
@@ -160,8 +182,11 @@ def test_case_47_a_tracker_whose_disk_fails_promises_nothing_and_has_all_it_prom
 
 
 @pytest.mark.parametrize("how", ["removed", "moved", "folder"])
-def test_case_47_a_tracker_whose_store_was_taken_away_promises_nothing_until_it_is_back(tmp_path: Path, how: str) -> None:
-    """SQLite would go on writing into a file that has no name any more, and each announce would be lost with the process."""
+def test_case_47_a_tracker_whose_store_was_taken_away_promises_nothing_until_it_is_back(
+    tmp_path: Path, how: str
+) -> None:
+    """SQLite would go on writing into a file that has no name any more, and each announce would be lost with
+    the process."""
     folder = tmp_path / "place"
     store = folder / "t.db"
     with tracker_on(store, tmp_path / "s") as tracker, client_of(tracker) as client:
@@ -188,7 +213,8 @@ def test_case_47_a_tracker_whose_store_was_taken_away_promises_nothing_until_it_
         killed_and_back(tracker, store, tmp_path / "s", client.promised)
 
 
-# -- at the start ----------------------------------------------------------------------------------------------------------------------
+# -- at the start
+# ----------------------------------------------------------------------------------------------------------------------
 
 
 def refused_at_start(store: Path, state: Path, *words: str, before: Sequence[str] = ()) -> None:
@@ -207,13 +233,17 @@ def test_case_46_a_tracker_on_a_full_disk_ends_with_the_reason(tmp_path: Path) -
             assert listed(tracker) == set()
 
 
-def test_case_46_a_tracker_on_a_disk_without_room_for_another_file_ends_with_the_reason(tmp_path: Path) -> None:
+def test_case_46_a_tracker_on_a_disk_without_room_for_another_file_ends_with_the_reason(
+    tmp_path: Path,
+) -> None:
     for files in range(1, 5):
         with tmpfs(tmp_path / "disk", MIB, files=files) as disk:
             refused_at_start(disk / "t.db", tmp_path / "s")
 
 
-def test_case_47_a_tracker_on_a_read_only_disk_ends_with_the_reason_and_not_as_if_another_ran(tmp_path: Path) -> None:
+def test_case_47_a_tracker_on_a_read_only_disk_ends_with_the_reason_and_not_as_if_another_ran(
+    tmp_path: Path,
+) -> None:
     with ext4(tmp_path / "disk", tmp_path / "image", 8 * MIB) as disk:
         store = disk.place / "t.db"
         with tracker_on(store, tmp_path / "s") as tracker, client_of(tracker) as client:
@@ -225,7 +255,9 @@ def test_case_47_a_tracker_on_a_read_only_disk_ends_with_the_reason_and_not_as_i
 
 
 @pytest.mark.parametrize("closed", ["folder", "above", "file", "lock"])
-def test_case_47_a_tracker_without_permission_for_its_store_ends_with_the_reason(tmp_path: Path, closed: str) -> None:
+def test_case_47_a_tracker_without_permission_for_its_store_ends_with_the_reason(
+    tmp_path: Path, closed: str
+) -> None:
     folder = tmp_path / "above" / "folder"
     store = folder / "t.db"
     with tracker_on(store, tmp_path / "s"):
@@ -236,7 +268,9 @@ def test_case_47_a_tracker_without_permission_for_its_store_ends_with_the_reason
     place.chmod(0o700)
 
 
-def test_case_47_a_store_that_is_a_folder_or_lies_below_a_file_is_refused_with_its_path(tmp_path: Path) -> None:
+def test_case_47_a_store_that_is_a_folder_or_lies_below_a_file_is_refused_with_its_path(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_bytes(b"")
     refused_at_start(tmp_path / "folder", tmp_path / "s", "folder")
@@ -244,9 +278,13 @@ def test_case_47_a_store_that_is_a_folder_or_lies_below_a_file_is_refused_with_i
 
 
 def test_case_48_with_no_umask_every_folder_and_file_of_a_store_is_private(tmp_path: Path) -> None:
-    """The folder is made with those above it, and in one of those that others may write into they could put another in its place."""
+    """The folder is made with those above it, and in one of those that others may write into they could put
+    another in its place."""
     store = tmp_path / "one" / "two" / "t.db"
-    with tracker_on(store, tmp_path / "s", ("sh", "-c", 'umask 000; exec "$@"', "sh")) as tracker, client_of(tracker) as client:
+    with (
+        tracker_on(store, tmp_path / "s", ("sh", "-c", 'umask 000; exec "$@"', "sh")) as tracker,
+        client_of(tracker) as client,
+    ):
         assert client.announce() == "ok"
         for path in (tmp_path / "one").rglob("*"):
             assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path

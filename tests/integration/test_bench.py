@@ -10,7 +10,7 @@ from typing import Any
 
 from bench.rivals.tools import DEBIAN, PYPI
 from bench.run import BENCHMARKS
-from tests.integration.processes import ROOT
+from tests.kit.processes import ROOT
 
 __test__ = sys.platform.startswith("linux")
 
@@ -31,7 +31,18 @@ def figures(folder: Path, name: str) -> list[dict[str, Any]]:
 
 
 def test_benchmarks_run_print_ratios_and_write_what_they_found(tmp_path: Path) -> None:
-    done = bench("many", "startup", "--runs", "1", "--size", "4", "--folder", str(tmp_path), "--out", str(tmp_path / "out"))
+    done = bench(
+        "many",
+        "startup",
+        "--runs",
+        "1",
+        "--size",
+        "4",
+        "--folder",
+        str(tmp_path),
+        "--out",
+        str(tmp_path / "out"),
+    )
     assert done.returncode == 0, done.stderr
     for figure in figures(tmp_path / "out", "many"):
         assert len(figure["samples"]) == 2

@@ -1,4 +1,5 @@
-"""The classroom: tracker and first seed on one laptop with defaults, another machine that knows only the tracker's address."""
+"""The classroom: tracker and first seed on one laptop with defaults, another machine that knows only the
+tracker's address."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bench.netns import Lab, lab, why_not
-from tests.integration.processes import clean_environment, command
+from tests.kit.processes import clean_environment, command
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.skipif(bool(why_not()), reason=why_not())]
 
@@ -26,10 +27,17 @@ def _first_event(process: subprocess.Popen[bytes], name: str) -> dict[str, objec
 
 def _start(net: Lab, host: int, state: Path, *words: str) -> subprocess.Popen[bytes]:
     program, *rest = words
-    return net.popen(net.hosts[host], [*command(program), *rest, "--json"], stdout=subprocess.PIPE, env=clean_environment(state))
+    return net.popen(
+        net.hosts[host],
+        [*command(program), *rest, "--json"],
+        stdout=subprocess.PIPE,
+        env=clean_environment(state),
+    )
 
 
-def test_a_peer_that_knows_only_the_trackers_address_fetches_from_a_seed_that_reached_it_over_loopback(tmp_path: Path) -> None:
+def test_a_peer_that_knows_only_the_trackers_address_fetches_from_a_seed_that_reached_it_over_loopback(
+    tmp_path: Path,
+) -> None:
     share, out = tmp_path / "share", tmp_path / "out"
     share.mkdir()
     data = os.urandom(3_000_000)
@@ -85,7 +93,18 @@ def test_a_cable_that_is_pulled_and_put_back_does_not_end_a_download(tmp_path: P
     with lab(2, rate="40mbit") as net:
         _first_event(_start(net, 0, tmp_path / "a", "tracker"), "listening")
         _first_event(_start(net, 0, tmp_path / "a", "peer", "serve", str(share)), "shared")
-        pupil = _start(net, 1, tmp_path / "b", "peer", "download", "image.bin", "-o", str(out), "--tracker", net.hosts[0].address)
+        pupil = _start(
+            net,
+            1,
+            tmp_path / "b",
+            "peer",
+            "download",
+            "image.bin",
+            "-o",
+            str(out),
+            "--tracker",
+            net.hosts[0].address,
+        )
         while int(str(_first_event(pupil, "progress")["bytes"])) < 1_000_000:
             pass
         net.link(net.hosts[1], up=False)

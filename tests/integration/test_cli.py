@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from p2p.peer.announcer import LEAVE_TIME
-from tests.integration.processes import (
+from tests.kit.processes import (
     ROOT,
     SLACK,
     Ended,
@@ -53,7 +53,9 @@ def tracker(tmp_path: Path) -> Iterator[Running]:
 def seed(tmp_path: Path, tracker: Running) -> Iterator[Running]:
     """A peer that serves a folder with `lab.img`; its `shared` event has been read into `shared`."""
     old_file(tmp_path / "shared" / "lab.img", os.urandom(SIZE))
-    with start_peer(tmp_path, "serve", str(tmp_path / "shared"), tracker=tracker.address, name="origin") as running:
+    with start_peer(
+        tmp_path, "serve", str(tmp_path / "shared"), tracker=tracker.address, name="origin"
+    ) as running:
         running.event("shared", name="lab.img")
         yield running
 
@@ -69,10 +71,13 @@ def error_of(done: Ended, code: int) -> str:
     return str(event["message"])
 
 
-# -- what there is ---------------------------------------------------------------------------------------------------------------------
+# -- what there is
+# ---------------------------------------------------------------------------------------------------------------------
 
 
-def test_list_search_peers_and_status_tell_what_there_is(tmp_path: Path, tracker: Running, seed: Running) -> None:
+def test_list_search_peers_and_status_tell_what_there_is(
+    tmp_path: Path, tracker: Running, seed: Running
+) -> None:
     def ask(*words: str) -> Ended:
         done = run_peer(tmp_path, *words, tracker=tracker.address)
         assert (done.code, done.err) == (0, "")
@@ -89,7 +94,12 @@ def test_list_search_peers_and_status_tell_what_there_is(tmp_path: Path, tracker
 
 
 def test_people_get_tables(tmp_path: Path, tracker: Running, seed: Running) -> None:
-    for words, head in ((["list"], "NAME"), (["search", "lab"], "NAME"), (["peers"], "NAME"), (["info", "lab.img"], "lab.img (file)")):
+    for words, head in (
+        (["list"], "NAME"),
+        (["search", "lab"], "NAME"),
+        (["peers"], "NAME"),
+        (["info", "lab.img"], "lab.img (file)"),
+    ):
         done = run_peer(tmp_path, *words, tracker=tracker.address, text=True)
         assert done.code == 0, done.err
         assert done.out.startswith(head)
@@ -111,11 +121,16 @@ def test_info_tells_the_files_and_who_has_them(tmp_path: Path, tracker: Running,
     assert done.event("peer")["have"] == SIZE
 
 
-# -- fetching and giving ---------------------------------------------------------------------------------------------------------------
+# -- fetching and giving
+# ---------------------------------------------------------------------------------------------------------------
 
 
-def test_download_brings_the_file_and_tells_it_as_the_contract_says(tmp_path: Path, tracker: Running, seed: Running) -> None:
-    done = run_peer(tmp_path, "download", "lab.img", "-o", str(tmp_path / "out"), "--name", "me", tracker=tracker.address)
+def test_download_brings_the_file_and_tells_it_as_the_contract_says(
+    tmp_path: Path, tracker: Running, seed: Running
+) -> None:
+    done = run_peer(
+        tmp_path, "download", "lab.img", "-o", str(tmp_path / "out"), "--name", "me", tracker=tracker.address
+    )
     assert done.code == 0, done.err
     assert (tmp_path / "out" / "lab.img").read_bytes() == (tmp_path / "shared" / "lab.img").read_bytes()
     manifest, end = done.event("manifest"), done.event("done")
@@ -144,7 +159,9 @@ def test_share_prints_a_link_for_people_too(tmp_path: Path, tracker: Running) ->
     with Running(words, clean_environment(tmp_path / "state-me")) as origin:
         assert "listens on" in origin.line()
         assert origin.line() == "shared one.bin (1 B)\n"
-        assert re.fullmatch(r'  get it with: bin/peer download "p2p:[0-9a-f]{64}\?tracker=\S+&name=one\.bin"\n', origin.line())
+        assert re.fullmatch(
+            r'  get it with: bin/peer download "p2p:[0-9a-f]{64}\?tracker=\S+&name=one\.bin"\n', origin.line()
+        )
         assert "until you press Ctrl-C" in origin.line()
 
 
@@ -152,7 +169,9 @@ def test_share_prints_a_link_for_people_too(tmp_path: Path, tracker: Running) ->
 def test_a_link_in_the_file_system_is_shared_as_what_it_leads_to(tmp_path: Path, tracker: Running) -> None:
     old_file(tmp_path / "image-7.bin", b"7")
     (tmp_path / "latest").symlink_to("image-7.bin")
-    with start_peer(tmp_path, "share", str(tmp_path / "latest"), tracker=tracker.address, name="origin") as origin:
+    with start_peer(
+        tmp_path, "share", str(tmp_path / "latest"), tracker=tracker.address, name="origin"
+    ) as origin:
         shared = origin.event("shared")
     assert (shared["name"], shared["size"]) == ("image-7.bin", 1)
 
@@ -167,9 +186,19 @@ def test_serve_tells_what_is_added_and_taken_away(tmp_path: Path, tracker: Runni
 def test_upload_returns_when_others_have_verified(tmp_path: Path, tracker: Running) -> None:
     (tmp_path / "kept").mkdir()
     path = old_file(tmp_path / "result.tar", os.urandom(SIZE))
-    with start_peer(tmp_path, "serve", str(tmp_path / "kept"), "--accept-uploads", "1M", tracker=tracker.address, name="mirror") as mirror:
+    with start_peer(
+        tmp_path,
+        "serve",
+        str(tmp_path / "kept"),
+        "--accept-uploads",
+        "1M",
+        tracker=tracker.address,
+        name="mirror",
+    ) as mirror:
         mirror.event("listening")
-        done = run_peer(tmp_path, "upload", str(path), "--copies", "1", "--port", "0", tracker=tracker.address)
+        done = run_peer(
+            tmp_path, "upload", str(path), "--copies", "1", "--port", "0", tracker=tracker.address
+        )
         assert done.code == 0, done.err
         assert done.event("placed")["peer"] == "mirror"
         assert done.event("replicated")["peer"] == "mirror"
@@ -180,7 +209,14 @@ def test_upload_returns_when_others_have_verified(tmp_path: Path, tracker: Runni
 
 def test_a_download_can_go_on_as_a_seed(tmp_path: Path, tracker: Running, seed: Running) -> None:
     with start_peer(
-        tmp_path, "download", "lab.img", "--seed", "-o", str(tmp_path / "out"), tracker=tracker.address, name="second"
+        tmp_path,
+        "download",
+        "lab.img",
+        "--seed",
+        "-o",
+        str(tmp_path / "out"),
+        tracker=tracker.address,
+        name="second",
     ) as second:
         second.event("done")
         assert run_peer(tmp_path, "list", tracker=tracker.address).event("content")["seeds"] == 2
@@ -190,7 +226,8 @@ def test_a_download_can_go_on_as_a_seed(tmp_path: Path, tracker: Running, seed: 
     assert run_peer(tmp_path, "list", tracker=tracker.address).event("content")["seeds"] == 1
 
 
-# -- sessions --------------------------------------------------------------------------------------------------------------------------
+# -- sessions
+# --------------------------------------------------------------------------------------------------------------------------
 
 
 def test_login_status_and_logout_keep_one_session(tmp_path: Path, tracker: Running) -> None:
@@ -243,7 +280,9 @@ def test_logout_takes_a_serving_peer_out_and_it_ends_saying_why(tmp_path: Path) 
     environ = {"P2P_STATE": str(tmp_path / "state-run")}
     with start_tracker(tmp_path, "--ttl", "6") as tracker:
         assert run_peer(tmp_path, "login", "alice", tracker=tracker.address).code == 0
-        with start_peer(tmp_path, "serve", str(tmp_path / "shared"), tracker=tracker.address, name="origin", env=environ) as origin:
+        with start_peer(
+            tmp_path, "serve", str(tmp_path / "shared"), tracker=tracker.address, name="origin", env=environ
+        ) as origin:
             origin.event("shared")
             assert run_peer(tmp_path, "logout", tracker=tracker.address).event("session")["peers"] == 1
             assert run_peer(tmp_path, "list", tracker=tracker.address).events == []
@@ -251,13 +290,17 @@ def test_logout_takes_a_serving_peer_out_and_it_ends_saying_why(tmp_path: Path) 
             assert origin.wait() == 4
 
 
-def test_a_user_who_is_named_is_who_logs_in_whatever_session_is_stored(tmp_path: Path, tracker: Running) -> None:
+def test_a_user_who_is_named_is_who_logs_in_whatever_session_is_stored(
+    tmp_path: Path, tracker: Running
+) -> None:
     old_file(tmp_path / "shared" / "lab.img", b"x")
     environ = {"P2P_STATE": str(tmp_path / "state-run")}
     assert run_peer(tmp_path, "login", "alice", tracker=tracker.address).code == 0
     for words, more in ((["--user", "bob"], {}), ([], {"P2P_USER": "bob"}), ([], {})):
         serve = ["serve", str(tmp_path / "shared"), *words]
-        with start_peer(tmp_path, *serve, tracker=tracker.address, name="origin", env={**environ, **more}) as origin:
+        with start_peer(
+            tmp_path, *serve, tracker=tracker.address, name="origin", env={**environ, **more}
+        ) as origin:
             origin.event("shared")
             user = run_peer(tmp_path, "peers", tracker=tracker.address).event("peer")["user"]
             assert user == ("bob" if words or more else "alice")
@@ -271,7 +314,9 @@ def test_a_login_of_somebody_else_takes_a_serving_peer_out_and_it_ends_saying_wh
     environ = {"P2P_STATE": str(tmp_path / "state-run")}
     with start_tracker(tmp_path, "--ttl", "6") as tracker:
         assert run_peer(tmp_path, "login", "alice", tracker=tracker.address).code == 0
-        with start_peer(tmp_path, "serve", str(tmp_path / "shared"), tracker=tracker.address, name="origin", env=environ) as origin:
+        with start_peer(
+            tmp_path, "serve", str(tmp_path / "shared"), tracker=tracker.address, name="origin", env=environ
+        ) as origin:
             origin.event("shared")
             assert run_peer(tmp_path, "login", "bob", tracker=tracker.address).code == 0
             assert origin.event("error", timeout=30)["code"] == "login_needed"
@@ -282,16 +327,26 @@ def test_a_login_of_somebody_else_takes_a_serving_peer_out_and_it_ends_saying_wh
 
 @POSIX
 def test_a_user_without_a_home_can_do_all_that_keeps_nothing(tmp_path: Path, tracker: Running) -> None:
-    path, nowhere = old_file(tmp_path / "shared" / "lab.img", os.urandom(SIZE)), {"P2P_STATE": "/dev/null/.local/state/enjambre"}
+    path, nowhere = (
+        old_file(tmp_path / "shared" / "lab.img", os.urandom(SIZE)),
+        {"P2P_STATE": "/dev/null/.local/state/enjambre"},
+    )
     (tmp_path / "kept").mkdir()
     keep = ["serve", str(tmp_path / "kept"), "--accept-uploads", "1M"]
     with (
-        start_peer(tmp_path, "share", str(path), tracker=tracker.address, name="origin", env=nowhere) as origin,
+        start_peer(
+            tmp_path, "share", str(path), tracker=tracker.address, name="origin", env=nowhere
+        ) as origin,
         start_peer(tmp_path, *keep, tracker=tracker.address, name="mirror", env=nowhere) as mirror,
     ):
         origin.event("shared")
         mirror.event("listening")
-        for words in (["download", "lab.img", "-o", str(tmp_path / "out")], ["upload", str(path)], ["list"], ["status"]):
+        for words in (
+            ["download", "lab.img", "-o", str(tmp_path / "out")],
+            ["upload", str(path)],
+            ["list"],
+            ["status"],
+        ):
             port = ["--port", "0"] if words[0] in ("download", "upload") else []
             done = run_peer(tmp_path, *words, *port, tracker=tracker.address, env=nowhere)
             assert done.code == 0, done.err
@@ -300,8 +355,13 @@ def test_a_user_without_a_home_can_do_all_that_keeps_nothing(tmp_path: Path, tra
 
 
 @POSIX
-def test_a_tracker_whose_store_is_in_the_home_of_nobody_ends_with_2_and_names_the_option(tmp_path: Path) -> None:
-    done = run([*command("tracker"), "--port", "0", "--store", "sqlite:~no-such-user/t.db"], clean_environment(tmp_path / "state"))
+def test_a_tracker_whose_store_is_in_the_home_of_nobody_ends_with_2_and_names_the_option(
+    tmp_path: Path,
+) -> None:
+    done = run(
+        [*command("tracker"), "--port", "0", "--store", "sqlite:~no-such-user/t.db"],
+        clean_environment(tmp_path / "state"),
+    )
     assert (done.code, done.out) == (2, "")
     assert done.err.startswith("tracker: error: --store: ")
     assert done.err.count("\n") == 1
@@ -320,35 +380,62 @@ def test_no_secret_reaches_a_trace(tmp_path: Path, tracker: Running) -> None:
     assert "<secret>" in text
 
 
-# -- how commands fail -----------------------------------------------------------------------------------------------------------------
+# -- how commands fail
+# -----------------------------------------------------------------------------------------------------------------
 
 
 def test_what_nobody_shares_is_not_found(tmp_path: Path, tracker: Running) -> None:
     for target in ("nope", "ab" * 32, f"p2p:{'ab' * 32}"):
-        error_of(run_peer(tmp_path, "download", target, "-o", str(tmp_path), "--port", "0", tracker=tracker.address), 3)
+        error_of(
+            run_peer(
+                tmp_path, "download", target, "-o", str(tmp_path), "--port", "0", tracker=tracker.address
+            ),
+            3,
+        )
         error_of(run_peer(tmp_path, "info", target, "--port", "0", tracker=tracker.address), 3)
 
 
-def test_a_name_of_several_contents_is_refused_with_their_ids(tmp_path: Path, tracker: Running, seed: Running) -> None:
+def test_a_name_of_several_contents_is_refused_with_their_ids(
+    tmp_path: Path, tracker: Running, seed: Running
+) -> None:
     old_file(tmp_path / "other" / "lab.img", b"another")
-    with start_peer(tmp_path, "serve", str(tmp_path / "other"), tracker=tracker.address, name="second") as second:
+    with start_peer(
+        tmp_path, "serve", str(tmp_path / "other"), tracker=tracker.address, name="second"
+    ) as second:
         second.event("shared")
-        done = run_peer(tmp_path, "download", "lab.img", "-o", str(tmp_path), "--port", "0", tracker=tracker.address)
+        done = run_peer(
+            tmp_path, "download", "lab.img", "-o", str(tmp_path), "--port", "0", tracker=tracker.address
+        )
         message = error_of(done, 3)
         assert len(re.findall(r"[0-9a-f]{64}", message)) == 2
 
 
-def test_an_upload_that_nobody_accepts_fails_and_says_so(tmp_path: Path, tracker: Running, seed: Running) -> None:
+def test_an_upload_that_nobody_accepts_fails_and_says_so(
+    tmp_path: Path, tracker: Running, seed: Running
+) -> None:
     path = old_file(tmp_path / "result.tar", b"x")
-    assert "accepts" in error_of(run_peer(tmp_path, "upload", str(path), "--port", "0", tracker=tracker.address), 3)
+    assert "accepts" in error_of(
+        run_peer(tmp_path, "upload", str(path), "--port", "0", tracker=tracker.address), 3
+    )
 
 
 @pytest.mark.parametrize(
     "words",
-    [["list"], ["search", "x"], ["peers"], ["status"], ["login", "alice"], ["info", "x"], ["download", "x"], ["upload", __file__]],
+    [
+        ["list"],
+        ["search", "x"],
+        ["peers"],
+        ["status"],
+        ["login", "alice"],
+        ["info", "x"],
+        ["download", "x"],
+        ["upload", __file__],
+    ],
     ids=lambda words: words[0],
 )
-def test_case_40_without_a_tracker_every_command_fails_soon_with_its_address(tmp_path: Path, words: list[str]) -> None:
+def test_case_40_without_a_tracker_every_command_fails_soon_with_its_address(
+    tmp_path: Path, words: list[str]
+) -> None:
     more = ["--port", "0"] if words[0] in ("info", "download", "upload") else []
     began = time.monotonic()
     message = error_of(run_peer(tmp_path, *words, *more, tracker="127.0.0.1:1"), 6)
@@ -360,7 +447,9 @@ def test_a_serving_peer_waits_for_a_tracker_and_says_so(tmp_path: Path) -> None:
     old_file(tmp_path / "shared" / "lab.img", b"x")
     with (
         held_port() as port,
-        start_peer(tmp_path, "serve", str(tmp_path / "shared"), tracker=f"127.0.0.1:{port}", name="origin") as origin,
+        start_peer(
+            tmp_path, "serve", str(tmp_path / "shared"), tracker=f"127.0.0.1:{port}", name="origin"
+        ) as origin,
     ):
         origin.event("session", state="lost")
         origin.event("shared", name="lab.img")
@@ -378,9 +467,23 @@ def test_an_existing_file_is_never_replaced_unasked(tmp_path: Path, tracker: Run
     assert run_peer(tmp_path, *words, "--overwrite", tracker=tracker.address).code == 0
 
 
-def test_a_target_folder_that_is_a_file_is_a_disk_error(tmp_path: Path, tracker: Running, seed: Running) -> None:
+def test_a_target_folder_that_is_a_file_is_a_disk_error(
+    tmp_path: Path, tracker: Running, seed: Running
+) -> None:
     (tmp_path / "file").write_bytes(b"")
-    error_of(run_peer(tmp_path, "download", "lab.img", "-o", str(tmp_path / "file"), "--port", "0", tracker=tracker.address), 7)
+    error_of(
+        run_peer(
+            tmp_path,
+            "download",
+            "lab.img",
+            "-o",
+            str(tmp_path / "file"),
+            "--port",
+            "0",
+            tracker=tracker.address,
+        ),
+        7,
+    )
 
 
 @pytest.mark.parametrize(
@@ -397,7 +500,13 @@ def test_wrong_words_end_with_2_and_one_line(tmp_path: Path, words: list[str]) -
 def test_grpc_without_its_extra_ends_at_once_and_says_what_to_install(tmp_path: Path, word: str) -> None:
     old_file(tmp_path / "folder" / "x", b"x")
     began = time.monotonic()
-    words = [*command("peer"), word, str(tmp_path / "folder"), "--transport", "grpc"]  # without third-party packages
+    words = [
+        *command("peer"),
+        word,
+        str(tmp_path / "folder"),
+        "--transport",
+        "grpc",
+    ]  # without third-party packages
     done = run(words, clean_environment(tmp_path / "state"))
     assert done.code == 2
     assert done.err == "peer: error: the grpc transport needs an extra: pip install '.[grpc]'\n"
@@ -405,12 +514,28 @@ def test_grpc_without_its_extra_ends_at_once_and_says_what_to_install(tmp_path: 
     assert time.monotonic() - began < 10
 
 
-def test_nothing_of_grpc_is_imported_when_it_is_not_asked_for(tmp_path: Path, tracker: Running, seed: Running) -> None:
-    words = ["download", "lab.img", "-o", str(tmp_path / "out"), "--tracker", tracker.address, "--port", "0", "--quiet"]
+def test_nothing_of_grpc_is_imported_when_it_is_not_asked_for(
+    tmp_path: Path, tracker: Running, seed: Running
+) -> None:
+    words = [
+        "download",
+        "lab.img",
+        "-o",
+        str(tmp_path / "out"),
+        "--tracker",
+        tracker.address,
+        "--port",
+        "0",
+        "--quiet",
+    ]
     line = [sys.executable, "-X", "importtime", str(ROOT / "bin" / "peer"), *words]
     done = run(line, clean_environment(tmp_path / "state"))
     assert done.code == 0
-    imported = {row.rpartition("|")[2].strip().partition(".")[0] for row in done.err.splitlines() if row.startswith("import time:")}
+    imported = {
+        row.rpartition("|")[2].strip().partition(".")[0]
+        for row in done.err.splitlines()
+        if row.startswith("import time:")
+    }
     assert "p2p" in imported
     assert not imported & {"grpc", "google", "grpc_health", "grpc_reflection", "protos"}
 
@@ -420,7 +545,16 @@ def test_a_port_that_was_asked_for_and_is_taken_is_an_error(tmp_path: Path, trac
         port = taken.getsockname()[1]
         words = ["download", "x", "--host", "127.0.0.1", "--port", str(port)]
         assert str(port) in error_of(run_peer(tmp_path, *words, tracker=tracker.address), 2)
-        words = [*command("tracker"), "--json", "--host", "127.0.0.1", "--port", str(port), "--store", "memory"]
+        words = [
+            *command("tracker"),
+            "--json",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+            "--store",
+            "memory",
+        ]
         done = run(words, clean_environment(tmp_path / "state"))
         assert done.code != 0
         assert str(port) in done.event("error")["message"]
@@ -441,13 +575,26 @@ def test_a_second_tracker_on_a_machine_is_told_what_to_do(tmp_path: Path) -> Non
 
 def test_the_default_port_gives_way_to_a_free_one(tmp_path: Path, tracker: Running) -> None:
     (tmp_path / "shared").mkdir()
-    words = [*command("peer"), "serve", str(tmp_path / "shared"), "--json", "--host", "127.0.0.1", "--tracker", tracker.address]
-    with Running(words, clean_environment(tmp_path / "s1")) as one, Running(words, clean_environment(tmp_path / "s2")) as two:
+    words = [
+        *command("peer"),
+        "serve",
+        str(tmp_path / "shared"),
+        "--json",
+        "--host",
+        "127.0.0.1",
+        "--tracker",
+        tracker.address,
+    ]
+    with (
+        Running(words, clean_environment(tmp_path / "s1")) as one,
+        Running(words, clean_environment(tmp_path / "s2")) as two,
+    ):
         ports = {one.event("listening")["port"], two.event("listening")["port"]}
     assert len(ports) == 2
 
 
-# -- variables -------------------------------------------------------------------------------------------------------------------------
+# -- variables
+# -------------------------------------------------------------------------------------------------------------------------
 
 
 def test_every_setting_can_come_from_the_environment(tmp_path: Path, tracker: Running, seed: Running) -> None:
@@ -462,10 +609,13 @@ def test_every_setting_can_come_from_the_environment(tmp_path: Path, tracker: Ru
 
 
 def test_a_wrong_variable_is_named(tmp_path: Path) -> None:
-    assert "P2P_TRACKER" in error_of(run([*command("peer"), "list", "--json"], clean_environment(tmp_path, {"P2P_TRACKER": "a:b:c"})), 2)
+    assert "P2P_TRACKER" in error_of(
+        run([*command("peer"), "list", "--json"], clean_environment(tmp_path, {"P2P_TRACKER": "a:b:c"})), 2
+    )
 
 
-# -- being stopped ---------------------------------------------------------------------------------------------------------------------
+# -- being stopped
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 @POSIX
@@ -481,7 +631,9 @@ def test_case_51_a_serving_peer_stops_within_two_seconds_and_leaves_the_director
 
 @POSIX
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_case_51_a_tracker_stops_within_two_seconds(tmp_path: Path, number: signal.Signals, code: int) -> None:
+def test_case_51_a_tracker_stops_within_two_seconds(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
     with start_tracker(tmp_path, store=f"sqlite:{tmp_path / 'tracker.db'}") as tracker:
         exit_code, seconds = tracker.stop(number)
     assert (exit_code, tracker.err) == (code, "")
@@ -490,12 +642,18 @@ def test_case_51_a_tracker_stops_within_two_seconds(tmp_path: Path, number: sign
 
 @POSIX
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_case_51_a_stopped_download_goes_on_from_where_it_was(tmp_path: Path, tracker: Running, number: signal.Signals, code: int) -> None:
+def test_case_51_a_stopped_download_goes_on_from_where_it_was(
+    tmp_path: Path, tracker: Running, number: signal.Signals, code: int
+) -> None:
     path = old_file(tmp_path / "shared" / "big.img", os.urandom(24 << 20))
     out = str(tmp_path / "out")
-    with start_peer(tmp_path, "serve", str(tmp_path / "shared"), tracker=tracker.address, name="origin") as origin:
+    with start_peer(
+        tmp_path, "serve", str(tmp_path / "shared"), tracker=tracker.address, name="origin"
+    ) as origin:
         origin.event("shared")
-        with start_peer(tmp_path, "download", "big.img", "-o", out, "--limit", "6M", tracker=tracker.address, name="me") as me:
+        with start_peer(
+            tmp_path, "download", "big.img", "-o", out, "--limit", "6M", tracker=tracker.address, name="me"
+        ) as me:
             while me.event("progress", phase="downloading")["bytes"] < 4 << 20:
                 pass
             exit_code, seconds = me.stop(number)
@@ -512,12 +670,21 @@ def test_case_51_a_stopped_download_goes_on_from_where_it_was(tmp_path: Path, tr
 
 
 @POSIX
-@pytest.mark.parametrize("words", [["list"], ["status"], ["download", "x"], ["info", "x"], ["login", "alice"]], ids=lambda words: words[0])
-def test_case_51_a_command_that_waits_for_the_tracker_can_be_stopped(tmp_path: Path, words: list[str]) -> None:
+@pytest.mark.parametrize(
+    "words",
+    [["list"], ["status"], ["download", "x"], ["info", "x"], ["login", "alice"]],
+    ids=lambda words: words[0],
+)
+def test_case_51_a_command_that_waits_for_the_tracker_can_be_stopped(
+    tmp_path: Path, words: list[str]
+) -> None:
     """The tracker accepts and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
-        with Running([*command("peer"), *words, "--json", "--tracker", f"127.0.0.1:{port}"], clean_environment(tmp_path)) as waiting:
+        with Running(
+            [*command("peer"), *words, "--json", "--tracker", f"127.0.0.1:{port}"],
+            clean_environment(tmp_path),
+        ) as waiting:
             connection, _ = silent.accept()
             with connection:
                 assert connection.recv(65536)
@@ -529,12 +696,15 @@ def test_case_51_a_command_that_waits_for_the_tracker_can_be_stopped(tmp_path: P
 
 @POSIX
 @pytest.mark.parametrize(
-    ("first", "second", "code"), [(signal.SIGTERM, signal.SIGINT, 130), (signal.SIGINT, signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"]
+    ("first", "second", "code"),
+    [(signal.SIGTERM, signal.SIGINT, 130), (signal.SIGINT, signal.SIGTERM, 143)],
+    ids=["Ctrl-C", "SIGTERM"],
 )
 def test_a_second_signal_does_not_wait_for_a_clean_stop(
     tmp_path: Path, tracker: Running, seed: Running, first: signal.Signals, second: signal.Signals, code: int
 ) -> None:
-    """The tracker is frozen, so that leaving the directory takes its full time. A clean stop ends with the code of the first signal."""
+    """The tracker is frozen, so that leaving the directory takes its full time. A clean stop ends with the
+    code of the first signal."""
     tracker.send(signal.SIGSTOP)
     try:
         began = time.monotonic()
@@ -551,7 +721,8 @@ def test_a_second_signal_does_not_wait_for_a_clean_stop(
 
 @POSIX
 def test_a_signal_at_any_early_moment_ends_without_a_traceback(tmp_path: Path) -> None:
-    """The interpreter's own first milliseconds are not ours; from the first line of the script on, no traceback comes."""
+    """The interpreter's own first milliseconds are not ours; from the first line of the script on, no
+    traceback comes."""
     for step in range(8):
         words = [*command("tracker"), "--json", "--port", "0", "--host", "127.0.0.1", "--store", "memory"]
         with Running(words, clean_environment(tmp_path)) as running:
@@ -562,11 +733,15 @@ def test_a_signal_at_any_early_moment_ends_without_a_traceback(tmp_path: Path) -
         assert "Traceback" not in running.err
 
 
-# -- terminals -------------------------------------------------------------------------------------------------------------------------
+# -- terminals
+# -------------------------------------------------------------------------------------------------------------------------
 
 
-def on_terminal(words: list[str], environ: dict[str, str], *, columns: int = 80, stdout_too: bool = False) -> tuple[int, str, str]:
-    """Run with standard error on a terminal; returns exit code, standard output, and what the terminal got."""
+def on_terminal(
+    words: list[str], environ: dict[str, str], *, columns: int = 80, stdout_too: bool = False
+) -> tuple[int, str, str]:
+    """Run with standard error on a terminal; returns exit code, standard output, and what the terminal
+    got."""
     import fcntl
     import pty
     import struct
@@ -576,7 +751,12 @@ def on_terminal(words: list[str], environ: dict[str, str], *, columns: int = 80,
     fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     environ = {**environ, "COLUMNS": str(columns)}
     process = subprocess.Popen(
-        words, env=environ, stdin=subprocess.DEVNULL, stdout=side if stdout_too else subprocess.PIPE, stderr=side, start_new_session=True
+        words,
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        stdout=side if stdout_too else subprocess.PIPE,
+        stderr=side,
+        start_new_session=True,
     )
     os.close(side)
     shown, printed = b"", b""
@@ -604,14 +784,31 @@ def on_terminal(words: list[str], environ: dict[str, str], *, columns: int = 80,
             process.stdout.close()
 
 
-def download_on_terminal(tmp_path: Path, tracker: Running, *more: str, env: dict[str, str] | None = None) -> tuple[int, str, str]:
+def download_on_terminal(
+    tmp_path: Path, tracker: Running, *more: str, env: dict[str, str] | None = None
+) -> tuple[int, str, str]:
     out = tmp_path / f"out{len(list(tmp_path.iterdir()))}"
-    words = [*command("peer"), "download", "lab.img", "-o", str(out), "--tracker", tracker.address, "--port", "0", "--limit", "200K", *more]
+    words = [
+        *command("peer"),
+        "download",
+        "lab.img",
+        "-o",
+        str(out),
+        "--tracker",
+        tracker.address,
+        "--port",
+        "0",
+        "--limit",
+        "200K",
+        *more,
+    ]
     return on_terminal(words, clean_environment(tmp_path / "state-me", env))
 
 
 @POSIX
-def test_progress_on_a_terminal_is_one_line_that_is_redrawn(tmp_path: Path, tracker: Running, seed: Running) -> None:
+def test_progress_on_a_terminal_is_one_line_that_is_redrawn(
+    tmp_path: Path, tracker: Running, seed: Running
+) -> None:
     code, printed, shown = download_on_terminal(tmp_path, tracker)
     assert code == 0
     assert "downloading" in shown
@@ -623,8 +820,20 @@ def test_progress_on_a_terminal_is_one_line_that_is_redrawn(tmp_path: Path, trac
 
 
 @POSIX
-def test_a_narrow_terminal_gets_a_line_that_is_not_cut(tmp_path: Path, tracker: Running, seed: Running) -> None:
-    words = [*command("peer"), "download", "lab.img", "-o", str(tmp_path / "o"), "--tracker", tracker.address, "--port", "0"]
+def test_a_narrow_terminal_gets_a_line_that_is_not_cut(
+    tmp_path: Path, tracker: Running, seed: Running
+) -> None:
+    words = [
+        *command("peer"),
+        "download",
+        "lab.img",
+        "-o",
+        str(tmp_path / "o"),
+        "--tracker",
+        tracker.address,
+        "--port",
+        "0",
+    ]
     code, _, shown = on_terminal([*words, "--limit", "200K"], clean_environment(tmp_path / "s"), columns=40)
     assert code == 0
     parts = re.split(r"[\r\n]", shown)
@@ -634,7 +843,9 @@ def test_a_narrow_terminal_gets_a_line_that_is_not_cut(tmp_path: Path, tracker: 
 
 
 @POSIX
-def test_with_json_no_progress_is_drawn_even_on_a_terminal(tmp_path: Path, tracker: Running, seed: Running) -> None:
+def test_with_json_no_progress_is_drawn_even_on_a_terminal(
+    tmp_path: Path, tracker: Running, seed: Running
+) -> None:
     code, printed, shown = download_on_terminal(tmp_path, tracker, "--json")
     assert (code, shown) == (0, "")
     assert any(event["event"] == "progress" for event in events_of(printed))
@@ -648,7 +859,11 @@ def test_after_ctrl_c_the_prompt_begins_on_its_own_line(tmp_path: Path) -> None:
     words = [*command("tracker"), "--host", "127.0.0.1", "--port", "0", "--store", "memory"]
     try:
         with subprocess.Popen(
-            words, env=clean_environment(tmp_path), stdout=subprocess.PIPE, stderr=side, start_new_session=True
+            words,
+            env=clean_environment(tmp_path),
+            stdout=subprocess.PIPE,
+            stderr=side,
+            start_new_session=True,
         ) as process:
             assert process.stdout is not None
             assert process.stdout.readline()
@@ -661,7 +876,9 @@ def test_after_ctrl_c_the_prompt_begins_on_its_own_line(tmp_path: Path) -> None:
 
 
 @POSIX
-def test_quiet_silences_progress_and_errors_are_coloured_unless_no_color(tmp_path: Path, tracker: Running, seed: Running) -> None:
+def test_quiet_silences_progress_and_errors_are_coloured_unless_no_color(
+    tmp_path: Path, tracker: Running, seed: Running
+) -> None:
     assert download_on_terminal(tmp_path, tracker, "--quiet")[2] == ""
     words = [*command("peer"), "info", "nope", "--tracker", tracker.address, "--port", "0"]
     assert "\x1b[31m" in on_terminal(words, clean_environment(tmp_path / "s"))[2]
@@ -669,8 +886,21 @@ def test_quiet_silences_progress_and_errors_are_coloured_unless_no_color(tmp_pat
 
 
 @POSIX
-def test_json_stays_pure_when_everything_is_one_terminal(tmp_path: Path, tracker: Running, seed: Running) -> None:
-    words = [*command("peer"), "download", "lab.img", "--json", "-o", str(tmp_path / "o"), "--tracker", tracker.address, "--port", "0"]
+def test_json_stays_pure_when_everything_is_one_terminal(
+    tmp_path: Path, tracker: Running, seed: Running
+) -> None:
+    words = [
+        *command("peer"),
+        "download",
+        "lab.img",
+        "--json",
+        "-o",
+        str(tmp_path / "o"),
+        "--tracker",
+        tracker.address,
+        "--port",
+        "0",
+    ]
     code, _, shown = on_terminal(words, clean_environment(tmp_path / "s"), stdout_too=True)
     assert code == 0
     assert events_of(shown.replace("\r\n", "\n"))[-1]["event"] == "done"
@@ -678,8 +908,19 @@ def test_json_stays_pure_when_everything_is_one_terminal(tmp_path: Path, tracker
 
 @POSIX
 def test_a_reader_that_leaves_ends_a_command_quietly(tmp_path: Path, tracker: Running, seed: Running) -> None:
-    words = [*command("peer"), "serve", str(tmp_path / "shared"), "--json", "--tracker", tracker.address, "--port", "0"]
-    process = subprocess.Popen(words, env=clean_environment(tmp_path / "s"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    words = [
+        *command("peer"),
+        "serve",
+        str(tmp_path / "shared"),
+        "--json",
+        "--tracker",
+        tracker.address,
+        "--port",
+        "0",
+    ]
+    process = subprocess.Popen(
+        words, env=clean_environment(tmp_path / "s"), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     try:
         assert process.stdout is not None
         process.stdout.readline()
@@ -696,8 +937,11 @@ def test_a_reader_that_leaves_ends_a_command_quietly(tmp_path: Path, tracker: Ru
             process.stderr.close()
 
 
-def left_at_once(words: list[str], environ: dict[str, str], tracker: str, folder: Path, *, trace: bool = False) -> tuple[int, float]:
-    """Start a command, close the stream it writes to after one line, and wait; returns its code and how many seconds that took."""
+def left_at_once(
+    words: list[str], environ: dict[str, str], tracker: str, folder: Path, *, trace: bool = False
+) -> tuple[int, float]:
+    """Start a command, close the stream it writes to after one line, and wait; returns its code and how many
+    seconds that took."""
     out, err = (subprocess.DEVNULL, subprocess.PIPE) if trace else (subprocess.PIPE, subprocess.DEVNULL)
     process = subprocess.Popen(words, env=environ, stdout=out, stderr=err)
     stream = process.stderr if trace else process.stdout
@@ -719,12 +963,27 @@ def left_at_once(words: list[str], environ: dict[str, str], tracker: str, folder
 @POSIX
 @pytest.mark.parametrize("trace", [False, True], ids=["stdout", "stderr"])
 @pytest.mark.parametrize("json_output", [False, True], ids=["text", "json"])
-def test_a_peer_whose_reader_left_leaves_the_directory_at_once(tmp_path: Path, tracker: Running, trace: bool, json_output: bool) -> None:
+def test_a_peer_whose_reader_left_leaves_the_directory_at_once(
+    tmp_path: Path, tracker: Running, trace: bool, json_output: bool
+) -> None:
     """As with `| head -1`: the reader goes after one line, and nothing more is written."""
     path = old_file(tmp_path / "one.bin", b"1")
-    words = [*command("peer"), "share", str(path), "--tracker", tracker.address, "--port", "0", *(["--json"] if json_output else [])]
+    words = [
+        *command("peer"),
+        "share",
+        str(path),
+        "--tracker",
+        tracker.address,
+        "--port",
+        "0",
+        *(["--json"] if json_output else []),
+    ]
     code, seconds = left_at_once(
-        [*words, *(["--trace", "-"] if trace else [])], clean_environment(tmp_path / "s"), tracker.address, tmp_path, trace=trace
+        [*words, *(["--trace", "-"] if trace else [])],
+        clean_environment(tmp_path / "s"),
+        tracker.address,
+        tmp_path,
+        trace=trace,
     )
     assert code == 1
     assert seconds < 2.0 + SLACK
@@ -734,7 +993,9 @@ def test_a_peer_whose_reader_left_leaves_the_directory_at_once(tmp_path: Path, t
 @POSIX
 def test_a_tracker_whose_reader_left_stops(tmp_path: Path) -> None:
     words = [*command("tracker"), "--host", "127.0.0.1", "--port", "0", "--store", "memory"]
-    process = subprocess.Popen(words, env=clean_environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        words, env=clean_environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
     try:
         assert process.stdout is not None
         assert process.stdout.readline()
@@ -747,18 +1008,47 @@ def test_a_tracker_whose_reader_left_stops(tmp_path: Path) -> None:
 
 
 @POSIX
-def test_a_download_whose_last_line_nobody_reads_has_left_the_directory(tmp_path: Path, tracker: Running, seed: Running) -> None:
+def test_a_download_whose_last_line_nobody_reads_has_left_the_directory(
+    tmp_path: Path, tracker: Running, seed: Running
+) -> None:
     """The reader leaves before the end is printed, so that the peer finds out while it is leaving."""
-    words = [*command("peer"), "download", "lab.img", "-o", str(tmp_path / "out"), "--tracker", tracker.address, "--port", "0", "--quiet"]
+    words = [
+        *command("peer"),
+        "download",
+        "lab.img",
+        "-o",
+        str(tmp_path / "out"),
+        "--tracker",
+        tracker.address,
+        "--port",
+        "0",
+        "--quiet",
+    ]
     line = f"{shlex.join(words)} | true; exit 0"
-    subprocess.run(["sh", "-c", line], env=clean_environment(tmp_path / "s"), capture_output=True, timeout=30, check=True)
-    assert [event["name"] for event in run_peer(tmp_path, "peers", tracker=tracker.address).events] == ["origin"]
+    subprocess.run(
+        ["sh", "-c", line], env=clean_environment(tmp_path / "s"), capture_output=True, timeout=30, check=True
+    )
+    assert [event["name"] for event in run_peer(tmp_path, "peers", tracker=tracker.address).events] == [
+        "origin"
+    ]
 
 
 @POSIX
 @pytest.mark.parametrize("where", ["-", "pipe"])
-def test_a_download_whose_trace_nobody_reads_finishes_its_file(tmp_path: Path, tracker: Running, seed: Running, where: str) -> None:
-    words = [*command("peer"), "download", "lab.img", "-o", str(tmp_path / "out"), "--tracker", tracker.address, "--port", "0"]
+def test_a_download_whose_trace_nobody_reads_finishes_its_file(
+    tmp_path: Path, tracker: Running, seed: Running, where: str
+) -> None:
+    words = [
+        *command("peer"),
+        "download",
+        "lab.img",
+        "-o",
+        str(tmp_path / "out"),
+        "--tracker",
+        tracker.address,
+        "--port",
+        "0",
+    ]
     there, here = os.pipe()
     target = "-" if where == "-" else f"/dev/fd/{here}"
     with subprocess.Popen(
@@ -772,10 +1062,13 @@ def test_a_download_whose_trace_nobody_reads_finishes_its_file(tmp_path: Path, t
         assert b"saved " in process.stdout.read()
         assert process.wait(20) == 0
     assert (tmp_path / "out" / "lab.img").read_bytes() == (tmp_path / "shared" / "lab.img").read_bytes()
-    assert [event["name"] for event in run_peer(tmp_path, "peers", tracker=tracker.address).events] == ["origin"]
+    assert [event["name"] for event in run_peer(tmp_path, "peers", tracker=tracker.address).events] == [
+        "origin"
+    ]
 
 
-# -- hostile names ---------------------------------------------------------------------------------------------------------------------
+# -- hostile names
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 class HostileTracker(threading.Thread):
@@ -814,7 +1107,9 @@ EVIL = "\\u001b[2J\\u001b]52;c;eA==\\u0007\\r\\n\\u009b31m\\u007f"
 BIDI = "gnp\\u202e.exe\\u2066"
 ID = "ab" * 32
 ROW = f'{{"peer":"{"5f" * 16}","name":"%s","user":"%s","host":"10.0.0.7","listen":{{"tcp":6970}},"contents":4,"age":3}}'
-FIGURES = ",".join(f'"{name}":1' for name in ("uptime", "peers", "contents", "shares", "bytes", "sessions", "requests"))
+FIGURES = ",".join(
+    f'"{name}":1' for name in ("uptime", "peers", "contents", "shares", "bytes", "sessions", "requests")
+)
 HOSTILE = [
     (["list"], f'{{"ok":true,"seq":SEQ,"total":1,"hits":[{{"id":"{ID}","name":"%s","size":7,"seeds":1,"peers":1}}]}}'),
     (["search", "x"], f'{{"ok":true,"seq":SEQ,"total":1,"hits":[{{"id":"{ID}","name":"%s","size":7,"seeds":1,"peers":1}}]}}'),
@@ -829,7 +1124,9 @@ HOSTILE = [
 
 @pytest.mark.parametrize("evil", [EVIL, BIDI], ids=["controls", "bidi"])
 @pytest.mark.parametrize("text", [True, False], ids=["text", "json"])
-@pytest.mark.parametrize(("words", "answer"), HOSTILE, ids=[f"{index}-{words[0]}" for index, (words, _) in enumerate(HOSTILE)])
+@pytest.mark.parametrize(
+    ("words", "answer"), HOSTILE, ids=[f"{index}-{words[0]}" for index, (words, _) in enumerate(HOSTILE)]
+)
 def test_case_42_nothing_of_a_hostile_tracker_reaches_the_terminal_raw(
     tmp_path: Path, words: list[str], answer: str, text: bool, evil: str
 ) -> None:
@@ -853,7 +1150,9 @@ def test_case_42_hostile_words_of_the_command_line_are_escaped_too(tmp_path: Pat
         [evil],
         ["list", "--tracker", evil],
     ):
-        done = run_peer(tmp_path, *words, *(["--tracker", tracker.address] if "--tracker" not in words else []))
+        done = run_peer(
+            tmp_path, *words, *(["--tracker", tracker.address] if "--tracker" not in words else [])
+        )
         assert done.code in (2, 3)
         assert not CONTROLS.search(done.out + done.err)
 
@@ -868,9 +1167,13 @@ def test_case_42_hostile_names_on_the_disk_are_escaped(tmp_path: Path, tracker: 
     assert not CONTROLS.search(peer.out + peer.err)
 
 
-@pytest.mark.parametrize("words", [["list"], ["search", "x"], ["peers"], ["info", "x"]], ids=lambda words: words[0])
+@pytest.mark.parametrize(
+    "words", [["list"], ["search", "x"], ["peers"], ["info", "x"]], ids=lambda words: words[0]
+)
 @pytest.mark.parametrize("following", [0, 5, 10], ids=["round in a circle", "past the end", "beyond all"])
-def test_case_40_a_tracker_that_sends_pages_that_lead_nowhere_is_not_followed(tmp_path: Path, words: list[str], following: int) -> None:
+def test_case_40_a_tracker_that_sends_pages_that_lead_nowhere_is_not_followed(
+    tmp_path: Path, words: list[str], following: int
+) -> None:
     rows = "peers" if words == ["peers"] else "hits"
     page = f'{{"ok":true,"seq":SEQ,"total":4,"next":{following},"{rows}":[]}}'
     with HostileTracker([page] * 50) as hostile:
@@ -885,10 +1188,22 @@ def test_a_name_that_the_locale_cannot_write_is_an_error_of_the_disk(tmp_path: P
     """PYTHONUTF8=0 and no coercion: as some boot scripts run it."""
     latin = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     path = old_file(tmp_path / "\u00f1am.bin", b"x")
-    with start_tracker(tmp_path) as tracker, start_peer(tmp_path, "share", str(path), tracker=tracker.address) as peer:
+    with (
+        start_tracker(tmp_path) as tracker,
+        start_peer(tmp_path, "share", str(path), tracker=tracker.address) as peer,
+    ):
         content = peer.event("shared")["id"]
         environ = clean_environment(tmp_path / "state-run", latin)
-        line = [sys.executable, "-S", command("peer")[-1], "download", content, "--json", "--tracker", tracker.address]
+        line = [
+            sys.executable,
+            "-S",
+            command("peer")[-1],
+            "download",
+            content,
+            "--json",
+            "--tracker",
+            tracker.address,
+        ]
         done = run([*line, "-o", str(tmp_path / "out")], environ)
     assert done.code == 7
     assert "PYTHONUTF8" in done.event("error")["message"]
@@ -897,21 +1212,29 @@ def test_a_name_that_the_locale_cannot_write_is_an_error_of_the_disk(tmp_path: P
 
 def test_case_45_a_name_is_found_however_its_accents_are_kept(tmp_path: Path) -> None:
     path = old_file(tmp_path / "cafe\u0301.bin", b"x")
-    with start_tracker(tmp_path) as tracker, start_peer(tmp_path, "share", str(path), tracker=tracker.address) as peer:
+    with (
+        start_tracker(tmp_path) as tracker,
+        start_peer(tmp_path, "share", str(path), tracker=tracker.address) as peer,
+    ):
         peer.event("shared")
         assert run_peer(tmp_path, "info", "caf\u00e9.bin", tracker=tracker.address).code == 0
 
 
-# -- the scripts -----------------------------------------------------------------------------------------------------------------------
+# -- the scripts
+# -----------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["tracker", "peer", "demo"])
 def test_the_scripts_run_from_anywhere_and_answer_help_at_once(tmp_path: Path, name: str) -> None:
-    done = subprocess.run([*command(name), "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=20, check=False)
+    done = subprocess.run(
+        [*command(name), "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=20, check=False
+    )
     assert done.returncode == 0
     assert "examples:" in done.stdout
     assert done.stderr == ""
-    version = subprocess.run([*command(name), "--version"], cwd=tmp_path, capture_output=True, text=True, timeout=20, check=False)
+    version = subprocess.run(
+        [*command(name), "--version"], cwd=tmp_path, capture_output=True, text=True, timeout=20, check=False
+    )
     assert version.stdout.startswith("enjambre ")
 
 
@@ -922,8 +1245,18 @@ def test_the_scripts_tell_an_old_python_what_they_need_before_they_import_anythi
         "import sys; sys.version_info = (3, 10, 13, 'final', 0); sys.path[:] = []; sys.argv[:] = [sys.argv[1]];"
         "source = open(sys.argv[0]).read(); exec(compile(source, sys.argv[0], 'exec'))"
     )
-    done = subprocess.run([sys.executable, "-I", "-S", "-c", code, script], capture_output=True, text=True, timeout=20, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"{name}: needs Python 3.11 or newer, this is 3.10\n")
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code, script],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (
+        1,
+        "",
+        f"{name}: needs Python 3.11 or newer, this is 3.10\n",
+    )
     head = Path(script).read_text(encoding="utf-8").partition("sys.exit(")[0]
     assert re.findall(r"^(?:from|import) .*", head, re.MULTILINE) == ["import sys"]
 
@@ -934,17 +1267,23 @@ def test_the_scripts_hold_nothing_that_an_old_python_cannot_read(name: str) -> N
     source = Path(command(name)[-1]).read_text(encoding="utf-8")
     assert source.isascii()
     known = "Module If Compare Lt Attribute Name Load Constant Tuple Import ImportFrom alias Expr Call BinOp Mod Subscript Slice"
-    assert {type(node).__name__ for node in ast.walk(ast.parse(source))} <= set(known.split()), "as old as the language, or new?"
+    assert {type(node).__name__ for node in ast.walk(ast.parse(source))} <= set(known.split()), (
+        "as old as the language, or new?"
+    )
 
 
 def _old_pythons() -> dict[str, str]:
     """Old Pythons that are here and run, by their versions."""
     folders = [*os.get_exec_path(), *map(str, (Path.home() / ".pyenv" / "versions").glob("*/bin"))]
-    found = {old: shutil.which(f"python{old}", path=os.pathsep.join(folders[::-1])) for old in ("2.7", "3.6", "3.10")}
+    found = {
+        old: shutil.which(f"python{old}", path=os.pathsep.join(folders[::-1]))
+        for old in ("2.7", "3.6", "3.10")
+    }
     return {
         old: path
         for old, path in found.items()
-        if path is not None and not subprocess.run([path, "--version"], capture_output=True, timeout=20, check=False).returncode
+        if path is not None
+        and not subprocess.run([path, "--version"], capture_output=True, timeout=20, check=False).returncode
     }
 
 
@@ -953,21 +1292,41 @@ if OLD_PYTHONS:
 
     @pytest.mark.parametrize("old", OLD_PYTHONS)
     @pytest.mark.parametrize("name", ["tracker", "peer", "demo"])
-    def test_an_old_python_that_is_here_reads_the_scripts_and_says_what_they_need(name: str, old: str) -> None:
-        done = subprocess.run([OLD_PYTHONS[old], command(name)[-1], "--help"], capture_output=True, text=True, timeout=20, check=False)
+    def test_an_old_python_that_is_here_reads_the_scripts_and_says_what_they_need(
+        name: str, old: str
+    ) -> None:
+        done = subprocess.run(
+            [OLD_PYTHONS[old], command(name)[-1], "--help"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+        )
         assert (done.returncode, done.stderr) == (1, f"{name}: needs Python 3.11 or newer, this is {old}\n")
 
 
 @POSIX
 @pytest.mark.parametrize(
-    "words", ["peer --help", "peer --version", "peer list --tracker 127.0.0.1:1", "peer list --json --tracker 127.0.0.1:1"]
+    "words",
+    [
+        "peer --help",
+        "peer --version",
+        "peer list --tracker 127.0.0.1:1",
+        "peer list --json --tracker 127.0.0.1:1",
+    ],
 )
-def test_a_command_without_standard_output_or_with_a_full_one_shows_no_traceback(tmp_path: Path, words: str) -> None:
+def test_a_command_without_standard_output_or_with_a_full_one_shows_no_traceback(
+    tmp_path: Path, words: str
+) -> None:
     name, *rest = words.split()
     line = shlex.join([*command(name), *rest])
     for target in (">&-", "> /dev/full", "2>&- >&-"):
         done = subprocess.run(
-            ["sh", "-c", f"{line} {target}"], env=clean_environment(tmp_path), capture_output=True, timeout=20, check=False
+            ["sh", "-c", f"{line} {target}"],
+            env=clean_environment(tmp_path),
+            capture_output=True,
+            timeout=20,
+            check=False,
         )
         assert b"Traceback" not in done.stderr + done.stdout
         assert done.returncode in (0, 6, 7)
@@ -975,20 +1334,37 @@ def test_a_command_without_standard_output_or_with_a_full_one_shows_no_traceback
 
 def test_help_does_not_load_what_only_a_running_command_needs() -> None:
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); from p2p.cli.peer import main; main(['--help']); print(*sys.modules, file=sys.stderr)"
+        "import sys; sys.path.insert(0, sys.argv[1]); from p2p.cli.peer import main; "
+        "main(['--help']); print(*sys.modules, file=sys.stderr)"
     )
     root = str(Path(__file__).resolve().parents[2])
-    done = subprocess.run([sys.executable, "-I", "-S", "-c", code, root], capture_output=True, text=True, timeout=20, check=True)
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code, root], capture_output=True, text=True, timeout=20, check=True
+    )
     assert not {"asyncio", "socket", "sqlite3", "logging", "transports"} & set(done.stderr.split())
 
 
 def test_a_trace_tells_what_happens_in_the_swarm_besides_the_control_lines(tmp_path: Path) -> None:
     path = old_file(tmp_path / "share" / "image.bin", os.urandom(200_000))
     trace = tmp_path / "trace.jsonl"
-    with start_tracker(tmp_path) as tracker, start_peer(tmp_path, "share", str(path), tracker=tracker.address, name="origin") as seed:
+    with (
+        start_tracker(tmp_path) as tracker,
+        start_peer(tmp_path, "share", str(path), tracker=tracker.address, name="origin") as seed,
+    ):
         content = seed.event("shared")["id"]
-        ended = run_peer(tmp_path, "download", content, "-o", str(tmp_path / "out"), "--trace", str(trace), tracker=tracker.address)
+        ended = run_peer(
+            tmp_path,
+            "download",
+            content,
+            "-o",
+            str(tmp_path / "out"),
+            "--trace",
+            str(trace),
+            tracker=tracker.address,
+        )
         assert ended.code == 0, ended.err
     events = [json.loads(line) for line in trace.read_text().splitlines()]
-    assert {"sent", "received", "joined", "asked", "fetched", "verified", "completed"} <= {event["event"] for event in events}
+    assert {"sent", "received", "joined", "asked", "fetched", "verified", "completed"} <= {
+        event["event"] for event in events
+    }
     assert sorted(event["piece"] for event in events if event["event"] == "verified") == [0, 1, 2, 3]

@@ -1,7 +1,9 @@
-"""The image, for real: built without a network from a base made of Debian packages, then a tracker and two peers run from it.
+"""The image, for real: built without a network from a base made of Debian packages, then a tracker and two
+peers run from it.
 
-The base stands in for `python:3.11-slim` and is committed under that very name, so the Dockerfile is built as it stands. It is made once
-and kept in `${XDG_CACHE_HOME:-~/.cache}/enjambre-test`. Everything else lives in the test's own folder and goes with it.
+The base stands in for `python:3.11-slim` and is committed under that very name, so the Dockerfile is built as
+it stands. It is made once and kept in `${XDG_CACHE_HOME:-~/.cache}/enjambre-test`. Everything else lives in
+the test's own folder and goes with it.
 """
 
 from __future__ import annotations
@@ -50,11 +52,14 @@ pytestmark = [
 
 
 def fetched(words: Sequence[str], seconds: float, clear: Path) -> None:
-    """Run what fetches packages, up to three times and for so many seconds each, as `.ci/run` does; `clear` is removed before each try."""
+    """Run what fetches packages, up to three times and for so many seconds each, as `.ci/run` does; `clear`
+    is removed before each try."""
     for tries_left in (2, 1, 0):
         shutil.rmtree(clear, ignore_errors=True)
         try:
-            done = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=seconds, check=False)
+            done = subprocess.run(
+                words, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=seconds, check=False
+            )
             said = (done.stdout + done.stderr)[-2000:]
             if done.returncode == 0:
                 return
@@ -65,7 +70,8 @@ def fetched(words: Sequence[str], seconds: float, clear: Path) -> None:
 
 
 def make_base() -> Path:
-    """A tar file of a small Debian with Python, made once and kept; two test runs at a time wait for each other."""
+    """A tar file of a small Debian with Python, made once and kept; two test runs at a time wait for each
+    other."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "enjambre-test"
     cache.mkdir(parents=True, exist_ok=True)
     kept = cache / f"base-{SUITE}-2.tar"
@@ -75,8 +81,25 @@ def make_base() -> Path:
             return kept
         folder, unfinished = cache / "base.new", cache / "base.new.tar"
         try:
-            fetched(["debootstrap", "--variant=minbase", "--include=python3,python3-pip", SUITE, os.fspath(folder)], 400, folder)
-            for name in ("var/cache", "var/lib/apt", "usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info"):
+            fetched(
+                [
+                    "debootstrap",
+                    "--variant=minbase",
+                    "--include=python3,python3-pip",
+                    SUITE,
+                    os.fspath(folder),
+                ],
+                400,
+                folder,
+            )
+            for name in (
+                "var/cache",
+                "var/lib/apt",
+                "usr/share/doc",
+                "usr/share/man",
+                "usr/share/locale",
+                "usr/share/info",
+            ):
                 shutil.rmtree(folder / name, ignore_errors=True)
             with tarfile.open(unfinished, "w") as tar:
                 tar.add(folder, ".", filter=lambda entry: None if entry.isdev() else entry)
@@ -89,7 +112,8 @@ def make_base() -> Path:
 
 @dataclass(slots=True)
 class Service:
-    """One command running from the image: `pid` is the command's own, as the host sees it, and `events` are its lines so far."""
+    """One command running from the image: `pid` is the command's own, as the host sees it, and `events` are
+    its lines so far."""
 
     shell: subprocess.Popen[str]
     log: Path
@@ -99,7 +123,8 @@ class Service:
     unfinished: str = ""
 
     def wait_for(self, name: str, seconds: float = 60.0) -> dict[str, Any]:
-        """The next event called `name`; fails the test when the command ends first or is silent about it for `seconds`."""
+        """The next event called `name`; fails the test when the command ends first or is silent about it for
+        `seconds`."""
         deadline = time.monotonic() + seconds
         ended = False
         while time.monotonic() < deadline and not ended:
@@ -127,12 +152,26 @@ class Builder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.tool = ["buildah", "--root", f"{folder}/store", "--runroot", f"{folder}/run", "--storage-driver", "vfs"]
+        self.tool = [
+            "buildah",
+            "--root",
+            f"{folder}/store",
+            "--runroot",
+            f"{folder}/run",
+            "--storage-driver",
+            "vfs",
+        ]
         self.services: list[Service] = []
 
     def call(self, *words: str, timeout: float = 300.0) -> str:
         done = subprocess.run(
-            [*self.tool, *words], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=timeout, check=False, cwd=self.folder
+            [*self.tool, *words],
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            timeout=timeout,
+            check=False,
+            cwd=self.folder,
         )
         assert done.returncode == 0, f"buildah {words[0]}: {(done.stdout + done.stderr)[-3000:]}"
         return done.stdout.strip()
@@ -140,7 +179,9 @@ class Builder:
     def build(self, tag: str, *flags: str) -> None:
         """Build the Dockerfile as it stands."""
         always = ["--isolation", "chroot", "--format", "docker", "--pull-never", "--layers=false"]
-        self.call("build", *always, *flags, "--tag", tag, "--file", os.fspath(ROOT / "Dockerfile"), os.fspath(ROOT))
+        self.call(
+            "build", *always, *flags, "--tag", tag, "--file", os.fspath(ROOT / "Dockerfile"), os.fspath(ROOT)
+        )
 
     def config(self, image: str) -> dict[str, Any]:
         """The image's configuration, as Docker would read it."""
@@ -148,7 +189,9 @@ class Builder:
         assert isinstance(config, dict)
         return config
 
-    def run_words(self, container: str, words: Sequence[str], environment: dict[str, str], volumes: dict[Path, str]) -> list[str]:
+    def run_words(
+        self, container: str, words: Sequence[str], environment: dict[str, str], volumes: dict[Path, str]
+    ) -> list[str]:
         options = [f"--env={key}={value}" for key, value in environment.items()]
         options += [f"--volume={source}:{target}" for source, target in volumes.items()]
         return [*self.tool, "run", "--isolation", "chroot", *options, container, "--", *words]
@@ -160,12 +203,17 @@ class Builder:
         volumes: dict[Path, str] | None = None,
         image: str = IMAGE,
     ) -> tuple[str, Service]:
-        """Run the image's entry point with `words` in a container of its own; returns the container and the running service."""
+        """Run the image's entry point with `words` in a container of its own; returns the container and the
+        running service."""
         container = self.call("from", "--pull-never", image)
         out, log = self.folder / f"{container}.out", self.folder / f"{container}.err"
-        command = self.run_words(container, [*self.config(image)["Entrypoint"], *words], environment or {}, volumes or {})
+        command = self.run_words(
+            container, [*self.config(image)["Entrypoint"], *words], environment or {}, volumes or {}
+        )
         with open(out, "w") as stdout, open(log, "w") as stderr:
-            shell = subprocess.Popen(command, stdout=stdout, stderr=stderr, stdin=subprocess.DEVNULL, text=True)
+            shell = subprocess.Popen(
+                command, stdout=stdout, stderr=stderr, stdin=subprocess.DEVNULL, text=True
+            )
         service = Service(shell, log, open(out))  # noqa: SIM115 - closed by close()
         self.services.append(service)
         deadline = time.monotonic() + 30
@@ -175,10 +223,14 @@ class Builder:
         assert service.pid or shell.poll() is not None, "no process of the image's user was seen"
         return container, service
 
-    def finish(self, container: str, words: Sequence[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    def finish(
+        self, container: str, words: Sequence[str], environment: dict[str, str]
+    ) -> subprocess.CompletedProcess[str]:
         """Run `words` inside a container to their end."""
         command = self.run_words(container, words, environment, {})
-        return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60, check=False)
+        return subprocess.run(
+            command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60, check=False
+        )
 
     def end_services(self) -> None:
         """End all that still runs."""
@@ -257,11 +309,15 @@ def test_the_image_is_not_root_and_says_where_it_listens_and_how_it_is_asked(bui
 
 def test_the_image_carries_the_program_and_nothing_else_of_the_checkout(builder: Builder) -> None:
     container = builder.call("from", "--pull-never", IMAGE)
-    listed = builder.finish(container, ["find", "/opt/enjambre", "-mindepth", "1", "-maxdepth", "2"], {}).stdout.split()
+    listed = builder.finish(
+        container, ["find", "/opt/enjambre", "-mindepth", "1", "-maxdepth", "2"], {}
+    ).stdout.split()
     names = {line.removeprefix("/opt/enjambre/") for line in listed}
     assert {"p2p", "transports", "protos", "bin", "bin/tracker", "bin/peer", "deploy/healthcheck.py"} <= names
     assert not {"tests", "docs", "bench", ".git", "deploy/user-data.sh"} & names
-    written = builder.finish(container, ["sh", "-c", "touch /opt/enjambre/x || touch /opt/enjambre/bin/peer"], {})
+    written = builder.finish(
+        container, ["sh", "-c", "touch /opt/enjambre/x || touch /opt/enjambre/bin/peer"], {}
+    )
     assert written.returncode != 0, "the program's own files can be changed by the user it runs as"
 
 
@@ -277,10 +333,22 @@ def grpc_image(builder: Builder) -> str:
     wheels = builder.folder / "wheels"
     with (ROOT / "pyproject.toml").open("rb") as file:
         wanted = tomllib.load(file)["project"]["optional-dependencies"]["grpc"]
-    words = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--only-binary=:all:"]
+    words = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--only-binary=:all:",
+    ]
     words += ["--python-version", "3.11", "--dest", os.fspath(wheels), *wanted]
     fetched(words, 200, wheels)
-    offline = ["--build-arg=PIP_NO_INDEX=1", "--build-arg=PIP_FIND_LINKS=/wheels", f"--volume={wheels}:/wheels:ro"]
+    offline = [
+        "--build-arg=PIP_NO_INDEX=1",
+        "--build-arg=PIP_FIND_LINKS=/wheels",
+        f"--volume={wheels}:/wheels:ro",
+    ]
     builder.build(GRPC_IMAGE, "--build-arg=TRANSPORT=grpc", *offline)
     return GRPC_IMAGE
 
@@ -294,7 +362,9 @@ def test_an_image_for_grpc_moves_a_file_over_grpc_and_one_without_takes_it_over_
     (tmp_path / "share" / "lecture.bin").chmod(0o644)
     _, tracker = builder.start(["tracker", "--json", "--host", "127.0.0.1", "--port", "0"], image=grpc_image)
     here = {"P2P_HOST": "127.0.0.1", "P2P_TRACKER": f"127.0.0.1:{tracker.wait_for('listening')['port']}"}
-    _, seed = builder.start(["peer", "--json", "serve", "/share", "--port", "0"], here, {tmp_path / "share": "/share"}, grpc_image)
+    _, seed = builder.start(
+        ["peer", "--json", "serve", "/share", "--port", "0"], here, {tmp_path / "share": "/share"}, grpc_image
+    )
     assert set(seed.wait_for("listening")["transports"]) == {"tcp", "grpc"}
     seed.wait_for("shared")
     for image, way in ((grpc_image, "grpc"), (IMAGE, "tcp")):
@@ -322,7 +392,9 @@ def test_a_tracker_and_two_peers_from_the_image_move_a_file(builder: Builder, tm
     tracker_box, tracker = builder.start(["tracker", "--json", "--host", "127.0.0.1", "--port", "0"])
     port = str(tracker.wait_for("listening")["port"])
     here = {"P2P_HOST": "127.0.0.1", "P2P_TRACKER": f"127.0.0.1:{port}"}
-    seed_box, seed = builder.start(["peer", "--json", "serve", "/share", "--port", "0"], here, {share: "/share"})
+    seed_box, seed = builder.start(
+        ["peer", "--json", "serve", "/share", "--port", "0"], here, {share: "/share"}
+    )
     seed_port = str(seed.wait_for("listening")["port"])
     seed.wait_for("shared")
 

@@ -1,4 +1,5 @@
-"""What a peer keeps between two commands, its session and the hashes it remembers, when it dies at any call or the power goes."""
+"""What a peer keeps between two commands, its session and the hashes it remembers, when it dies at any call
+or the power goes."""
 
 from __future__ import annotations
 
@@ -12,9 +13,9 @@ import pytest
 
 from p2p.model import Address
 from p2p.peer.session_file import load_session
-from tests.integration.crashing import Point, chosen, crash_environment, killed, launched, points_of
-from tests.integration.power_cut import power_cut
-from tests.integration.processes import Ended, Running, clean_environment, command, old_file, run, start_tracker
+from tests.kit.crashing import Point, chosen, crash_environment, killed, launched, points_of
+from tests.kit.power_cut import power_cut
+from tests.kit.processes import Ended, Running, clean_environment, command, old_file, run, start_tracker
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="SIGKILL is a thing of POSIX")
 
@@ -35,7 +36,10 @@ def at_state(place: Path, words: list[str], tracker: Running, point: Point | Non
 
 def plain(place: Path, tracker: Running, *words: str) -> Ended:
     """Run a peer command as a user does."""
-    return run([*command("peer"), words[0], "--json", "--tracker", tracker.address, *words[1:]], clean_environment(place / "state"))
+    return run(
+        [*command("peer"), words[0], "--json", "--tracker", tracker.address, *words[1:]],
+        clean_environment(place / "state"),
+    )
 
 
 @pytest.mark.parametrize("cut", [False, True], ids=["kill", "power"])
@@ -89,8 +93,22 @@ def test_case_50_a_share_that_dies_while_it_remembers_its_hashes_shares_the_same
     def share(place: Path, point: Point | None) -> str:
         """Share until it dies or has shared; returns the content's id, or nothing if it died."""
         (place / "save").mkdir(parents=True, exist_ok=True)
-        words = ["peer", "share", str(path), "--json", "--host", "127.0.0.1", "--port", "0", "--tracker", tracker.address]
-        with Running(launched(words), crash_environment(place / "state", place / "state", place / "log", point, place / "save")) as peer:
+        words = [
+            "peer",
+            "share",
+            str(path),
+            "--json",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            "0",
+            "--tracker",
+            tracker.address,
+        ]
+        with Running(
+            launched(words),
+            crash_environment(place / "state", place / "state", place / "log", point, place / "save"),
+        ) as peer:
             try:
                 return str(peer.event("shared")["id"])
             except AssertionError:
@@ -106,7 +124,12 @@ def test_case_50_a_share_that_dies_while_it_remembers_its_hashes_shares_the_same
         place = tmp_path / str(point)
         share(place, point)
         if cut:
-            power_cut(place / "log", [place / "state", place / "save"], rng, worst=rng.choice(("", "all", "bytes", "bytes")))
+            power_cut(
+                place / "log",
+                [place / "state", place / "save"],
+                rng,
+                worst=rng.choice(("", "all", "bytes", "bytes")),
+            )
         (place / "log").unlink()
         assert share(place, None) == content, str(point)
         found = files_below(place / "state")
@@ -114,6 +137,11 @@ def test_case_50_a_share_that_dies_while_it_remembers_its_hashes_shares_the_same
 
 
 def files_below(folder: Path) -> dict[str, bytes]:
-    """All files below a folder, by path; a journal of the session's file is plain JSON and differs by its token."""
-    found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    return {name: b"" if name.endswith(".json") and json.loads(data) else data for name, data in found.items()}
+    """All files below a folder, by path; a journal of the session's file is plain JSON and differs by its
+    token."""
+    found = {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
+    return {
+        name: b"" if name.endswith(".json") and json.loads(data) else data for name, data in found.items()
+    }

@@ -1,4 +1,5 @@
-"""A download that dies at any call that touches the disk: the old state or the new, never a wrong byte, and little is fetched again."""
+"""A download that dies at any call that touches the disk: the old state or the new, never a wrong byte, and
+little is fetched again."""
 
 from __future__ import annotations
 
@@ -11,9 +12,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.crashing import BLOCK, Point, Swarm, Tree, chosen, killed, pieces_asked, points_of, share, tree_of
-from tests.integration.power_cut import power_cut
-from tests.integration.processes import old_file
+from tests.kit.crashing import (
+    BLOCK,
+    Point,
+    Swarm,
+    Tree,
+    chosen,
+    killed,
+    pieces_asked,
+    points_of,
+    share,
+    tree_of,
+)
+from tests.kit.power_cut import power_cut
+from tests.kit.processes import old_file
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="SIGKILL is a thing of POSIX")
 
@@ -83,10 +95,16 @@ def test_case_50_a_download_killed_at_any_call_leaves_the_old_state_or_the_new_a
     scenario = SCENARIOS[which]
     points = chosen(points_of(undisturbed(tmp_path, swarm, scenario)), scenario.points, random.Random(seed))
     with ThreadPoolExecutor(3) as threads:
-        outcomes = list(threads.map(lambda point: crash_at(tmp_path / str(point), swarm, scenario, point), points))
+        outcomes = list(
+            threads.map(lambda point: crash_at(tmp_path / str(point), swarm, scenario, point), points)
+        )
     wasted = [again for again in outcomes if again is not None]
-    print(f"{len(wasted)} of {len(points)} points, fetched again: at most {max(wasted)} bytes, {sum(wasted) / len(wasted):.0f} in the mean")
-    assert len(wasted) >= 0.9 * len(points), "too many runs did not come by the call where they should have died"
+    print(
+        f"{len(wasted)} of {len(points)} points, fetched again: at most {max(wasted)} bytes, {sum(wasted) / len(wasted):.0f} in the mean"
+    )
+    assert len(wasted) >= 0.9 * len(points), (
+        "too many runs did not come by the call where they should have died"
+    )
 
 
 def undisturbed(folder: Path, swarm: Swarm, scenario: Scenario) -> Path:
@@ -108,7 +126,8 @@ def prepared(out: Path, swarm: Swarm, scenario: Scenario, *more: str) -> list[st
 
 
 def crash_at(place: Path, swarm: Swarm, scenario: Scenario, point: Point) -> int | None:
-    """Die at a point, look, and run again; returns the bytes fetched again, or None if the point was not reached."""
+    """Die at a point, look, and run again; returns the bytes fetched again, or None if the point was not
+    reached."""
     out, trace = place / "out", place / "trace"
     words = prepared(out, swarm, scenario)
     first = swarm.launch([*words, "--trace", str(trace)], out, place / "log", point)
@@ -120,7 +139,9 @@ def crash_at(place: Path, swarm: Swarm, scenario: Scenario, point: Point) -> int
     if between is None and scenario.old is not None:
         assert target.suffix == "", f"{point}: a file must never be missing"
         aside = list(out.glob("*.old.part"))
-        assert [tree_of(path) for path in aside] == [scenario.old], f"{point}: the old folder is neither here nor beside"
+        assert [tree_of(path) for path in aside] == [scenario.old], (
+            f"{point}: the old folder is neither here nor beside"
+        )
     else:
         assert between in (scenario.new, scenario.old), f"{point}: {between}"
 
@@ -134,7 +155,9 @@ def crash_at(place: Path, swarm: Swarm, scenario: Scenario, point: Point) -> int
         assert again.code == 0, f"{point}: {again.err}"
     if not ended:
         fetched = sum(again.event("done")["bytes_from"].values())
-        assert fetched <= (0 if whole else missing), f"{point}: {fetched} bytes were fetched, {missing} were missing"
+        assert fetched <= (0 if whole else missing), (
+            f"{point}: {fetched} bytes were fetched, {missing} were missing"
+        )
     assert tree_of(target) == scenario.new, str(point)
     assert [path.name for path in out.iterdir()] == [scenario.name], str(point)
     asked = sum(min(BLOCK, scenario.size - piece * BLOCK) for piece in pieces_asked(trace))
@@ -148,7 +171,9 @@ def survived(out: Path, scenario: Scenario) -> int:
     whole = b"".join(data for _, data in files)
     found = b"".join((part.get(name) or b"").ljust(len(data), b"\0")[: len(data)] for name, data in files)
     starts = range(0, len(whole), BLOCK)
-    return sum(len(whole[at : at + BLOCK]) for at in starts if whole[at : at + BLOCK] == found[at : at + BLOCK])
+    return sum(
+        len(whole[at : at + BLOCK]) for at in starts if whole[at : at + BLOCK] == found[at : at + BLOCK]
+    )
 
 
 @pytest.mark.parametrize("which", SCENARIOS)
@@ -161,7 +186,11 @@ def test_case_50_a_power_cut_at_any_call_leaves_the_old_state_or_the_new_and_the
     points = [point for point in points_of(undisturbed(tmp_path, swarm, scenario)) if point.when == "after"]
     tried = [(point, rng.randrange(2**32)) for point in chosen(points, scenario.points // 2, rng)]
     with ThreadPoolExecutor(3) as threads:
-        list(threads.map(lambda one: power_cut_at(tmp_path / str(one[0]), swarm, scenario, one[0], one[1]), tried))
+        list(
+            threads.map(
+                lambda one: power_cut_at(tmp_path / str(one[0]), swarm, scenario, one[0], one[1]), tried
+            )
+        )
 
 
 def power_cut_at(place: Path, swarm: Swarm, scenario: Scenario, point: Point, seed: int) -> None:
@@ -177,11 +206,19 @@ def power_cut_at(place: Path, swarm: Swarm, scenario: Scenario, point: Point, se
     if first.code == 0:
         assert between == scenario.new, f"{point}: it said it was done, and a power cut took it away"
     elif between is None and scenario.old is not None:
-        assert [tree_of(path) for path in out.glob("*.old.part")] == [scenario.old], f"{point}: the old folder is neither here nor beside"
+        assert [tree_of(path) for path in out.glob("*.old.part")] == [scenario.old], (
+            f"{point}: the old folder is neither here nor beside"
+        )
     else:
         assert between in (scenario.new, scenario.old), f"{point}: {between}"
     again = swarm.plain(words)
-    expected = 7 if between == scenario.new and scenario.old is None and not list((place / "out").glob("*.part.manifest")) else 0
+    expected = (
+        7
+        if between == scenario.new
+        and scenario.old is None
+        and not list((place / "out").glob("*.part.manifest"))
+        else 0
+    )
     if again.code != expected:
         assert again.code in (0, 7), f"{point}: {again.err}"
         assert again.code == 0 or between == scenario.new, f"{point}: {again.err}"
@@ -190,7 +227,9 @@ def power_cut_at(place: Path, swarm: Swarm, scenario: Scenario, point: Point, se
 
 
 @pytest.mark.parametrize("which", SCENARIOS)
-def test_case_50_what_a_download_called_done_outlives_a_power_cut(tmp_path: Path, swarm: Swarm, which: str) -> None:
+def test_case_50_what_a_download_called_done_outlives_a_power_cut(
+    tmp_path: Path, swarm: Swarm, which: str
+) -> None:
     scenario = SCENARIOS[which]
     out, save = tmp_path / "deep" / "er" / "out", tmp_path / "save"
     save.mkdir()

@@ -1,4 +1,5 @@
-"""Tracker stores that are damaged, foreign or in use: refused with a sentence and a code, left as they are, and never silently emptied."""
+"""Tracker stores that are damaged, foreign or in use: refused with a sentence and a code, left as they are,
+and never silently emptied."""
 
 from __future__ import annotations
 
@@ -16,9 +17,9 @@ import pytest
 
 from p2p.model import ContentId, PeerId
 from p2p.tracker.store.base import Claim, PeerRecord
-from p2p.tracker.store.sqlite import SqliteStore
-from tests.integration.crashing import Point, crash_environment, launched, points_of
-from tests.integration.processes import Ended, Running, clean_environment, command, run, run_peer, start_tracker
+from p2p.tracker.store.journal import SqliteStore
+from tests.kit.crashing import Point, crash_environment, launched, points_of
+from tests.kit.processes import Ended, Running, clean_environment, command, run, run_peer, start_tracker
 
 CONTENTS = 1500
 PEER = PeerId("5f" * 16)
@@ -31,7 +32,9 @@ def filled(file: Path) -> None:
         store.put_session("s", "alice", 0.0)
         peer = PeerRecord(PEER, "s", "one", "alice", "10.0.0.7", None, {"tcp": 7000}, 0, 0.0)
         store.put_peer(peer)
-        store.put_claims(peer, [Claim(ContentId(f"{number:064x}"), f"file-{number}", 7, 7) for number in range(CONTENTS)])
+        store.put_claims(
+            peer, [Claim(ContentId(f"{number:064x}"), f"file-{number}", 7, 7) for number in range(CONTENTS)]
+        )
         changes = store.take_pending()
         store.commit(changes)
         store.settle(changes, written=True)
@@ -41,7 +44,9 @@ def left_by_a_kill(file: Path) -> None:
     """Make the same as a killed tracker leaves it: most of it in SQLite's journal."""
     with closing(SqliteStore(file.with_name("other.db"), 0.0)):
         pass
-    reader = sqlite3.connect(file.with_name("other.db"))  # while it is open, nothing is taken over from the journal
+    reader = sqlite3.connect(
+        file.with_name("other.db")
+    )  # while it is open, nothing is taken over from the journal
     try:
         reader.execute("SELECT count(*) FROM claims").fetchone()
         filled(file.with_name("other.db"))
@@ -56,7 +61,9 @@ def left_by_a_kill(file: Path) -> None:
 def files(folder: Path) -> Files:
     """All that lies beside the store, but what is locked or shared while it is looked at."""
     return {
-        path.name: path.read_bytes() if path.is_file() else None for path in folder.iterdir() if not path.name.endswith((".lock", "-shm"))
+        path.name: path.read_bytes() if path.is_file() else None
+        for path in folder.iterdir()
+        if not path.name.endswith((".lock", "-shm"))
     }
 
 
@@ -104,7 +111,9 @@ def header_flipped(data: bytes, rng: random.Random) -> bytes:
 
 
 @pytest.mark.parametrize("damage", [random_bytes, half, cut_anywhere, zeros, first_page_only, header_flipped])
-def test_case_53_a_damaged_store_is_refused_and_left_alone(tmp_path: Path, damage: Callable[[bytes, random.Random], bytes]) -> None:
+def test_case_53_a_damaged_store_is_refused_and_left_alone(
+    tmp_path: Path, damage: Callable[[bytes, random.Random], bytes]
+) -> None:
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     file = tmp_path / "tracker.db"
@@ -137,8 +146,11 @@ def test_case_53_what_a_kill_left_in_the_journal_is_all_there(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("damage", ["store emptied", "store gone", "journal overwritten"])
-def test_case_53_a_journal_without_its_store_or_a_damaged_one_is_refused_and_kept(tmp_path: Path, damage: str) -> None:
-    """SQLite would take the one for new and delete the journal, and the other for empty: all that it holds would be gone without a word."""
+def test_case_53_a_journal_without_its_store_or_a_damaged_one_is_refused_and_kept(
+    tmp_path: Path, damage: str
+) -> None:
+    """SQLite would take the one for new and delete the journal, and the other for empty: all that it holds
+    would be gone without a word."""
     file = tmp_path / "tracker.db"
     left_by_a_kill(file)
     journal = file.with_name("tracker.db-wal")
@@ -156,7 +168,9 @@ def test_case_53_a_journal_without_its_store_or_a_damaged_one_is_refused_and_kep
     assert journal.read_bytes() == kept
 
 
-def test_case_53_an_empty_file_is_what_a_first_start_leaves_when_it_is_killed_and_is_used(tmp_path: Path) -> None:
+def test_case_53_an_empty_file_is_what_a_first_start_leaves_when_it_is_killed_and_is_used(
+    tmp_path: Path,
+) -> None:
     file = tmp_path / "tracker.db"
     file.write_bytes(b"")
     with start_tracker(tmp_path, store=f"sqlite:{file}") as tracker:
@@ -171,7 +185,9 @@ def test_case_53_a_folder_in_the_place_of_the_store_is_refused(tmp_path: Path) -
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a thing of POSIX")
 @pytest.mark.parametrize("kind", ["fifo", "socket"])
-def test_case_53_a_pipe_or_a_socket_in_the_place_of_the_store_is_refused_and_not_waited_for(tmp_path: Path, kind: str) -> None:
+def test_case_53_a_pipe_or_a_socket_in_the_place_of_the_store_is_refused_and_not_waited_for(
+    tmp_path: Path, kind: str
+) -> None:
     file = tmp_path / "tracker.db"
     if kind == "fifo":
         os.mkfifo(file)
@@ -184,7 +200,9 @@ def test_case_53_a_pipe_or_a_socket_in_the_place_of_the_store_is_refused_and_not
     assert "Traceback" not in ended.err
 
 
-def test_case_53_a_store_that_another_tracker_has_is_refused_and_free_again_when_that_one_is_killed(tmp_path: Path) -> None:
+def test_case_53_a_store_that_another_tracker_has_is_refused_and_free_again_when_that_one_is_killed(
+    tmp_path: Path,
+) -> None:
     file = tmp_path / "tracker.db"
     filled(file)
     with start_tracker(tmp_path, store=f"sqlite:{file}") as first:
@@ -199,7 +217,9 @@ def test_case_53_a_store_that_another_tracker_has_is_refused_and_free_again_when
         assert run_peer(tmp_path, "status", tracker=again.address).event("stats")["contents"] == CONTENTS
 
 
-def test_case_53_a_store_that_another_program_holds_locked_is_refused_in_time_and_kept(tmp_path: Path) -> None:
+def test_case_53_a_store_that_another_program_holds_locked_is_refused_in_time_and_kept(
+    tmp_path: Path,
+) -> None:
     file = tmp_path / "tracker.db"
     filled(file)
     with closing(sqlite3.connect(file, isolation_level=None)) as other:
@@ -217,8 +237,19 @@ def test_case_53_a_store_that_another_program_holds_locked_is_refused_in_time_an
 def test_case_50_a_first_start_killed_at_any_call_is_followed_by_one_that_works(tmp_path: Path) -> None:
     def start_and_die(place: Path, point: Point | None) -> None:
         place.mkdir(exist_ok=True)
-        words = ["tracker", "--json", "--host", "127.0.0.1", "--port", "0", "--store", f"sqlite:{place / 'new' / 'tracker.db'}"]
-        with Running(launched(words), crash_environment(place, place, tmp_path / f"{place.name}.log", point)) as tracker:
+        words = [
+            "tracker",
+            "--json",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            "0",
+            "--store",
+            f"sqlite:{place / 'new' / 'tracker.db'}",
+        ]
+        with Running(
+            launched(words), crash_environment(place, place, tmp_path / f"{place.name}.log", point)
+        ) as tracker:
             if point is None:
                 tracker.event("listening")
                 tracker.send(signal.SIGTERM)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.processes import SLACK, Running, clean_environment, command, old_file, run
+from tests.kit.processes import SLACK, Running, clean_environment, command, old_file, run
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -18,7 +18,10 @@ pytestmark = pytest.mark.timeout(90)
 def environment(tmp_path: Path) -> dict[str, str]:
     """The demo's temporary folder lies in the test's, so that what it leaves can be seen."""
     (tmp_path / "temp").mkdir()
-    return clean_environment(tmp_path / "state", {"TMPDIR": str(tmp_path / "temp"), "TEMP": str(tmp_path / "temp"), "P2P_PORT": "6970"})
+    return clean_environment(
+        tmp_path / "state",
+        {"TMPDIR": str(tmp_path / "temp"), "TEMP": str(tmp_path / "temp"), "P2P_PORT": "6970"},
+    )
 
 
 def alive(pid: int) -> bool:
@@ -68,9 +71,14 @@ def test_a_file_or_a_folder_of_ones_own_can_be_used_and_copies_kept(tmp_path: Pa
 
 @pytest.mark.skipif(sys.platform == "win32", reason="freezes a process")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_stopped_demo_leaves_no_process_and_no_file(tmp_path: Path, number: signal.Signals, code: int) -> None:
-    """The origin is frozen until the signal is sent, so that the downloads are not over by then, however little there is to remove."""
-    with Running([*command("demo"), "--json", "--peers", "3", "--size", "30M"], environment(tmp_path)) as demo:
+def test_a_stopped_demo_leaves_no_process_and_no_file(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    """The origin is frozen until the signal is sent, so that the downloads are not over by then, however
+    little there is to remove."""
+    with Running(
+        [*command("demo"), "--json", "--peers", "3", "--size", "30M"], environment(tmp_path)
+    ) as demo:
         pids = [demo.event("started")["pid"] for _ in range(2)]
         demo.event("shared")
         os.kill(pids[1], signal.SIGSTOP)
@@ -87,7 +95,9 @@ def test_a_stopped_demo_leaves_no_process_and_no_file(tmp_path: Path, number: si
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGKILL")
 def test_a_peer_that_dies_is_named_and_all_is_cleaned_up(tmp_path: Path) -> None:
-    with Running([*command("demo"), "--json", "--peers", "3", "--size", "300M"], environment(tmp_path)) as demo:
+    with Running(
+        [*command("demo"), "--json", "--peers", "3", "--size", "300M"], environment(tmp_path)
+    ) as demo:
         started = [demo.event("started") for _ in range(4)]
         os.kill(started[-1]["pid"], signal.SIGKILL)
         assert "peer-2 ended" in demo.event("error")["message"]
@@ -100,7 +110,9 @@ def test_a_peer_that_dies_is_named_and_all_is_cleaned_up(tmp_path: Path) -> None
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGKILL")
 @pytest.mark.parametrize("number", [0, 1], ids=["tracker", "origin"])
 def test_the_demo_does_not_wait_for_an_origin_or_a_tracker_that_died(tmp_path: Path, number: int) -> None:
-    with Running([*command("demo"), "--json", "--peers", "3", "--size", "300M"], environment(tmp_path)) as demo:
+    with Running(
+        [*command("demo"), "--json", "--peers", "3", "--size", "300M"], environment(tmp_path)
+    ) as demo:
         started = [demo.event("started") for _ in range(4)]
         os.kill(started[number]["pid"], signal.SIGKILL)
         assert f"{started[number]['name']} ended" in demo.event("error", timeout=10)["message"]
@@ -129,7 +141,13 @@ def test_what_cannot_be_shared_ends_the_demo_with_the_reason(tmp_path: Path) -> 
 
 def test_wrong_words_are_refused_before_anything_starts(tmp_path: Path) -> None:
     environ = environment(tmp_path)
-    for words in (["--peers", "1"], ["--peers", "x"], ["--size", "big"], [str(tmp_path / "missing")], ["--transport", "pigeon"]):
+    for words in (
+        ["--peers", "1"],
+        ["--peers", "x"],
+        ["--size", "big"],
+        [str(tmp_path / "missing")],
+        ["--transport", "pigeon"],
+    ):
         began = time.monotonic()
         done = run([*command("demo"), *words], environ)
         assert done.code == 2

@@ -1,4 +1,5 @@
-"""What is deployed agrees with the program: each command line parses, each variable exists, each port is the default, each script runs."""
+"""What is deployed agrees with the program: each command line parses, each variable exists, each port is the
+default, each script runs."""
 
 from __future__ import annotations
 
@@ -27,7 +28,14 @@ import yaml
 
 from p2p.cli import peer as peer_command
 from p2p.cli import tracker as tracker_command
-from p2p.config import DEFAULT_PEER_PORT, DEFAULT_TRACKER_PORT, Machine, PeerConfig, TrackerConfig, env_names
+from p2p.cli.config import (
+    DEFAULT_PEER_PORT,
+    DEFAULT_TRACKER_PORT,
+    Machine,
+    PeerConfig,
+    TrackerConfig,
+    env_names,
+)
 from p2p.errors import UsageError
 
 ROOT: Final = Path(__file__).parents[2]
@@ -86,7 +94,11 @@ def command_lines() -> Iterator[tuple[str, list[str]]]:
         words = [*service.get("entrypoint", []), *service["command"]]
         yield f"compose.yaml {name}", command_in(words) or words
     for role, unit in UNITS.items():
-        yield unit.name, command_in(shlex.split(settings(unit, "Service")["ExecStart"][0])) or [role, "no command line found"]
+        yield (
+            unit.name,
+            command_in(shlex.split(settings(unit, "Service")["ExecStart"][0]))
+            or [role, "no command line found"],
+        )
     yield "Dockerfile", json.loads(re.findall(r"^CMD (\[.*\])$", text_of("Dockerfile"), re.M)[-1])
     page = text_of("docs/deploy.md")
     for block in re.findall(r"```sh\n(.*?)```", page, re.S):
@@ -130,7 +142,8 @@ def answering(reply: bytes) -> Iterator[int]:
 
 
 def configure(words: list[str], environment: dict[str, str]) -> TrackerConfig | PeerConfig:
-    """What the program makes of a command line, from `tracker` or `peer` on, and of variables. Raises `SystemExit`, `UsageError`."""
+    """What the program makes of a command line, from `tracker` or `peer` on, and of variables. Raises
+    `SystemExit`, `UsageError`."""
     machine = Machine("linux", Path("/home/somebody"), "host", random.Random(1))
     options = vars(PARSERS[words[0]]().parse_args(words[1:]))
     if words[0] == "tracker":
@@ -140,7 +153,9 @@ def configure(words: list[str], environment: dict[str, str]) -> TrackerConfig | 
 
 
 @pytest.mark.parametrize(("where", "words"), COMMAND_LINES, ids=[where for where, _ in COMMAND_LINES])
-def test_every_command_line_is_understood_by_the_real_parser(where: str, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_line_is_understood_by_the_real_parser(
+    where: str, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     try:
         configure(words, {})
     except (SystemExit, UsageError) as error:
@@ -149,7 +164,13 @@ def test_every_command_line_is_understood_by_the_real_parser(where: str, words: 
 
 def test_command_lines_were_found_in_every_kind_of_file() -> None:
     places = {where.partition(" ")[0].rstrip(":") for where, _ in COMMAND_LINES}
-    assert {"compose.yaml", "Dockerfile", "deploy.md", "enjambre-tracker.service", "enjambre-peer.service"} <= places
+    assert {
+        "compose.yaml",
+        "Dockerfile",
+        "deploy.md",
+        "enjambre-tracker.service",
+        "enjambre-peer.service",
+    } <= places
     assert sum(where.startswith("deploy.md") for where, _ in COMMAND_LINES) >= 12
 
 
@@ -171,9 +192,15 @@ def test_the_values_compose_sets_are_taken_by_the_command_that_gets_them() -> No
 def test_every_value_in_the_example_of_settings_is_taken_by_the_program() -> None:
     lines = text_of("deploy/enjambre.env").splitlines()
     assert [line for line in lines if line and not re.fullmatch(r"# .*|#P2P_[A-Z_]+=\S+", line)] == []
-    common, for_tracker, for_peer = ("\n".join(lines).split(f"# {start}")[-1] for start in ("Where peers", "tracker.env:", "peer.env:"))
-    assert isinstance(configure(["tracker"], values_in(for_tracker.partition("# peer.env:")[0])), TrackerConfig)
-    config = configure(["peer", "serve", "."], {**values_in(common.partition("# tracker.env:")[0]), **values_in(for_peer)})
+    common, for_tracker, for_peer = (
+        "\n".join(lines).split(f"# {start}")[-1] for start in ("Where peers", "tracker.env:", "peer.env:")
+    )
+    assert isinstance(
+        configure(["tracker"], values_in(for_tracker.partition("# peer.env:")[0])), TrackerConfig
+    )
+    config = configure(
+        ["peer", "serve", "."], {**values_in(common.partition("# tracker.env:")[0]), **values_in(for_peer)}
+    )
     assert isinstance(config, PeerConfig)
     assert (config.tracker.port, config.accept_uploads) == (DEFAULT_TRACKER_PORT, 10 << 30)
 
@@ -188,7 +215,9 @@ def test_ports_are_the_defaults_of_the_program_everywhere() -> None:
     assert re.findall(r"^EXPOSE (.*)$", text_of("Dockerfile"), re.M) == [f"{tracker} {peer} {peer + 1}"]
     services = compose()["services"]
     assert services["tracker"]["ports"] == [f"{tracker}:{tracker}"]
-    addresses = {service["environment"]["P2P_TRACKER"] for name, service in services.items() if name != "tracker"}
+    addresses = {
+        service["environment"]["P2P_TRACKER"] for name, service in services.items() if name != "tracker"
+    }
     assert addresses == {f"tracker:{tracker}"}
     page = text_of("docs/deploy.md")
     assert f"| TCP {tracker} | the tracker |" in page
@@ -201,7 +230,10 @@ def test_compose_starts_a_tracker_one_peer_that_shares_and_two_that_accept_uploa
     assert sorted(roles) == ["peer", "peer", "peer", "tracker"]
     assert sum("--accept-uploads" in service["command"] for service in lasting.values()) == 2
     shared = ROOT / "deploy" / "share-example"
-    assert any(f":-./{shared.relative_to(ROOT).as_posix()}}}:/share" in volume for volume in lasting["origin"]["volumes"])
+    assert any(
+        f":-./{shared.relative_to(ROOT).as_posix()}}}:/share" in volume
+        for volume in lasting["origin"]["volumes"]
+    )
     assert any(path.stat().st_size > 0 for path in shared.iterdir())
 
 
@@ -229,13 +261,17 @@ def test_one_service_of_compose_builds_the_image_and_none_asks_a_registry_for_it
 
 def test_every_named_volume_of_compose_is_declared_and_used() -> None:
     page = compose()
-    used = {volume.partition(":")[0] for service in page["services"].values() for volume in service["volumes"]}
+    used = {
+        volume.partition(":")[0] for service in page["services"].values() for volume in service["volumes"]
+    }
     assert {name for name in used if not name.startswith("$")} == set(page["volumes"])
 
 
 def test_the_dockerfile_copies_only_what_is_there_and_what_the_builder_is_sent() -> None:
     sent = {line[1:] for line in text_of(".dockerignore").splitlines() if line.startswith("!")}
-    copied = [words[1:-1] for words in map(str.split, text_of("Dockerfile").splitlines()) if words[:1] == ["COPY"]]
+    copied = [
+        words[1:-1] for words in map(str.split, text_of("Dockerfile").splitlines()) if words[:1] == ["COPY"]
+    ]
     names = {name.rstrip("/") for sources in copied for name in sources}
     assert names == sent
     assert all((ROOT / name).exists() for name in names)
@@ -249,14 +285,23 @@ def test_a_unit_stops_cleanly_keeps_its_state_and_runs_as_nobody_in_particular(r
     assert service["Environment"] == [f"P2P_STATE=%S/enjambre-{role}"]
     assert service["EnvironmentFile"] == ["-/etc/enjambre/enjambre.env", f"-/etc/enjambre/{role}.env"]
     assert set(service["SuccessExitStatus"][0].split()) == {"130", "143"}
-    for key, value in {"ProtectSystem": "strict", "NoNewPrivileges": "yes", "ProtectHome": "yes", "CapabilityBoundingSet": ""}.items():
+    for key, value in {
+        "ProtectSystem": "strict",
+        "NoNewPrivileges": "yes",
+        "ProtectHome": "yes",
+        "CapabilityBoundingSet": "",
+    }.items():
         assert service[key] == [value], key
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not here (package systemd)")
+@pytest.mark.skipif(
+    shutil.which("systemd-analyze") is None, reason="systemd-analyze is not here (package systemd)"
+)
 @pytest.mark.parametrize("role", UNITS)
 def test_systemd_itself_finds_no_fault_in_a_unit(role: str) -> None:
-    done = subprocess.run(["systemd-analyze", "verify", UNITS[role]], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["systemd-analyze", "verify", UNITS[role]], capture_output=True, text=True, check=False
+    )
     complaints = [line for line in (done.stdout + done.stderr).splitlines() if "enjambre" in line]
     assert complaints == []
 
@@ -267,7 +312,12 @@ def test_systemd_itself_finds_no_fault_in_a_unit(role: str) -> None:
         ([], {}, [], ("127.0.0.1", 6970)),
         (["tracker"], {}, [], ("127.0.0.1", 6969)),
         ([], {}, ["python3", "-I", "/opt/enjambre/bin/tracker"], ("127.0.0.1", 6969)),
-        ([], {}, ["python3", "-I", "/opt/enjambre/bin/peer", "serve", "/share", "--port", "7000"], ("127.0.0.1", 7000)),
+        (
+            [],
+            {},
+            ["python3", "-I", "/opt/enjambre/bin/peer", "serve", "/share", "--port", "7000"],
+            ("127.0.0.1", 7000),
+        ),
         ([], {"P2P_PORT": "7001", "P2P_HOST": "0.0.0.0"}, ["bin/tracker"], ("127.0.0.1", 7001)),
         ([], {"P2P_PORT": "7001"}, ["bin/tracker", "--port=7002", "--host=10.0.0.9"], ("10.0.0.9", 7002)),
         ([], {"P2P_HOST": "::"}, ["bin/peer"], ("::1", 6970)),
@@ -296,7 +346,13 @@ def test_the_health_check_asks_where_the_service_listens(
 )
 def test_the_health_check_is_content_only_with_an_ok(reply: bytes, code: int) -> None:
     with answering(reply) as port:
-        words = [sys.executable, "-I", "-S", os.fspath(ROOT / "deploy" / "healthcheck.py"), f"127.0.0.1:{port}"]
+        words = [
+            sys.executable,
+            "-I",
+            "-S",
+            os.fspath(ROOT / "deploy" / "healthcheck.py"),
+            f"127.0.0.1:{port}",
+        ]
         done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
@@ -304,7 +360,13 @@ def test_the_health_check_is_content_only_with_an_ok(reply: bytes, code: int) ->
 
 def test_the_health_check_of_nobody_and_of_nonsense_fails_in_one_line() -> None:
     for port in ("1", "no-port", "99999"):
-        words = [sys.executable, "-I", "-S", os.fspath(ROOT / "deploy" / "healthcheck.py"), f"127.0.0.1:{port}"]
+        words = [
+            sys.executable,
+            "-I",
+            "-S",
+            os.fspath(ROOT / "deploy" / "healthcheck.py"),
+            f"127.0.0.1:{port}",
+        ]
         done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
         assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
 
@@ -333,7 +395,10 @@ class TestScripts:
         assert done.returncode == 0, done.stderr
         assert (root / "opt/enjambre/bin/peer").is_file()
         assert (root / "etc/enjambre/enjambre.env").read_text() == "P2P_TRACKER=10.0.0.5:6969\n"
-        assert {path.name for path in (root / "etc/systemd/system").iterdir()} == {"enjambre-tracker.service", "enjambre-peer.service"}
+        assert {path.name for path in (root / "etc/systemd/system").iterdir()} == {
+            "enjambre-tracker.service",
+            "enjambre-peer.service",
+        }
         assert "systemctl enable enjambre-tracker.service" in calls
         assert "systemctl restart enjambre-peer.service" in calls
 
@@ -346,17 +411,31 @@ class TestScripts:
         assert (root / "etc/enjambre/peer.env").read_text() == "P2P_ACCEPT_UPLOADS=1G\n"
         assert not (root / "opt/enjambre/stale").exists()
 
-    @pytest.mark.parametrize("changed", [{"SOURCE": ""}, {"ROLES": "seed"}, {"VERSION": "0" * 64}], ids=["placeholder", "role", "checksum"])
-    def test_user_data_stops_before_it_installs_what_was_not_meant(self, tmp_path: Path, changed: dict[str, str]) -> None:
+    @pytest.mark.parametrize(
+        "changed",
+        [{"SOURCE": ""}, {"ROLES": "seed"}, {"VERSION": "0" * 64}],
+        ids=["placeholder", "role", "checksum"],
+    )
+    def test_user_data_stops_before_it_installs_what_was_not_meant(
+        self, tmp_path: Path, changed: dict[str, str]
+    ) -> None:
         done, root, calls = rehearse(tmp_path, changed)
         assert done.returncode != 0
         assert not (root / "opt/enjambre").exists()
         assert not [call for call in calls if call.startswith("systemctl")]
 
 
-def rehearse(folder: Path, changed: dict[str, str]) -> tuple[subprocess.CompletedProcess[str], Path, list[str]]:
-    """Run user-data.sh into a folder, with the tools that would reach outside replaced by ones that note how they were called."""
-    tools, root, notes, archive = folder / "tools", folder / "root", folder / "calls", folder / "enjambre.tar.gz"
+def rehearse(
+    folder: Path, changed: dict[str, str]
+) -> tuple[subprocess.CompletedProcess[str], Path, list[str]]:
+    """Run user-data.sh into a folder, with the tools that would reach outside replaced by ones that note how
+    they were called."""
+    tools, root, notes, archive = (
+        folder / "tools",
+        folder / "root",
+        folder / "calls",
+        folder / "enjambre.tar.gz",
+    )
     tools.mkdir(exist_ok=True)
     note = f'#!/bin/sh\necho "$(basename "$0") $*" >>{shlex.quote(os.fspath(notes))}\n'
     for name in ("apt-get", "systemctl"):
@@ -364,11 +443,18 @@ def rehearse(folder: Path, changed: dict[str, str]) -> tuple[subprocess.Complete
     (tools / "curl").write_text(f'{note}while [ "$1" != --output ]; do shift; done\ncp "$3" "$2"\n')
     # An environment may hold back its Python's name; the script asks for python3.
     (tools / "python3").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
-    (tools / "sha256sum").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -c {shlex.quote(CHECKSUM)} "$@"\n')
+    (tools / "sha256sum").write_text(
+        f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -c {shlex.quote(CHECKSUM)} "$@"\n'
+    )
     for tool in tools.iterdir():
         tool.chmod(0o755)
     with tarfile.open(archive, "w:gz") as tar:
-        for name in ("bin/peer", "bin/tracker", "deploy/enjambre-tracker.service", "deploy/enjambre-peer.service"):
+        for name in (
+            "bin/peer",
+            "bin/tracker",
+            "deploy/enjambre-tracker.service",
+            "deploy/enjambre-peer.service",
+        ):
             tar.add(ROOT / name, name)
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()
     environment = {

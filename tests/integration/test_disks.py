@@ -1,4 +1,5 @@
-"""The disks that tests mount: gone once taken away, whoever else copied the mounts meanwhile; and nothing but them is filled up."""
+"""The disks that tests mount: gone once taken away, whoever else copied the mounts meanwhile; and nothing but
+them is filled up."""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.disks import ext4, fill_up, needs_disks
-from tests.waiting import until
+from tests.kit.disks import ext4, fill_up, needs_disks
+from tests.kit.waiting import until
 
 pytestmark = [*needs_disks, pytest.mark.timeout(120)]
 
@@ -21,7 +22,8 @@ MIB = 1 << 20
 
 @contextmanager
 def copied_mounts(propagation: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A process with a mount namespace of its own, which has every mount of ours; it ends when its input does."""
+    """A process with a mount namespace of its own, which has every mount of ours; it ends when its input
+    does."""
     words = ["unshare", "--mount", "--propagation", propagation, "sh", "-c", "echo; exec cat"]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -33,7 +35,9 @@ def copied_mounts(propagation: str) -> Iterator[subprocess.Popen[bytes]]:
             process.stdin.close()
 
 
-def test_a_disk_is_gone_once_taken_away_though_others_copied_the_mounts_as_ip_netns_exec_does(tmp_path: Path) -> None:
+def test_a_disk_is_gone_once_taken_away_though_others_copied_the_mounts_as_ip_netns_exec_does(
+    tmp_path: Path,
+) -> None:
     with ext4(tmp_path / "disk", tmp_path / "image", 8 * MIB) as disk, copied_mounts("slave"):
         disk.pull_out()
         disk.unmount()

@@ -1,7 +1,8 @@
-"""Real peers and a real tracker, and between them a network that fails (hostile cases 9, 54 to 57): the right bytes, soon, nothing left.
+"""Real peers and a real tracker, and between them a network that fails (hostile cases 9, 54 to 57): the right
+bytes, soon, nothing left.
 
-The sweep over a session with a peer tries some of all offsets, which chance chooses by a seed that is printed; P2P_TEST_EXAMPLES=N tries N
-times as many. With a tracker all are tried.
+The sweep over a session with a peer tries some of all offsets, which chance chooses by a seed that is
+printed; P2P_TEST_EXAMPLES=N tries N times as many. With a tracker all are tried.
 """
 
 from __future__ import annotations
@@ -16,20 +17,41 @@ import pytest
 
 from p2p.errors import Refused, Unreachable
 from p2p.model import MIB, Address, ContentId, PeerId
-from p2p.peer import fetching, finder, links, manifests, wire
+from p2p.net import wire
+from p2p.peer import control as links
+from p2p.peer import fetcher as fetching
+from p2p.peer import finder
+from p2p.peer import manifest_search as manifests
 from p2p.peer.node import Node
 from p2p.peer.reports import Progress, SessionChanged, Shared
 from p2p.peer.tracker_client import TrackerClient
-from p2p.protocol.messages import Ping, Request
-from p2p.protocol.tracker_messages import Announce, List, Login, LoginAnswer, Logout, Lookup, Search, Share, Stats
-from p2p.swarm.sources import Policy
-from tests.effort import limit, times
-from tests.faulty_network import NONE, Fault, FaultyNetwork
-from tests.integration.swarm_kit import Swarm, old_file
-from tests.leaks import contained
-from tests.waiting import until
+from p2p.protocol.peer_messages import Ping, Request
+from p2p.protocol.tracker_messages import (
+    Announce,
+    List,
+    Login,
+    LoginAnswer,
+    Logout,
+    Lookup,
+    Search,
+    Share,
+    Stats,
+)
+from p2p.swarm.peer_stats import Policy
+from tests.kit.effort import limit, times
+from tests.kit.faulty_network import NONE, Fault, FaultyNetwork
+from tests.kit.leaks import contained
+from tests.kit.swarm_kit import Swarm, old_file
+from tests.kit.waiting import until
 
-QUICK = Policy(block_timeout=1.0, patience=8.0, patience_alone=4.0, patience_offline=4.0, tail_patience=0.4, busy_pause=0.2)
+QUICK = Policy(
+    block_timeout=1.0,
+    patience=8.0,
+    patience_alone=4.0,
+    patience_offline=4.0,
+    tail_patience=0.4,
+    busy_pause=0.2,
+)
 SMALL = random.Random(1).randbytes(1500)
 DATA = random.Random(2).randbytes(3_000_000)
 
@@ -74,13 +96,16 @@ def between_peers(
     contained(work, seconds)
 
 
-# -- a whole session, cut at its offsets -----------------------------------------------------------------------------------------------
+# -- a whole session, cut at its offsets
+# -----------------------------------------------------------------------------------------------
 
 
 @limit(120)
 @pytest.mark.parametrize("way", ["up", "down"])
 @pytest.mark.parametrize("reset", [True, False], ids=["reset", "closed"])
-def test_case_57_a_download_survives_the_end_of_its_connections_after_any_number_of_bytes(tmp_path: Path, way: str, reset: bool) -> None:
+def test_case_57_a_download_survives_the_end_of_its_connections_after_any_number_of_bytes(
+    tmp_path: Path, way: str, reset: bool
+) -> None:
     async def play(leech: Node, shared: Shared, network: FaultyNetwork) -> None:
         await leech.download(shared.id, tmp_path / "whole", keep=False)
         total = network.passed[way]
@@ -144,7 +169,9 @@ def test_case_9_a_session_with_the_tracker_that_ends_after_any_number_of_bytes_l
             for offset in range(total + 1):
                 first = network.count
                 network.faults = lambda number, at=offset, first=first: (  # type: ignore[misc]
-                    Fault(cut_after=at, direction=way, reset=reset) if number == first else Fault(cut_after=0, reset=True)
+                    Fault(cut_after=at, direction=way, reset=reset)
+                    if number == first
+                    else Fault(cut_after=0, reset=True)
                 )
                 began = time.monotonic()
                 answers = await session(TrackerClient(network.address, timeout=3.0), 2 + offset)
@@ -152,8 +179,12 @@ def test_case_9_a_session_with_the_tracker_that_ends_after_any_number_of_bytes_l
                 assert answers < everything or offset == total
                 await until(lambda: _connections(swarm) <= 1, 3, "its connection is gone at the tracker")
                 known = bool(await swarm.sources(content(2 + offset)))
-                assert known <= (0 < answers < everything), "what was never begun, or was logged out, is not in the directory"
-                assert known >= (1 < answers < everything - 1), "what was acknowledged, and not logged out, is"
+                assert known <= (0 < answers < everything), (
+                    "what was never begun, or was logged out, is not in the directory"
+                )
+                assert known >= (1 < answers < everything - 1), (
+                    "what was acknowledged, and not logged out, is"
+                )
                 await healthy.ask(Ping())
             await healthy.close()
 
@@ -165,7 +196,8 @@ def _connections(swarm: Swarm) -> int:
     return len(swarm._server._connections)
 
 
-# -- slow, late, in crumbs -----------------------------------------------------------------------------------------------------------------
+# -- slow, late, in crumbs
+# -----------------------------------------------------------------------------------------------------------------
 
 
 def test_case_54_what_comes_byte_by_byte_is_the_same(tmp_path: Path) -> None:
@@ -179,10 +211,17 @@ def test_case_54_what_comes_byte_by_byte_is_the_same(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "fault",
-    [Fault(delay=0.3), Fault(pauses=0.3, slices=16_384), Fault(delay=0.05, pauses=0.1, slices=1400 * 8), Fault(rate=2_000_000)],
+    [
+        Fault(delay=0.3),
+        Fault(pauses=0.3, slices=16_384),
+        Fault(delay=0.05, pauses=0.1, slices=1400 * 8),
+        Fault(rate=2_000_000),
+    ],
     ids=["300 ms away", "30 % lost", "both", "slow"],
 )
-def test_case_54_delay_and_loss_cost_time_and_no_peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault) -> None:
+def test_case_54_delay_and_loss_cost_time_and_no_peer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault
+) -> None:
     monkeypatch.undo()  # the real times: 30 % lost is no reason to give a peer up
 
     async def play(leech: Node, shared: Shared, network: FaultyNetwork) -> None:
@@ -194,7 +233,8 @@ def test_case_54_delay_and_loss_cost_time_and_no_peer(tmp_path: Path, monkeypatc
     between_peers(tmp_path, play, seconds=100, policy=Policy())
 
 
-# -- half open, partitioned ------------------------------------------------------------------------------------------------------------
+# -- half open, partitioned
+# ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seconds", [0.2, 3.0])
@@ -219,14 +259,20 @@ def test_case_55_a_partition_is_survived_and_what_waits_is_told(tmp_path: Path, 
                 assert (await task).path.read_bytes() == DATA
 
     contained(work, 60)
-    assert seconds < 1 or reports[-1].peers == 0 or reports[-1].rate < 1000, "whoever watches sees that nothing comes"
+    assert seconds < 1 or reports[-1].peers == 0 or reports[-1].rate < 1000, (
+        "whoever watches sees that nothing comes"
+    )
 
 
 @pytest.mark.parametrize("way", ["up", "down"])
-def test_case_56_a_connection_that_dies_in_one_direction_is_noticed_and_replaced(tmp_path: Path, way: str) -> None:
+def test_case_56_a_connection_that_dies_in_one_direction_is_noticed_and_replaced(
+    tmp_path: Path, way: str
+) -> None:
     async def play(leech: Node, shared: Shared, network: FaultyNetwork) -> None:
         limit = 300 if way == "up" else 500_000
-        network.faults = lambda number: Fault(cut_after=limit, direction=way, half_open=True) if number < 2 else NONE
+        network.faults = lambda number: (
+            Fault(cut_after=limit, direction=way, half_open=True) if number < 2 else NONE
+        )
         async with asyncio.timeout(25):
             done = await leech.download(shared.id, tmp_path / "out")
         assert done.path.read_bytes() == DATA
@@ -252,7 +298,9 @@ def test_case_55_a_peer_is_in_the_directory_again_when_its_tracker_is_reachable_
             shared = await seed.share(old_file(tmp_path / "image.bin", SMALL))
             assert await swarm.sources(shared.id)
             network.flowing.clear()
-            await until(lambda: [report.state for report in swarm.told("seed", SessionChanged)][-1:] == ["lost"], 10)
+            await until(
+                lambda: [report.state for report in swarm.told("seed", SessionChanged)][-1:] == ["lost"], 10
+            )
             loop = asyncio.get_running_loop()
             gone = loop.time() + 10
             while await swarm.sources(shared.id):

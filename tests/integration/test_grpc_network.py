@@ -1,4 +1,5 @@
-"""Blocks over gRPC through a network that fails: the right bytes, by gRPC or by TCP in its place (hostile cases 54, 57, 73)."""
+"""Blocks over gRPC through a network that fails: the right bytes, by gRPC or by TCP in its place (hostile
+cases 54, 57, 73)."""
 
 from __future__ import annotations
 
@@ -10,16 +11,25 @@ from pathlib import Path
 import pytest
 
 from p2p.model import MIB, Address
-from p2p.peer import fetching, lanes, wire
+from p2p.net import wire
+from p2p.peer import data as lanes
+from p2p.peer import fetcher as fetching
 from p2p.peer.reports import Downloaded
-from p2p.swarm.sources import Policy
-from tests.effort import times
-from tests.faulty_network import NONE, Fault, FaultyNetwork
-from tests.integration.swarm_kit import Swarm, old_file
-from tests.leaks import KEPT_BY_GRPC, contained
+from p2p.swarm.peer_stats import Policy
+from tests.kit.effort import times
+from tests.kit.faulty_network import NONE, Fault, FaultyNetwork
+from tests.kit.leaks import KEPT_BY_GRPC, contained
+from tests.kit.swarm_kit import Swarm, old_file
 
 KEPT = KEPT_BY_GRPC
-QUICK = Policy(block_timeout=2.0, patience=10.0, patience_alone=5.0, patience_offline=5.0, tail_patience=0.4, busy_pause=0.2)
+QUICK = Policy(
+    block_timeout=2.0,
+    patience=10.0,
+    patience_alone=5.0,
+    patience_offline=5.0,
+    tail_patience=0.4,
+    busy_pause=0.2,
+)
 DATA = random.Random(3).randbytes(1_500_000)
 
 

@@ -1,4 +1,5 @@
-"""Hostile downloaders against an honest sharer (hostile cases 23-27, 56, 80): refused in order, served in turn, and nothing is left."""
+"""Hostile downloaders against an honest sharer (hostile cases 23-27, 56, 80): refused in order, served in
+turn, and nothing is left."""
 
 from __future__ import annotations
 
@@ -15,12 +16,14 @@ from typing import Any
 import pytest
 
 from p2p.model import MIB, Address, ContentId
-from p2p.peer import conversation, links, wire
+from p2p.net import wire
+from p2p.peer import control as links
+from p2p.peer import conversation
 from p2p.peer.node import Node
-from tests.bad_peers import Caller, encoded
-from tests.integration.swarm_kit import Swarm, old_file
-from tests.leaks import Snapshot, contained, open_descriptors
-from tests.waiting import until
+from tests.kit.bad_peers import Caller, encoded
+from tests.kit.leaks import Snapshot, contained, open_descriptors
+from tests.kit.swarm_kit import Swarm, old_file
+from tests.kit.waiting import until
 
 DATA = Random(6).randbytes(6 * MIB)
 WRONG_ID = "ab" * 32
@@ -46,7 +49,8 @@ def read(content: str, piece: object = 0, offset: object = 0, length: object = 1
     return {"op": "read", "id": content, "piece": piece, "offset": offset, "length": length, "seq": 7}
 
 
-# -- what is asked wrongly -----------------------------------------------------------------------------------------------------------
+# -- what is asked wrongly
+# -----------------------------------------------------------------------------------------------------------
 
 
 def test_case_23_what_is_not_shared_is_not_found_and_nothing_more_is_told(tmp_path: Path) -> None:
@@ -69,7 +73,18 @@ def test_case_23_what_is_not_shared_is_not_found_and_nothing_more_is_told(tmp_pa
     contained(work)
 
 
-NO_IDS = ["../../etc/passwd", "/etc/passwd", "x.bin", "", "\0", "ab" * 31 + "a\0", "AB" * 32, None, 7, ["ab" * 32]]
+NO_IDS = [
+    "../../etc/passwd",
+    "/etc/passwd",
+    "x.bin",
+    "",
+    "\0",
+    "ab" * 31 + "a\0",
+    "AB" * 32,
+    None,
+    7,
+    ["ab" * 32],
+]
 
 
 @pytest.mark.parametrize("wanted", NO_IDS)
@@ -106,7 +121,9 @@ def test_case_23_a_path_instead_of_an_id_is_a_bad_field(tmp_path: Path, wanted: 
         (0, 0, "1", "bad_field"),
     ],
 )
-def test_case_24_a_block_that_there_is_not_reads_nothing(tmp_path: Path, piece: object, offset: object, length: object, code: str) -> None:
+def test_case_24_a_block_that_there_is_not_reads_nothing(
+    tmp_path: Path, piece: object, offset: object, length: object, code: str
+) -> None:
     """A range that is no range of this content ends the connection."""
 
     async def work() -> None:
@@ -143,7 +160,9 @@ def test_case_24_a_block_that_there_is_not_reads_nothing(tmp_path: Path, piece: 
     ],
     ids=["http", "tls", "ssh", "http2", "bytes", "list", "twice", "deep", "long", "answer", "body"],
 )
-def test_case_8_what_is_no_line_of_the_protocol_ends_the_connection_at_once(tmp_path: Path, data: bytes) -> None:
+def test_case_8_what_is_no_line_of_the_protocol_ends_the_connection_at_once(
+    tmp_path: Path, data: bytes
+) -> None:
 
     async def work() -> None:
         async with sharer(tmp_path) as (_, _, _, port), await Caller.dial(port) as caller:
@@ -158,7 +177,10 @@ def test_case_8_what_is_no_line_of_the_protocol_ends_the_connection_at_once(tmp_
 def test_links_are_for_those_who_say_who_they_are(tmp_path: Path) -> None:
     async def work() -> None:
         async with sharer(tmp_path) as (_, _, content, port), await Caller.dial(port) as caller:
-            for message in ({"op": "have", "id": content, "all": True}, {"op": "replicate", "id": content, "name": "x", "size": 1}):
+            for message in (
+                {"op": "have", "id": content, "all": True},
+                {"op": "replicate", "id": content, "name": "x", "size": 1},
+            ):
                 heard = await caller.ask({**message, "seq": 3})
                 assert heard is not None
                 assert heard[0]["error"] == "not_allowed"
@@ -169,8 +191,12 @@ def test_links_are_for_those_who_say_who_they_are(tmp_path: Path) -> None:
     contained(work)
 
 
-@pytest.mark.parametrize("told", [{"add": [96]}, {"pieces": ""}, {"pieces": "AAAA"}, {"all": True, "suggest": [200_000]}])
-def test_case_24_a_have_that_does_not_fit_its_content_is_told_why_before_the_end(tmp_path: Path, told: dict[str, object]) -> None:
+@pytest.mark.parametrize(
+    "told", [{"add": [96]}, {"pieces": ""}, {"pieces": "AAAA"}, {"all": True, "suggest": [200_000]}]
+)
+def test_case_24_a_have_that_does_not_fit_its_content_is_told_why_before_the_end(
+    tmp_path: Path, told: dict[str, object]
+) -> None:
     async def work() -> None:
         async with sharer(tmp_path) as (_, node, content, port), await Caller.dial(port) as caller:
             await caller.hello("ab" * 16)
@@ -183,7 +209,8 @@ def test_case_24_a_have_that_does_not_fit_its_content_is_told_why_before_the_end
     contained(work)
 
 
-# -- what is asked too often ---------------------------------------------------------------------------------------------------------
+# -- what is asked too often
+# ---------------------------------------------------------------------------------------------------------
 
 
 def test_case_25_an_honest_peer_is_served_while_another_has_two_hundred_connections(tmp_path: Path) -> None:
@@ -268,7 +295,8 @@ def test_a_flood_of_one_kind_does_not_keep_an_honest_peer_waiting(tmp_path: Path
 
 
 def test_a_link_that_reads_nothing_of_what_it_is_told_is_hung_up_on(tmp_path: Path) -> None:
-    """Each unknown id is answered with `none`; who never reads the answers is given up when they would fill memory."""
+    """Each unknown id is answered with `none`; who never reads the answers is given up when they would fill
+    memory."""
 
     async def work() -> None:
         async with sharer(tmp_path) as (_, node, _, port):
@@ -279,16 +307,24 @@ def test_a_link_that_reads_nothing_of_what_it_is_told_is_hung_up_on(tmp_path: Pa
             transport.pause_reading()
             async with asyncio.timeout(20):
                 while node._links.all():
-                    lines = b"".join(b'{"op":"have","id":"%064x","all":true}\n' % rng.getrandbits(256) for _ in range(200))
+                    lines = b"".join(
+                        b'{"op":"have","id":"%064x","all":true}\n' % rng.getrandbits(256) for _ in range(200)
+                    )
                     caller.writer.write(lines)
-                    await until(lambda: transport.get_write_buffer_size() < MIB or not node._links.all(), 20, "it is read or hung up on")
+                    await until(
+                        lambda: transport.get_write_buffer_size() < MIB or not node._links.all(),
+                        20,
+                        "it is read or hung up on",
+                    )
                     assert sum(len(link._outbox) for link in node._links.all()) <= links.OUTBOX
             caller.hang_up()
 
     contained(work, 40)
 
 
-def test_case_25_hundreds_of_links_that_say_nothing_shut_out_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_case_25_hundreds_of_links_that_say_nothing_shut_out_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(links, "LINKS", 60)
     monkeypatch.setattr(links, "SPEAK_TIME", 0.1)
 
@@ -309,10 +345,13 @@ def test_case_25_hundreds_of_links_that_say_nothing_shut_out_nobody(tmp_path: Pa
     contained(work, 40)
 
 
-# -- who says nothing, or goes away --------------------------------------------------------------------------------------------------
+# -- who says nothing, or goes away
+# --------------------------------------------------------------------------------------------------
 
 
-def test_case_26_a_handshake_that_is_never_finished_is_ended_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_case_26_a_handshake_that_is_never_finished_is_ended_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With the ten seconds shortened."""
     for module in (wire, conversation):
         monkeypatch.setattr(module, "LINE_TIME", 0.5)
@@ -341,7 +380,9 @@ def test_case_27_hanging_up_in_the_middle_of_blocks_leaves_nothing_behind(tmp_pa
             before = Snapshot.take()
             for number in range(200):
                 caller = await Caller.dial(port)
-                await caller.say(b"".join(json.dumps(read(content, n, 0, 65_536)).encode() + b"\n" for n in range(8)))
+                await caller.say(
+                    b"".join(json.dumps(read(content, n, 0, 65_536)).encode() + b"\n" for n in range(8))
+                )
                 if number % 2:
                     await caller.reader.read(1 + number * 100)
                 caller.hang_up()
@@ -358,10 +399,13 @@ async def _read_some(port: int, content: str) -> None:
         assert heard[1] == DATA[:65_536]
 
 
-# -- two at once ---------------------------------------------------------------------------------------------------------------------
+# -- two at once
+# ---------------------------------------------------------------------------------------------------------------------
 
 
-def test_case_80_two_peers_that_dial_each_other_at_once_end_with_one_link_in_two_hundred_rounds(tmp_path: Path) -> None:
+def test_case_80_two_peers_that_dial_each_other_at_once_end_with_one_link_in_two_hundred_rounds(
+    tmp_path: Path,
+) -> None:
     """A cross dial."""
 
     async def work() -> None:
@@ -369,7 +413,10 @@ def test_case_80_two_peers_that_dial_each_other_at_once_end_with_one_link_in_two
             one, two = await swarm.peer("one"), await swarm.peer("two")
             ports = {node.peer: Address("127.0.0.1", node._links.me.listen["tcp"]) for node in (one, two)}
             for number in range(200):
-                dials = [one._links.connect(ports[two.peer], two.peer), two._links.connect(ports[one.peer], one.peer)]
+                dials = [
+                    one._links.connect(ports[two.peer], two.peer),
+                    two._links.connect(ports[one.peer], one.peer),
+                ]
                 if number % 2:
                     dials.reverse()
                 await asyncio.gather(*dials)
@@ -378,7 +425,11 @@ def test_case_80_two_peers_that_dial_each_other_at_once_end_with_one_link_in_two
                 link.close()
                 if number % 5 == 0:
                     two._links.all()[0].close()
-                await until(lambda: not one._links._by_wire and not two._links._by_wire, 2, "links that were closed are gone")
+                await until(
+                    lambda: not one._links._by_wire and not two._links._by_wire,
+                    2,
+                    "links that were closed are gone",
+                )
 
     contained(work, 60)
 
@@ -393,7 +444,9 @@ def _linked(one: Node, two: Node) -> bool:
     return bool(near[0].wire._sock.getsockname() == far[0].wire._sock.getpeername())
 
 
-def test_case_80_links_closed_from_both_ends_while_they_are_used_end_at_once_in_two_hundred_rounds(tmp_path: Path) -> None:
+def test_case_80_links_closed_from_both_ends_while_they_are_used_end_at_once_in_two_hundred_rounds(
+    tmp_path: Path,
+) -> None:
 
     async def work() -> None:
         async with sharer(tmp_path) as (swarm, node, content, port):
@@ -414,7 +467,9 @@ def test_case_80_links_closed_from_both_ends_while_they_are_used_end_at_once_in_
     contained(work, 60)
 
 
-def test_a_link_that_is_closed_before_its_first_step_is_gone_and_whoever_waits_on_it_is_told(tmp_path: Path) -> None:
+def test_a_link_that_is_closed_before_its_first_step_is_gone_and_whoever_waits_on_it_is_told(
+    tmp_path: Path,
+) -> None:
     async def work() -> None:
         async with Swarm(tmp_path) as swarm:
             one, other = await swarm.peer("one"), await swarm.peer("other")
@@ -442,7 +497,8 @@ def test_a_caller_that_says_the_id_of_a_peer_that_is_linked_does_not_take_its_pl
     contained(work)
 
 
-# -- copies --------------------------------------------------------------------------------------------------------------------------
+# -- copies
+# --------------------------------------------------------------------------------------------------------------------------
 
 
 def test_whoever_asks_for_the_same_copy_thousands_of_times_waits_for_it_once(tmp_path: Path) -> None:
@@ -454,11 +510,16 @@ def test_whoever_asks_for_the_same_copy_thousands_of_times_waits_for_it_once(tmp
             content = "ab" * 32
             answers: list[str] = []
             for start in range(0, 5000, 500):
-                lines = [{"op": "replicate", "id": content, "name": "x", "size": 10, "seq": start + n + 2} for n in range(500)]
+                lines = [
+                    {"op": "replicate", "id": content, "name": "x", "size": 10, "seq": start + n + 2}
+                    for n in range(500)
+                ]
                 await caller.say(b"".join(map(encoded, lines)))
                 for _ in lines:
                     heard = await caller.hear()
-                    while heard is not None and "op" in heard[0]:  # it asks for the manifest, which never comes
+                    while (
+                        heard is not None and "op" in heard[0]
+                    ):  # it asks for the manifest, which never comes
                         heard = await caller.hear()
                     assert heard is not None
                     answers.append(heard[0].get("state") or heard[0]["error"])
@@ -473,7 +534,9 @@ def test_whoever_asks_for_the_same_copy_thousands_of_times_waits_for_it_once(tmp
     contained(work)
 
 
-def test_one_link_waits_for_a_few_copies_and_is_busy_for_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_link_waits_for_a_few_copies_and_is_busy_for_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(links, "COPIES", 2)
 
     async def work() -> None:
@@ -483,7 +546,15 @@ def test_one_link_waits_for_a_few_copies_and_is_busy_for_more(tmp_path: Path, mo
             await caller.hello("5f" * 16)
             answers = []
             for number in range(4):
-                heard = await caller.ask({"op": "replicate", "id": f"{number + 1:064x}", "name": "x", "size": 10, "seq": number + 2})
+                heard = await caller.ask(
+                    {
+                        "op": "replicate",
+                        "id": f"{number + 1:064x}",
+                        "name": "x",
+                        "size": 10,
+                        "seq": number + 2,
+                    }
+                )
                 assert heard is not None
                 answers.append(heard[0].get("state") or heard[0]["error"])
             assert answers == ["accepted", "accepted", "busy", "busy"]

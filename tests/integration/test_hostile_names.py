@@ -1,4 +1,5 @@
-"""A hostile sharer's names, and links planted in the way of a download (hostile cases 41, 45, 48): nothing lands outside its folder."""
+"""A hostile sharer's names, and links planted in the way of a download (hostile cases 41, 45, 48): nothing
+lands outside its folder."""
 
 from __future__ import annotations
 
@@ -18,16 +19,23 @@ import pytest
 from p2p.errors import EnjambreError
 from p2p.model import ContentId
 from p2p.peer.reports import Downloaded
-from p2p.swarm.sources import Policy
-from tests.bad_peers import PIECE, PlainPeer, Sample, Talk, announced, encoded
-from tests.integration.disks import Gate, Tree, disk_message, download, fetched
-from tests.integration.processes import clean_environment, command, old_file, run, run_peer, start_peer, start_tracker
-from tests.integration.swarm_kit import Swarm
-from tests.leaks import contained
+from p2p.swarm.peer_stats import Policy
+from tests.kit.bad_peers import PIECE, PlainPeer, Sample, Talk, announced, encoded
+from tests.kit.disks import Gate, Tree, disk_message, download, fetched
+from tests.kit.leaks import contained
+from tests.kit.processes import clean_environment, command, old_file, run, run_peer, start_peer, start_tracker
+from tests.kit.swarm_kit import Swarm
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.skipif(os.name == "nt", reason="POSIX links and modes")]
 
-QUICK = Policy(block_timeout=1.0, patience=2.5, patience_alone=0.7, patience_offline=1.5, tail_patience=0.4, busy_pause=0.2)
+QUICK = Policy(
+    block_timeout=1.0,
+    patience=2.5,
+    patience_alone=0.7,
+    patience_offline=1.5,
+    tail_patience=0.4,
+    busy_pause=0.2,
+)
 DATA = b"hostile" * 10
 OUTSIDE = "pwned-by-a-name"
 
@@ -60,7 +68,9 @@ class Hostile(Sample):
         return self.said
 
 
-def hostile(kind: str, paths: Sequence[str], folders: Sequence[str] = (), name: str = "tree", *, escaped: bool = False) -> Hostile:
+def hostile(
+    kind: str, paths: Sequence[str], folders: Sequence[str] = (), name: str = "tree", *, escaped: bool = False
+) -> Hostile:
     """A content of files with these paths; `escaped` writes everything that is not ASCII as an escape."""
     data = DATA * len(paths)
     plain = {
@@ -84,7 +94,9 @@ class Shelf(PlainPeer):
         self.samples = {sample.id: sample for sample in samples}
 
     async def on_manifest(self, talk: Talk, message: dict[str, Any]) -> None:
-        await talk.say({"ok": True, "seq": message.get("seq")}, self.samples[ContentId(message["id"])].manifest)
+        await talk.say(
+            {"ok": True, "seq": message.get("seq")}, self.samples[ContentId(message["id"])].manifest
+        )
 
     async def on_have(self, talk: Talk, message: dict[str, Any]) -> None:
         if message["id"] not in talk.told:
@@ -104,7 +116,10 @@ async def shelf_of(swarm: Swarm, samples: Sequence[Sample]) -> AsyncIterator[Non
     await shelf.start()
     reader, writer = await asyncio.open_connection(swarm.address.host, swarm.address.port)
     try:
-        contents = [{"id": sample.id, "name": "innocent", "size": len(sample.data), "have": len(sample.data)} for sample in samples]
+        contents = [
+            {"id": sample.id, "name": "innocent", "size": len(sample.data), "have": len(sample.data)}
+            for sample in samples
+        ]
         who = {"peer": shelf.peer, "name": shelf.name, "listen": {"tcp": shelf.port}}
         parts = [contents[at : at + 50] for at in range(0, len(contents), 50)]
         messages: list[dict[str, Any]] = [{"op": "login", "user": "kit"}]
@@ -130,7 +145,8 @@ def everything(root: Path, but: Path) -> Iterator[str]:
 
 
 def take_all(tmp_path: Path, samples: Sequence[Sample]) -> list[Downloaded | EnjambreError]:
-    """Download each of these into a folder of its own, all at once; checks that nothing lies elsewhere. Returns what came of each."""
+    """Download each of these into a folder of its own, all at once; checks that nothing lies elsewhere.
+    Returns what came of each."""
     inside = tmp_path / "deep" / "er" / "out"
     inside.mkdir(parents=True)
 
@@ -206,12 +222,16 @@ def test_case_45_names_that_collide_are_refused_before_anything_is_written(tmp_p
     assert list((tmp_path / "deep" / "er" / "out").iterdir()) == []
 
 
-# -- links that are planted ------------------------------------------------------------------------------------------------------------
+# -- links that are planted
+# ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("where", ["", "d0", "d3"])
-def test_case_41_a_link_that_takes_the_place_of_a_folder_during_a_download_is_not_followed(tmp_path: Path, where: str) -> None:
-    """A process of its own downloads; the folder is swapped after the first block, when most files are not made yet."""
+def test_case_41_a_link_that_takes_the_place_of_a_folder_during_a_download_is_not_followed(
+    tmp_path: Path, where: str
+) -> None:
+    """A process of its own downloads; the folder is swapped after the first block, when most files are not
+    made yet."""
     sample = Tree.many("tree", 70, 10_000)
     out, outside = tmp_path / "out", tmp_path / "outside"
     for number in range(7):
@@ -241,13 +261,18 @@ def test_case_41_a_link_that_takes_the_place_of_a_folder_during_a_download_is_no
 
 @pytest.mark.parametrize("name", ["image.bin", "image.bin.part", "image.bin.part.manifest"])
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_case_41_a_link_that_lies_in_the_way_is_never_written_through(tmp_path: Path, name: str, overwrite: bool) -> None:
+def test_case_41_a_link_that_lies_in_the_way_is_never_written_through(
+    tmp_path: Path, name: str, overwrite: bool
+) -> None:
     victim = tmp_path / "victim"
     victim.write_bytes(b"precious")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / name).symlink_to(victim)
     path = old_file(tmp_path / "image.bin", os.urandom(200_000))
-    with start_tracker(tmp_path) as tracker, start_peer(tmp_path, "share", str(path), tracker=tracker.address) as peer:
+    with (
+        start_tracker(tmp_path) as tracker,
+        start_peer(tmp_path, "share", str(path), tracker=tracker.address) as peer,
+    ):
         content = peer.event("shared")["id"]
         words = ["download", content, "-o", str(tmp_path / "out"), *(["--overwrite"] if overwrite else [])]
         done = run_peer(tmp_path, *words, tracker=tracker.address)
@@ -260,7 +285,8 @@ def test_case_41_a_link_that_lies_in_the_way_is_never_written_through(tmp_path: 
     assert not victim.is_symlink()
 
 
-# -- modes -----------------------------------------------------------------------------------------------------------------------------
+# -- modes
+# -----------------------------------------------------------------------------------------------------------------------------
 
 
 def test_case_48_with_no_umask_all_that_a_peer_keeps_for_itself_is_private(tmp_path: Path) -> None:
@@ -269,7 +295,15 @@ def test_case_48_with_no_umask_all_that_a_peer_keeps_for_itself_is_private(tmp_p
     open_umask = ("sh", "-c", 'umask 000; exec "$@"', "sh")
     with start_tracker(tmp_path) as tracker:
         for words in (["login", "alice"], ["upload", str(path), "--port", "0"]):
-            line = [*open_umask, *command("peer"), words[0], "--json", "--tracker", tracker.address, *words[1:]]
+            line = [
+                *open_umask,
+                *command("peer"),
+                words[0],
+                "--json",
+                "--tracker",
+                tracker.address,
+                *words[1:],
+            ]
             assert run(line, clean_environment(state)).code in (0, 3)
     kept = [tmp_path / "home", *(tmp_path / "home").rglob("*")]
     assert len(kept) >= 6, kept  # three folders, the session, the folder of hashes and one in it

@@ -1,4 +1,5 @@
-"""Hostile sharers against an honest downloader (hostile cases 28-35, 55-57): it ends soon, with the right bytes or a clear error."""
+"""Hostile sharers against an honest downloader (hostile cases 28-35, 55-57): it ends soon, with the right
+bytes or a clear error."""
 
 from __future__ import annotations
 
@@ -13,18 +14,29 @@ import pytest
 
 from p2p.errors import EnjambreError, IntegrityError, NotFound, Unreachable
 from p2p.model import MIB, PeerId
-from p2p.peer import fetching, finder, links, manifests, wire
+from p2p.net import wire
+from p2p.peer import control as links
+from p2p.peer import fetcher as fetching
+from p2p.peer import finder
+from p2p.peer import manifest_search as manifests
 from p2p.peer.node import Node
 from p2p.peer.reports import Downloaded
 from p2p.peer.tracker_client import TrackerClient
 from p2p.protocol.tracker_messages import Announce, Login, LoginAnswer, Share
-from p2p.swarm.sources import Policy
-from tests import bad_peers as kit
-from tests.integration.swarm_kit import Swarm, folder_in_memory
-from tests.leaks import contained, open_descriptors
-from tests.waiting import until
+from p2p.swarm.peer_stats import Policy
+from tests.kit import bad_peers as kit
+from tests.kit.leaks import contained, open_descriptors
+from tests.kit.swarm_kit import Swarm, folder_in_memory
+from tests.kit.waiting import until
 
-QUICK = Policy(block_timeout=1.0, patience=2.5, patience_alone=0.7, patience_offline=1.5, tail_patience=0.4, busy_pause=0.2)
+QUICK = Policy(
+    block_timeout=1.0,
+    patience=2.5,
+    patience_alone=0.7,
+    patience_offline=1.5,
+    tail_patience=0.4,
+    busy_pause=0.2,
+)
 """The real policy with short times, so that a test of a stall takes two seconds and not twenty."""
 SAMPLE = kit.Sample.random("image.bin", 2_000_000)
 BIG = kit.Sample("big.bin", kit.Sample.random("", 9 * MIB).data, piece_length=4 * MIB)
@@ -55,7 +67,8 @@ async def victim(swarm: Swarm, policy: Policy = QUICK) -> Node:
 
 
 def meet(tmp_path: Path, *peers: kit.PlainPeer, seconds: float = 15.0) -> tuple[Downloaded, float]:
-    """Download from these peers; returns what came and the seconds it took. Checks the bytes, and that nothing is left behind."""
+    """Download from these peers; returns what came and the seconds it took. Checks the bytes, and that
+    nothing is left behind."""
 
     async def work() -> tuple[Downloaded, float]:
         sample = peers[0].sample
@@ -91,9 +104,14 @@ def honest(count: int, sample: kit.Sample = SAMPLE) -> list[kit.PlainPeer]:
     return [kit.PlainPeer(sample, f"honest {number}") for number in range(count)]
 
 
-# -- one bad peer among honest ones --------------------------------------------------------------------------------------------------
+# -- one bad peer among honest ones
+# --------------------------------------------------------------------------------------------------
 
-VICES = [cls for cls in vars(kit).values() if isinstance(cls, type) and issubclass(cls, kit.PlainPeer) and cls is not kit.PlainPeer]
+VICES = [
+    cls
+    for cls in vars(kit).values()
+    if isinstance(cls, type) and issubclass(cls, kit.PlainPeer) and cls is not kit.PlainPeer
+]
 
 
 @pytest.mark.parametrize("vice", VICES, ids=lambda vice: vice.vice)
@@ -126,7 +144,8 @@ class Slowly(kit.PlainPeer):
 def test_a_manifest_that_comes_slowly_is_waited_for_as_long_as_it_comes_and_asked_for_again_when_it_broke(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, peers: int, resets: int
 ) -> None:
-    """Those who send are not those who say nothing: there, it makes room for others, and is never asked again."""
+    """Those who send are not those who say nothing: there, it makes room for others, and is never asked
+    again."""
     monkeypatch.setattr(manifests, "PATIENCE", 0.3)
     monkeypatch.setattr(manifests, "HEDGE_TIME", 0.05)
     slow = [Slowly(SAMPLE, f"slow {number}") for number in range(peers)]
@@ -136,8 +155,12 @@ def test_a_manifest_that_comes_slowly_is_waited_for_as_long_as_it_comes_and_aske
     assert done.size == len(SAMPLE.data)
 
 
-@pytest.mark.parametrize("vice", [kit.BitFlipper, kit.Liar, kit.Quitter, kit.OneByte, kit.LinkDropper], ids=lambda vice: vice.vice)
-def test_a_bad_peer_that_shares_large_pieces_with_honest_ones_is_survived(tmp_path: Path, vice: type[kit.PlainPeer]) -> None:
+@pytest.mark.parametrize(
+    "vice", [kit.BitFlipper, kit.Liar, kit.Quitter, kit.OneByte, kit.LinkDropper], ids=lambda vice: vice.vice
+)
+def test_a_bad_peer_that_shares_large_pieces_with_honest_ones_is_survived(
+    tmp_path: Path, vice: type[kit.PlainPeer]
+) -> None:
     done, _ = meet(tmp_path, vice(BIG), *honest(2, BIG))
     assert done.size == len(BIG.data)
 
@@ -148,7 +171,9 @@ def test_three_bad_peers_of_different_kinds_and_one_honest_end_with_the_right_by
 
 
 @pytest.mark.parametrize("vice", [kit.Liar, kit.Refuser, kit.Quitter], ids=lambda vice: vice.vice)
-def test_who_comes_first_with_the_id_of_an_honest_seed_does_not_keep_that_seed_away(tmp_path: Path, vice: type[kit.PlainPeer]) -> None:
+def test_who_comes_first_with_the_id_of_an_honest_seed_does_not_keep_that_seed_away(
+    tmp_path: Path, vice: type[kit.PlainPeer]
+) -> None:
     """An id is no secret: the tracker tells it to everybody."""
 
     async def work() -> None:
@@ -159,7 +184,9 @@ def test_who_comes_first_with_the_id_of_an_honest_seed_does_not_keep_that_seed_a
             await impostor.start()
             try:
                 await impostor.call(node._links.me.listen["tcp"])
-                await until(lambda: len(node._links.all()) == 1, 2, "the impostor is linked before anybody is dialled")
+                await until(
+                    lambda: len(node._links.all()) == 1, 2, "the impostor is linked before anybody is dialled"
+                )
                 done = await node.download(SAMPLE.id, tmp_path / "out")
             finally:
                 await impostor.stop()
@@ -186,7 +213,8 @@ def test_case_29_a_peer_that_sends_only_bad_data_is_dropped_after_few_blocks(tmp
 
 
 def test_what_comes_from_a_peer_that_is_gone_does_not_count_as_anothers(tmp_path: Path) -> None:
-    """A piece of several blocks: if the zeros of the one that left were taken, the honest one would be blamed for them."""
+    """A piece of several blocks: if the zeros of the one that left were taken, the honest one would be blamed
+    for them."""
     dropper = kit.LinkDropper(BIG)
     good = kit.Slow(BIG, "good")
     done, _ = meet(tmp_path, dropper, good, seconds=25)
@@ -216,7 +244,9 @@ def test_an_honest_seed_among_many_that_are_made_up_is_found(tmp_path: Path, ans
             liar.session = (await liar.expect(Login(user="liar"), LoginAnswer)).session
             share = Share(id=SAMPLE.id, name=SAMPLE.name, size=len(SAMPLE.data), have=len(SAMPLE.data))
             for number in range(300):
-                await liar.ask(Announce(peer=PeerId(f"{number:032x}"), name="x", listen={"tcp": port}, contents=(share,)))
+                await liar.ask(
+                    Announce(peer=PeerId(f"{number:032x}"), name="x", listen={"tcp": port}, contents=(share,))
+                )
             node = await victim(swarm)
             async with asyncio.timeout(20):
                 done = await node.download(SAMPLE.id, tmp_path / "out")
@@ -230,7 +260,8 @@ def test_an_honest_seed_among_many_that_are_made_up_is_found(tmp_path: Path, ans
 NOBODY = (NotFound, Unreachable)
 """Whether one that is hung up on and comes back is there at the end, chance decides."""
 
-# -- only bad peers ------------------------------------------------------------------------------------------------------------------
+# -- only bad peers
+# ------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -267,7 +298,9 @@ class _DiskGone(kit.Refuser):
     code = "disk"
 
     async def answer_read(self, talk: kit.Talk, message: kit.Message, block: bytes) -> None:
-        await talk.say({"ok": False, "seq": message.get("seq"), "error": self.code, "message": "no disk here"})
+        await talk.say(
+            {"ok": False, "seq": message.get("seq"), "error": self.code, "message": "no disk here"}
+        )
 
 
 def test_case_47_of_a_peer_that_cannot_read_its_disk_is_told_once_what_it_says(tmp_path: Path) -> None:
@@ -276,14 +309,19 @@ def test_case_47_of_a_peer_that_cannot_read_its_disk_is_told_once_what_it_says(t
     assert "it says: no disk here" in said
 
 
-def test_what_was_verified_is_kept_when_all_peers_turn_out_bad_and_a_later_download_goes_on(tmp_path: Path) -> None:
+def test_what_was_verified_is_kept_when_all_peers_turn_out_bad_and_a_later_download_goes_on(
+    tmp_path: Path,
+) -> None:
     async def work() -> None:
         async with Swarm(tmp_path) as swarm:
             node = await victim(swarm)
             async with kit.announced(swarm.address, kit.Turncoat(SAMPLE)):
                 with pytest.raises(IntegrityError):
                     await node.download(SAMPLE.id, tmp_path / "out")
-            assert {entry.name for entry in (tmp_path / "out").iterdir()} == {"image.bin.part", "image.bin.part.manifest"}
+            assert {entry.name for entry in (tmp_path / "out").iterdir()} == {
+                "image.bin.part",
+                "image.bin.part.manifest",
+            }
             async with kit.announced(swarm.address, *honest(1)):
                 done = await node.download(SAMPLE.id, tmp_path / "out")
         assert done.path.read_bytes() == SAMPLE.data
@@ -309,7 +347,9 @@ def test_a_peer_that_hangs_up_on_whoever_comes_for_blocks_is_dialled_a_few_times
     assert 1 <= slammer.slams < 40
 
 
-def test_a_peer_that_comes_and_goes_under_new_ids_and_keeps_its_lanes_does_not_use_up_descriptors(tmp_path: Path) -> None:
+def test_a_peer_that_comes_and_goes_under_new_ids_and_keeps_its_lanes_does_not_use_up_descriptors(
+    tmp_path: Path,
+) -> None:
     rounds = 50
 
     async def work() -> None:
@@ -335,11 +375,18 @@ def test_a_peer_that_comes_and_goes_under_new_ids_and_keeps_its_lanes_does_not_u
     contained(work, 60)
 
 
-# -- memory --------------------------------------------------------------------------------------------------------------------------
+# -- memory
+# --------------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("vice", [kit.EndlessManifest, kit.Overflower, kit.EndlessLine, kit.HaveFlooder], ids=lambda vice: vice.vice)
-def test_case_31_a_peer_that_never_stops_sending_costs_little_memory(tmp_path: Path, vice: type[kit.PlainPeer]) -> None:
+@pytest.mark.parametrize(
+    "vice",
+    [kit.EndlessManifest, kit.Overflower, kit.EndlessLine, kit.HaveFlooder],
+    ids=lambda vice: vice.vice,
+)
+def test_case_31_a_peer_that_never_stops_sending_costs_little_memory(
+    tmp_path: Path, vice: type[kit.PlainPeer]
+) -> None:
 
     async def work() -> int:
         async with Swarm(tmp_path) as swarm, kit.announced(swarm.address, vice(SAMPLE), *honest(1)):
@@ -354,21 +401,26 @@ def test_case_31_a_peer_that_never_stops_sending_costs_little_memory(tmp_path: P
     assert contained(work, 40) < 12 * MIB
 
 
-# -- networks that fail --------------------------------------------------------------------------------------------------------------
+# -- networks that fail
+# --------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("reset", [True, False], ids=["reset", "closed"])
 def test_case_57_a_connection_cut_at_any_byte_of_an_answer_is_survived(tmp_path: Path, reset: bool) -> None:
     header = len(kit.encoded({"ok": True, "seq": 1, "body": kit.PIECE}))
     sample = kit.Sample.random("small.bin", 5 * kit.PIECE + 1)
-    for number, after in enumerate((0, 1, header - 1, header, header + 1, header + 1000, header + kit.PIECE - 1)):
+    for number, after in enumerate(
+        (0, 1, header - 1, header, header + 1, header + 1000, header + kit.PIECE - 1)
+    ):
         cutter = kit.Cutter(sample)
         cutter.after, cutter.reset = after, reset
         _, took = meet(tmp_path / str(number), cutter, *honest(1, sample))
         assert took < QUICK.block_timeout + 1
 
 
-def test_cases_55_56_a_download_goes_on_by_itself_when_its_only_peer_is_back_after_a_while(tmp_path: Path) -> None:
+def test_cases_55_56_a_download_goes_on_by_itself_when_its_only_peer_is_back_after_a_while(
+    tmp_path: Path,
+) -> None:
     """Half-open links are noticed by the ping, and dialled again."""
 
     async def work() -> None:
@@ -380,7 +432,9 @@ def test_cases_55_56_a_download_goes_on_by_itself_when_its_only_peer_is_back_aft
             peer.flowing.clear()
             frozen = node._links.all()
             assert frozen
-            await until(lambda: all(link.wire.closed for link in frozen), 4.0, "a link that is dead is noticed")
+            await until(
+                lambda: all(link.wire.closed for link in frozen), 4.0, "a link that is dead is noticed"
+            )
             peer.flowing.set()
             async with asyncio.timeout(15):
                 done = await task
@@ -389,7 +443,8 @@ def test_cases_55_56_a_download_goes_on_by_itself_when_its_only_peer_is_back_aft
     contained(work, 40)
 
 
-# -- names and contents --------------------------------------------------------------------------------------------------------------
+# -- names and contents
+# --------------------------------------------------------------------------------------------------------------
 
 
 def test_case_34_two_contents_with_one_name_never_mix(tmp_path: Path) -> None:
@@ -398,7 +453,12 @@ def test_case_34_two_contents_with_one_name_never_mix(tmp_path: Path) -> None:
     async def work() -> None:
         async with Swarm(tmp_path) as swarm, kit.announced(swarm.address, *honest(2), *honest(2, other)):
             node = await victim(swarm)
-            both = await asyncio.gather(node.download(SAMPLE.id, tmp_path / "a"), node.download(other.id, tmp_path / "b"))
-            assert [done.path.read_bytes() == sample.data for done, sample in zip(both, (SAMPLE, other), strict=True)] == [True, True]
+            both = await asyncio.gather(
+                node.download(SAMPLE.id, tmp_path / "a"), node.download(other.id, tmp_path / "b")
+            )
+            assert [
+                done.path.read_bytes() == sample.data
+                for done, sample in zip(both, (SAMPLE, other), strict=True)
+            ] == [True, True]
 
     contained(work)

@@ -1,4 +1,5 @@
-"""Hostile and broken trackers (hostile cases 37-39, 58): an error with the address, soon, and nothing on the disk."""
+"""Hostile and broken trackers (hostile cases 37-39, 58): an error with the address, soon, and nothing on the
+disk."""
 
 from __future__ import annotations
 
@@ -16,23 +17,25 @@ import pytest
 
 from p2p.errors import Refused, Unreachable
 from p2p.model import MIB, Address, ContentId
-from p2p.peer import dial as dialling
+from p2p.net import dial as dialling
 from p2p.peer import tracker_client
-from p2p.peer.errands import resolve
 from p2p.peer.node import Node, NodeSettings
+from p2p.peer.operations import resolve
 from p2p.peer.tracker_client import TrackerClient
-from p2p.protocol.messages import Ping
+from p2p.protocol.peer_messages import Ping
 from p2p.protocol.tracker_messages import HitRow, HitsAnswer, List, Lookup
-from tests.bad_trackers import USELESS, BadTracker, EndlessPages, Pages, Told, line
-from tests.leaks import contained
-from tests.waiting import until
+from tests.kit.bad_trackers import USELESS, BadTracker, EndlessPages, Pages, Told, line
+from tests.kit.leaks import contained
+from tests.kit.waiting import until
 from transports import load
 
 CONTENT = ContentId("ab" * 32)
 
 
 @pytest.mark.parametrize("vice", USELESS, ids=lambda vice: vice.vice)
-def test_case_37_whatever_a_tracker_answers_the_client_says_soon_that_it_is_of_no_use(vice: type[BadTracker]) -> None:
+def test_case_37_whatever_a_tracker_answers_the_client_says_soon_that_it_is_of_no_use(
+    vice: type[BadTracker],
+) -> None:
     async def work() -> int:
         async with vice() as tracker:
             address = tracker.address
@@ -54,7 +57,9 @@ def test_case_37_whatever_a_tracker_answers_the_client_says_soon_that_it_is_of_n
 
 
 @pytest.mark.parametrize("size", [-1, 2**63, "7", 1.5, True, None])
-def test_case_38_a_size_that_is_none_is_refused_before_anything_is_written(tmp_path: Path, size: object) -> None:
+def test_case_38_a_size_that_is_none_is_refused_before_anything_is_written(
+    tmp_path: Path, size: object
+) -> None:
 
     async def answer(writer: asyncio.StreamWriter, message: dict[str, Any]) -> None:
         hit = {"id": CONTENT, "name": "x", "size": size, "seeds": 1, "peers": 1}
@@ -64,7 +69,11 @@ def test_case_38_a_size_that_is_none_is_refused_before_anything_is_written(tmp_p
         async with Told(answer) as tracker:
             address = tracker.address
             node = Node(
-                NodeSettings(name="victim", tracker=address, state=tmp_path / "state", host="127.0.0.1", port=0), load, lambda report: None
+                NodeSettings(
+                    name="victim", tracker=address, state=tmp_path / "state", host="127.0.0.1", port=0
+                ),
+                load,
+                lambda report: None,
             )
             await node.start(announce=False)
             with pytest.raises(Unreachable):
@@ -78,14 +87,27 @@ def test_case_38_a_size_that_is_none_is_refused_before_anything_is_written(tmp_p
 def test_a_tracker_that_names_a_thousand_peers_that_are_not_there_costs_little_time(tmp_path: Path) -> None:
     async def answer(writer: asyncio.StreamWriter, message: dict[str, Any]) -> None:
         hit = {"id": CONTENT, "name": "x", "size": 7, "seeds": 1, "peers": 1}
-        sources = [{"peer": f"{n:032x}", "name": "x", "host": "127.0.0.1", "listen": {"tcp": 1024 + n % 7}, "have": 7} for n in range(100)]
+        sources = [
+            {
+                "peer": f"{n:032x}",
+                "name": "x",
+                "host": "127.0.0.1",
+                "listen": {"tcp": 1024 + n % 7},
+                "have": 7,
+            }
+            for n in range(100)
+        ]
         writer.write(line({"ok": True, "seq": message["seq"], "content": hit, "sources": sources}))
 
     async def work() -> None:
         async with Told(answer) as tracker:
             address = tracker.address
             node = Node(
-                NodeSettings(name="victim", tracker=address, state=tmp_path / "state", host="127.0.0.1", port=0), load, lambda report: None
+                NodeSettings(
+                    name="victim", tracker=address, state=tmp_path / "state", host="127.0.0.1", port=0
+                ),
+                load,
+                lambda report: None,
             )
             await node.start(announce=False)
             began = time.monotonic()
@@ -97,7 +119,9 @@ def test_a_tracker_that_names_a_thousand_peers_that_are_not_there_costs_little_t
     contained(work)
 
 
-def test_case_55_a_question_after_one_that_was_not_answered_goes_over_a_new_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_case_55_a_question_after_one_that_was_not_answered_goes_over_a_new_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The old connection may be half open, and would swallow everything until the system gives it up."""
     connections: list[asyncio.StreamWriter] = []
 
@@ -148,22 +172,32 @@ def test_many_questions_at_once_each_get_their_own_answer() -> None:
         if message["op"] == "ping":
             writer.write(line({"ok": True, "seq": message["seq"]}))
         else:
-            writer.write(line({"ok": False, "seq": message["seq"], "error": "not_found", "message": message["id"][:2]}))
+            writer.write(
+                line({"ok": False, "seq": message["seq"], "error": "not_found", "message": message["id"][:2]})
+            )
 
     async def work() -> None:
         async with Told(backwards) as tracker:
             address = tracker.address
             client = TrackerClient(address)
             ids = [ContentId(f"{n:02x}" * 32) for n in range(50)]
-            found = await asyncio.gather(*(client.ask(Lookup(id=content)) for content in ids), client.ask(Ping()), return_exceptions=True)
-            assert [str(refused)[:2] for refused in found[:-1] if isinstance(refused, Refused)] == [content[:2] for content in ids]
+            found = await asyncio.gather(
+                *(client.ask(Lookup(id=content)) for content in ids),
+                client.ask(Ping()),
+                return_exceptions=True,
+            )
+            assert [str(refused)[:2] for refused in found[:-1] if isinstance(refused, Refused)] == [
+                content[:2] for content in ids
+            ]
             await client.close()
             await client.close()
 
     contained(work)
 
 
-def test_a_tracker_that_hangs_up_while_a_question_waits_to_be_written_leaves_no_error_that_nobody_sees() -> None:
+def test_a_tracker_that_hangs_up_while_a_question_waits_to_be_written_leaves_no_error_that_nobody_sees() -> (
+    None
+):
     async def answers(writer: asyncio.StreamWriter, message: dict[str, Any]) -> None:
         writer.write(line({"ok": True, "seq": message["seq"]}))
 
@@ -197,8 +231,12 @@ def test_a_tracker_whose_pages_never_end_is_given_up(monkeypatch: pytest.MonkeyP
     contained(work)
 
 
-@pytest.mark.parametrize("ids", [lambda offset: "ab" * 32, lambda offset: f"{offset:064x}"], ids=["the same", "others"])
-def test_a_tracker_that_always_has_one_row_more_is_given_up(monkeypatch: pytest.MonkeyPatch, ids: Callable[[int], str]) -> None:
+@pytest.mark.parametrize(
+    "ids", [lambda offset: "ab" * 32, lambda offset: f"{offset:064x}"], ids=["the same", "others"]
+)
+def test_a_tracker_that_always_has_one_row_more_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, ids: Callable[[int], str]
+) -> None:
     monkeypatch.setattr(tracker_client, "MOST_BARREN", 20)
     monkeypatch.setattr(tracker_client, "MOST_ROWS", 50)
 
@@ -213,8 +251,11 @@ def test_a_tracker_that_always_has_one_row_more_is_given_up(monkeypatch: pytest.
     contained(work)
 
 
-def test_a_list_may_have_any_number_of_pages_while_each_brings_something(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Five million contents, of which a connection without a session gets some twenty with a page, are more pages than anything counts."""
+def test_a_list_may_have_any_number_of_pages_while_each_brings_something(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Five million contents, of which a connection without a session gets some twenty with a page, are more
+    pages than anything counts."""
     count = 1000
     monkeypatch.setattr(tracker_client, "MOST_BARREN", 0)
 
@@ -263,7 +304,8 @@ def test_a_name_whose_content_comes_again_on_the_next_page_is_no_name_of_several
     contained(work)
 
 
-# -- addresses that lead nowhere -----------------------------------------------------------------------------------------------------
+# -- addresses that lead nowhere
+# -----------------------------------------------------------------------------------------------------
 
 
 def test_case_58_nobody_at_an_address_is_said_at_once_with_the_address() -> None:
@@ -304,7 +346,9 @@ def test_case_58_an_address_that_swallows_everything_is_given_up(monkeypatch: py
     contained(work)
 
 
-def test_case_58_a_host_with_a_broken_address_is_reached_at_its_other_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_case_58_a_host_with_a_broken_address_is_reached_at_its_other_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """IPv6 first, and broken."""
 
     async def work() -> None:
@@ -312,7 +356,9 @@ def test_case_58_a_host_with_a_broken_address_is_reached_at_its_other_one(monkey
             door.bind(("127.0.0.1", 0))
             door.listen(5)
             nobody.bind(("127.0.0.1", 0))
-            targets = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", one.getsockname()) for one in (nobody, door)]
+            targets = [
+                (socket.AF_INET, socket.SOCK_STREAM, 6, "", one.getsockname()) for one in (nobody, door)
+            ]
 
             async def lookup(host: str, port: int) -> list[Any]:
                 return targets
@@ -332,7 +378,9 @@ def test_case_58_a_name_that_nobody_knows_is_said_with_the_name(monkeypatch: pyt
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
         monkeypatch.setattr(dialling, "_getaddrinfo", resolve)
-        with pytest.raises(Unreachable, match=r"tracker nowhere\.example:6969 cannot be reached: no such host"):
+        with pytest.raises(
+            Unreachable, match=r"tracker nowhere\.example:6969 cannot be reached: no such host"
+        ):
             await TrackerClient(Address("nowhere.example", 6969)).ask(Ping())
 
     contained(work)
@@ -356,7 +404,11 @@ def test_case_57_a_connection_reset_as_it_is_made_is_unreachable_and_leaks_nothi
 
             slamming = asyncio.create_task(slam())
             node = Node(
-                NodeSettings(name="victim", tracker=address, state=tmp_path / "state", host="127.0.0.1", port=0), load, lambda report: None
+                NodeSettings(
+                    name="victim", tracker=address, state=tmp_path / "state", host="127.0.0.1", port=0
+                ),
+                load,
+                lambda report: None,
             )
             await node.start(announce=False)
             for _ in range(50):
@@ -370,10 +422,12 @@ def test_case_57_a_connection_reset_as_it_is_made_is_unreachable_and_leaks_nothi
     contained(work)
 
 
-def test_a_socket_that_was_reset_before_it_was_used_is_closed_and_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_socket_that_was_reset_before_it_was_used_is_closed_and_unreachable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The narrow gap between a connect and the first look at the socket."""
-    from p2p.peer import links
-    from p2p.system import disk_io
+    from p2p.peer import control as links
+    from p2p.storage.disk_io import disk_io
     from transports import tcp
 
     async def work() -> None:

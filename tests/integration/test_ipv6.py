@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.processes import Running as Process
-from tests.integration.processes import clean_environment, command, old_file, run
+from tests.kit.processes import Running as Process
+from tests.kit.processes import clean_environment, command, old_file, run
 
 
 def has_ipv6() -> bool:
@@ -30,7 +30,18 @@ def test_case_58_a_swarm_works_over_ipv6_with_the_defaults_of_its_peers(tmp_path
         share = [*command("peer"), "share", str(path), "--json", "--tracker", address, "--port", "0"]
         with Process(share, clean_environment(tmp_path / "state-seed")) as seed:
             content = seed.event("shared")["id"]
-            fetch = [*command("peer"), "download", content, "--json", "--tracker", address, "--port", "0", "-o", str(tmp_path / "out")]
+            fetch = [
+                *command("peer"),
+                "download",
+                content,
+                "--json",
+                "--tracker",
+                address,
+                "--port",
+                "0",
+                "-o",
+                str(tmp_path / "out"),
+            ]
             done = run(fetch, clean_environment(tmp_path / "state-leech"))
     assert done.code == 0, done.err
     assert (tmp_path / "out" / "image.bin").read_bytes() == path.read_bytes()

@@ -1,4 +1,5 @@
-"""Processes that die, by real signals: the swarm goes on, a download resumes, and never a wrong byte stands under the final name."""
+"""Processes that die, by real signals: the swarm goes on, a download resumes, and never a wrong byte stands
+under the final name."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.processes import DEADLINE, SLACK, old_file, run_peer, start_peer, start_tracker
+from tests.kit.processes import DEADLINE, SLACK, old_file, run_peer, start_peer, start_tracker
 
 SIZE = 8_000_000
 PIECES = -(-SIZE // 65536)
@@ -31,7 +32,9 @@ def test_the_rest_of_a_swarm_finishes_together_when_the_only_seed_is_killed_half
     trace = tmp_path / "trace.jsonl"
     path = old_file(tmp_path / "share" / "image.bin", data)
     with start_tracker(tmp_path, "--ttl", "3") as tracker:
-        with start_peer(tmp_path, "share", str(path), "--trace", str(trace), tracker=tracker.address, name="origin") as seed:
+        with start_peer(
+            tmp_path, "share", str(path), "--trace", str(trace), tracker=tracker.address, name="origin"
+        ) as seed:
             content = seed.event("shared")["id"]
             words = ["download", content, "--limit", "2M", "--seed", "-o"]
             with (
@@ -52,7 +55,9 @@ def test_the_rest_of_a_swarm_finishes_together_when_the_only_seed_is_killed_half
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
-def test_case_51_a_peer_that_is_stopped_is_out_of_all_answers_at_once(tmp_path: Path, number: signal.Signals) -> None:
+def test_case_51_a_peer_that_is_stopped_is_out_of_all_answers_at_once(
+    tmp_path: Path, number: signal.Signals
+) -> None:
     path = old_file(tmp_path / "share" / "image.bin", b"some bytes")
     with (
         start_tracker(tmp_path, "--ttl", "600") as tracker,
@@ -92,8 +97,14 @@ def test_a_file_that_changes_while_shared_is_never_served_under_its_old_id(tmp_p
         assert seed.event("withdrawn")["id"] == old
         new = seed.event("shared")["id"]
         assert new != old
-        assert run_peer(tmp_path, "download", old, "-o", str(tmp_path / "old"), tracker=tracker.address).code == 3
-        assert run_peer(tmp_path, "download", new, "-o", str(tmp_path / "new"), tracker=tracker.address).code == 0
+        assert (
+            run_peer(tmp_path, "download", old, "-o", str(tmp_path / "old"), tracker=tracker.address).code
+            == 3
+        )
+        assert (
+            run_peer(tmp_path, "download", new, "-o", str(tmp_path / "new"), tracker=tracker.address).code
+            == 0
+        )
         assert (tmp_path / "new" / "notes.txt").read_bytes() == b"other words entirely"
         path.unlink()
         assert seed.event("withdrawn")["id"] == new
@@ -107,13 +118,20 @@ def test_case_34_two_contents_with_one_name_are_told_apart_by_their_ids(tmp_path
         start_peer(tmp_path, "share", str(one), str(two), tracker=tracker.address, name="origin") as seed,
     ):
         ids = {seed.event("shared")["id"], seed.event("shared")["id"]}
-        refused = run_peer(tmp_path, "download", "notes.txt", "-o", str(tmp_path / "out"), tracker=tracker.address)
+        refused = run_peer(
+            tmp_path, "download", "notes.txt", "-o", str(tmp_path / "out"), tracker=tracker.address
+        )
         assert refused.code == 3
         assert all(content in refused.err for content in ids)
         for content in ids:
             folder = tmp_path / content[:8]
-            assert run_peer(tmp_path, "download", content, "-o", str(folder), tracker=tracker.address).code == 0
-        assert {(tmp_path / content[:8] / "notes.txt").read_bytes() for content in ids} == {b"one", b"two, which is longer"}
+            assert (
+                run_peer(tmp_path, "download", content, "-o", str(folder), tracker=tracker.address).code == 0
+            )
+        assert {(tmp_path / content[:8] / "notes.txt").read_bytes() for content in ids} == {
+            b"one",
+            b"two, which is longer",
+        }
         first, second = ids
         both = tmp_path / "both"
         assert run_peer(tmp_path, "download", first, "-o", str(both), tracker=tracker.address).code == 0
@@ -125,10 +143,23 @@ def test_case_34_two_contents_with_one_name_are_told_apart_by_their_ids(tmp_path
 def test_case_40_a_download_that_runs_goes_on_when_the_tracker_is_killed(tmp_path: Path) -> None:
     data = os.urandom(SIZE)
     path = old_file(tmp_path / "share" / "image.bin", data)
-    with start_tracker(tmp_path) as tracker, start_peer(tmp_path, "share", str(path), tracker=tracker.address, name="origin") as seed:
+    with (
+        start_tracker(tmp_path) as tracker,
+        start_peer(tmp_path, "share", str(path), tracker=tracker.address, name="origin") as seed,
+    ):
         content = seed.event("shared")["id"]
         out = tmp_path / "out"
-        with start_peer(tmp_path, "download", content, "--limit", "4M", "-o", str(out), tracker=tracker.address, name="leech") as leech:
+        with start_peer(
+            tmp_path,
+            "download",
+            content,
+            "--limit",
+            "4M",
+            "-o",
+            str(out),
+            tracker=tracker.address,
+            name="leech",
+        ) as leech:
             while leech.event("progress")["bytes"] < SIZE // 4:
                 pass
             tracker.send(signal.SIGKILL)
@@ -141,7 +172,9 @@ def test_case_40_a_download_that_runs_goes_on_when_the_tracker_is_killed(tmp_pat
         assert tracker.address in late.err
 
 
-def test_case_40_a_share_is_listed_again_soon_after_its_tracker_was_killed_however_rare_heartbeats_are(tmp_path: Path) -> None:
+def test_case_40_a_share_is_listed_again_soon_after_its_tracker_was_killed_however_rare_heartbeats_are(
+    tmp_path: Path,
+) -> None:
     path = old_file(tmp_path / "share" / "image.bin", b"some bytes")
     with start_tracker(tmp_path, "--ttl", "600") as tracker:
         port = tracker.port
@@ -168,5 +201,9 @@ def test_the_tracker_learns_how_much_of_a_content_a_download_has(tmp_path: Path)
             shares: list[int] = []
             while not shares or not 0 < shares[0] < SIZE:
                 info = run_peer(tmp_path, "info", content, tracker=tracker.address)
-                shares = [event["have"] for event in info.events if event["event"] == "peer" and event["name"] == "leech"]
+                shares = [
+                    event["have"]
+                    for event in info.events
+                    if event["event"] == "peer" and event["name"] == "leech"
+                ]
                 assert shares, "the download ended before the tracker knew of any of it"

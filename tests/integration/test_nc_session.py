@@ -1,4 +1,5 @@
-"""The session in protos/PROTOCOL.md that a reader types into `nc`, replayed line by line against a real tracker."""
+"""The session in protos/PROTOCOL.md that a reader types into `nc`, replayed line by line against a real
+tracker."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from p2p.model import Address
-from tests.unit.protocol_page import PLACEHOLDER, ROOT, blocks, marked, matches, read_page
+from tests.kit.protocol_page import PLACEHOLDER, ROOT, blocks, marked, matches, read_page
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -19,7 +20,17 @@ pytestmark = pytest.mark.timeout(30)
 @pytest.fixture
 def tracker() -> Iterator[Address]:
     """A tracker in a process of its own, on a free port of loopback."""
-    command = [sys.executable, str(ROOT / "bin" / "tracker"), "--json", "--host", "127.0.0.1", "--port", "0", "--store", "memory"]
+    command = [
+        sys.executable,
+        str(ROOT / "bin" / "tracker"),
+        "--json",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "0",
+        "--store",
+        "memory",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
     try:
         assert process.stdout is not None
@@ -42,7 +53,10 @@ def tracker() -> Iterator[Address]:
 def test_the_session_in_the_page_goes_as_it_says(tracker: Address) -> None:
     (block,) = blocks(read_page(), "nc")
     bound: dict[str, object] = {}
-    with socket.create_connection((tracker.host, tracker.port), timeout=5) as sock, sock.makefile("rwb") as stream:
+    with (
+        socket.create_connection((tracker.host, tracker.port), timeout=5) as sock,
+        sock.makefile("rwb") as stream,
+    ):
         for line in block.lines:
             mark, text = marked(line)
             if mark == ">":

@@ -1,4 +1,5 @@
-"""The lab of network namespaces: hosts reach each other and nothing else, links can be shaped and cut, nothing is left behind."""
+"""The lab of network namespaces: hosts reach each other and nothing else, links can be shaped and cut,
+nothing is left behind."""
 
 from __future__ import annotations
 
@@ -51,7 +52,11 @@ with lab(1) as net:
 
 
 def namespaces_of_this_test() -> set[str]:
-    return {path.name for path in NETNS_FOLDER.glob(f"{PREFIX}-{os.getpid()}-*")} if NETNS_FOLDER.is_dir() else set()
+    return (
+        {path.name for path in NETNS_FOLDER.glob(f"{PREFIX}-{os.getpid()}-*")}
+        if NETNS_FOLDER.is_dir()
+        else set()
+    )
 
 
 def start_echo(net: Lab) -> tuple[subprocess.Popen[bytes], int]:
@@ -127,7 +132,9 @@ def test_nothing_is_left_behind_when_a_test_fails_inside_a_lab() -> None:
 
 def test_what_a_killed_run_left_behind_is_removed_by_the_next() -> None:
     root = Path(__file__).parents[2]
-    killed = subprocess.run([sys.executable, "-c", DIE], cwd=root, capture_output=True, text=True, check=False)
+    killed = subprocess.run(
+        [sys.executable, "-c", DIE], cwd=root, capture_output=True, text=True, check=False
+    )
     left = NETNS_FOLDER / killed.stdout.strip()
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert left.name.startswith(PREFIX)

@@ -1,4 +1,5 @@
-"""SIGKILL at random moments, of a download, of the only seed and of the tracker: all ends right, and a kill costs a bounded few blocks."""
+"""SIGKILL at random moments, of a download, of the only seed and of the tracker: all ends right, and a kill
+costs a bounded few blocks."""
 
 from __future__ import annotations
 
@@ -12,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.effort import limit, times
-from tests.integration.crashing import BLOCK, pieces_asked, share, window
-from tests.integration.processes import (
+from tests.kit.crashing import BLOCK, pieces_asked, share, window
+from tests.kit.effort import limit, times
+from tests.kit.processes import (
     DEADLINE,
     Running,
     clean_environment,
@@ -31,8 +32,8 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="SIGKILL is a thing of P
 PIECES = 200
 SIZE = PIECES * BLOCK
 LIMIT = 2 << 20
-"""Bytes a second: all of it takes six seconds, so that a kill falls into the middle; and a window is about a third of all pieces, so that
-more than it can be lost."""
+"""Bytes a second: all of it takes six seconds, so that a kill falls into the middle; and a window is about a
+third of all pieces, so that more than it can be lost."""
 
 
 @pytest.fixture
@@ -45,7 +46,11 @@ def rng() -> random.Random:
 def right_pieces(part: Path, data: bytes) -> set[int]:
     """The pieces that are on disk and right."""
     found = part.read_bytes() if part.exists() else b""
-    return {piece for piece in range(PIECES) if found[piece * BLOCK : (piece + 1) * BLOCK] == data[piece * BLOCK : (piece + 1) * BLOCK]}
+    return {
+        piece
+        for piece in range(PIECES)
+        if found[piece * BLOCK : (piece + 1) * BLOCK] == data[piece * BLOCK : (piece + 1) * BLOCK]
+    }
 
 
 def kill_after(peer: Running, trace: Path, goal: int) -> bool:
@@ -59,7 +64,9 @@ def kill_after(peer: Running, trace: Path, goal: int) -> bool:
 
 
 @limit(120)
-def test_case_49_a_download_killed_at_random_points_fetches_again_only_what_was_under_way(tmp_path: Path, rng: random.Random) -> None:
+def test_case_49_a_download_killed_at_random_points_fetches_again_only_what_was_under_way(
+    tmp_path: Path, rng: random.Random
+) -> None:
     data = rng.randbytes(SIZE)
     path = old_file(tmp_path / "share" / "image.bin", data)
     most_kills, contents, began = times(15), 0, time.monotonic()
@@ -107,13 +114,16 @@ def three_downloads(folder: Path, content: str, tracker: str) -> Iterator[list[R
     with contextlib.ExitStack() as stack:
         words = ["download", content, "--limit", str(LIMIT), "--seed", "-o"]
         yield [
-            stack.enter_context(start_peer(folder, *words, str(folder / f"out-{name}"), tracker=tracker, name=name))
+            stack.enter_context(
+                start_peer(folder, *words, str(folder / f"out-{name}"), tracker=tracker, name=name)
+            )
             for name in ("a", "b", "c")
         ]
 
 
 def wait_for_bytes(peer: Running, goal: int) -> None:
-    """Wait until a download has so many bytes, or had them at any time before; no event is taken away from who waits for it later."""
+    """Wait until a download has so many bytes, or had them at any time before; no event is taken away from
+    who waits for it later."""
     end = time.monotonic() + 3 * DEADLINE
     while bytes_of(peer) < goal:
         assert time.monotonic() < end, f"{peer.out}\n{peer.err}"
@@ -125,18 +135,33 @@ def bytes_of(peer: Running) -> int:
     told = events_of(peer.out)
     if any(event["event"] == "done" for event in told):
         return SIZE
-    return max((event["bytes"] for event in told if event["event"] == "progress" and event["phase"] == "downloading"), default=0)
+    return max(
+        (
+            event["bytes"]
+            for event in told
+            if event["event"] == "progress" and event["phase"] == "downloading"
+        ),
+        default=0,
+    )
 
 
 @limit(120)
-def test_case_49_three_downloads_finish_though_the_only_seed_is_killed_at_random_points(tmp_path: Path, rng: random.Random) -> None:
+def test_case_49_three_downloads_finish_though_the_only_seed_is_killed_at_random_points(
+    tmp_path: Path, rng: random.Random
+) -> None:
     data = rng.randbytes(SIZE)
     path = old_file(tmp_path / "share" / "image.bin", data)
     kills = times(3)
-    with held_port() as port, start_tracker(tmp_path, "--ttl", "3") as tracker, contextlib.ExitStack() as seeds:
+    with (
+        held_port() as port,
+        start_tracker(tmp_path, "--ttl", "3") as tracker,
+        contextlib.ExitStack() as seeds,
+    ):
 
         def start_seed() -> Running:
-            return seeds.enter_context(start_peer(tmp_path, "share", str(path), tracker=tracker.address, name="origin", port=port))
+            return seeds.enter_context(
+                start_peer(tmp_path, "share", str(path), tracker=tracker.address, name="origin", port=port)
+            )
 
         seed = start_seed()
         content = seed.event("shared")["id"]

@@ -1,4 +1,5 @@
-"""Everything in the README is run: each `sh` block as it stands, in order, in one folder, with real processes."""
+"""Everything in the README is run: each `sh` block as it stands, in order, in one folder, with real
+processes."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ import pytest
 
 from p2p.errors import EXIT_OF_CODE
 from p2p.protocol.session import TRANSITIONS
-from tests.integration.processes import ROOT, Running, clean_environment, old_file
+from tests.kit.processes import ROOT, Running, clean_environment, old_file
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SIZE = 3_000_000
@@ -52,7 +53,9 @@ def _is_endless(words: list[str]) -> bool:
 
 
 @pytest.mark.timeout(300)  # `pip install` of the extra fetches packages
-def test_every_command_of_the_readme_works_as_it_stands(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_command_of_the_readme_works_as_it_stands(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(checkout)
     tracker, link = "", ""
     environ = clean_environment(checkout / "state", {"P2P_HOST": "127.0.0.1", "P2P_PORT": "0"})
@@ -62,7 +65,9 @@ def test_every_command_of_the_readme_works_as_it_stands(checkout: Path, monkeypa
             words = _line(command, tracker, link)
             print(words)
             if not _is_endless(words):
-                done = subprocess.run(words, cwd=checkout, env=environ, capture_output=True, text=True, timeout=240, check=False)
+                done = subprocess.run(
+                    words, cwd=checkout, env=environ, capture_output=True, text=True, timeout=240, check=False
+                )
                 assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
                 ended.append((command, done))
                 continue
@@ -110,7 +115,9 @@ def test_the_picture_of_a_conversation_is_drawn_from_its_table() -> None:
 
 
 def test_the_table_of_exit_codes_holds_every_code_that_an_error_can_lead_to() -> None:
-    table = {int(code) for row in re.findall(r"^\| ([\d, ]+) \|", README, re.MULTILINE) for code in row.split(",")}
+    table = {
+        int(code) for row in re.findall(r"^\| ([\d, ]+) \|", README, re.MULTILINE) for code in row.split(",")
+    }
     assert set(EXIT_OF_CODE.values()) <= table
     assert {0, 1, 2, 130, 143} <= table
 

@@ -1,6 +1,8 @@
-"""The scenarios of `bench/soak.py` in short, on real processes: a serving peer and a tracker under load, and what must hold on any machine.
+"""The scenarios of `bench/soak.py` in short, on real processes: a serving peer and a tracker under load, and
+what must hold on any machine.
 
-`tests/integration/test_tracker_server.py` has the tracker's part of cases 12, 13, 14 and 60 in one process; here it is mostly the peer.
+`tests/integration/test_tracker_server.py` has the tracker's part of cases 12, 13, 14 and 60 in one process;
+here it is mostly the peer.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import pytest
 from bench.soak import outcomes_of
 from bench.soaking.report import Outcome
 from bench.soaking.rig import Scale, many_descriptors
-from tests.integration.processes import ROOT, clean_environment, old_file, run, start_peer, start_tracker
+from tests.kit.processes import ROOT, clean_environment, old_file, run, start_peer, start_tracker
 
 pytestmark = [pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"), pytest.mark.timeout(120)]
 
@@ -45,7 +47,8 @@ def figures(outcome: Outcome) -> dict[str, float]:
 
 
 def check_nothing_is_left(outcome: Outcome) -> None:
-    """The common rule: descriptors are back, nothing was logged that fills a disk or shows our insides, and a fresh ping is answered."""
+    """The common rule: descriptors are back, nothing was logged that fills a disk or shows our insides, and a
+    fresh ping is answered."""
     found = figures(outcome)
     assert found["descriptors more than before"] <= 2
     assert found["bytes of log"] < 1 << 20
@@ -55,7 +58,14 @@ def check_nothing_is_left(outcome: Outcome) -> None:
 
 def test_the_probe_asks_once_at_least(tmp_path: Path) -> None:
     with start_tracker(tmp_path) as tracker:
-        words = [sys.executable, str(ROOT / "bench" / "soaking" / "probe.py"), "127.0.0.1", str(tracker.port), "100", "kept"]
+        words = [
+            sys.executable,
+            str(ROOT / "bench" / "soaking" / "probe.py"),
+            "127.0.0.1",
+            str(tracker.port),
+            "100",
+            "kept",
+        ]
         done = run(words, clean_environment(tmp_path / "state"))
     assert done.code == 0, done.err
     assert len(json.loads(done.out)["times"]) == 1
@@ -68,7 +78,9 @@ def test_a_soak_leaves_the_limit_of_descriptors_as_it_was() -> None:
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == before
 
 
-def test_case_12_thousands_of_idle_connections_to_a_peer_keep_nobody_out_and_are_ended_in_time(tmp_path: Path) -> None:
+def test_case_12_thousands_of_idle_connections_to_a_peer_keep_nobody_out_and_are_ended_in_time(
+    tmp_path: Path,
+) -> None:
     for outcome in soak("idle", tmp_path, "peer"):
         found = figures(outcome)
         assert found["answers that a healthy client did not get"] == 0, outcome.scenario
@@ -78,7 +90,9 @@ def test_case_12_thousands_of_idle_connections_to_a_peer_keep_nobody_out_and_are
         check_nothing_is_left(outcome)
 
 
-def test_case_13_slow_ones_are_cut_by_a_deadline_for_the_whole_message_and_hold_nobody_up(tmp_path: Path) -> None:
+def test_case_13_slow_ones_are_cut_by_a_deadline_for_the_whole_message_and_hold_nobody_up(
+    tmp_path: Path,
+) -> None:
     for outcome in soak("slow", tmp_path, "peer"):
         found = figures(outcome)
         assert found["answers that a healthy client did not get"] == 0
@@ -96,7 +110,9 @@ def test_case_14_a_peer_to_which_thousands_come_and_go_leaks_nothing_and_logs_li
         check_nothing_is_left(outcome)
 
 
-def test_case_21_hundreds_that_come_back_to_a_tracker_within_a_second_are_registered_again_with_either_store(tmp_path: Path) -> None:
+def test_case_21_hundreds_that_come_back_to_a_tracker_within_a_second_are_registered_again_with_either_store(
+    tmp_path: Path,
+) -> None:
     outcomes = soak("herd", tmp_path)
     assert [one.target for one in outcomes] == ["tracker, memory", "tracker, sqlite"]
     for outcome in outcomes:
@@ -105,9 +121,14 @@ def test_case_21_hundreds_that_come_back_to_a_tracker_within_a_second_are_regist
         assert found["seconds until all are registered"] < 30
 
 
-def test_case_21_a_peer_whose_tracker_hangs_up_on_everybody_comes_back_later_and_later_and_never_within_a_second(tmp_path: Path) -> None:
+def test_case_21_a_peer_whose_tracker_hangs_up_on_everybody_comes_back_later_and_later_and_never_within_a_second(
+    tmp_path: Path,
+) -> None:
     shared = old_file(tmp_path / "x.bin", os.urandom(100_000))
-    with start_tracker(tmp_path, "--ttl", "1") as tracker, start_peer(tmp_path, "share", str(shared), tracker=tracker.address) as peer:
+    with (
+        start_tracker(tmp_path, "--ttl", "1") as tracker,
+        start_peer(tmp_path, "share", str(shared), tracker=tracker.address) as peer,
+    ):
         peer.event("shared")
         port = tracker.port
         tracker.stop(signal.SIGKILL)
@@ -160,7 +181,9 @@ def test_case_62_a_peer_that_can_start_no_thread_refuses_what_needs_one_and_live
     check_nothing_is_left(outcome)
 
 
-def test_case_63_a_little_of_everything_for_a_while_leaves_tracker_and_peer_as_they_were(tmp_path: Path) -> None:
+def test_case_63_a_little_of_everything_for_a_while_leaves_tracker_and_peer_as_they_were(
+    tmp_path: Path,
+) -> None:
     for outcome in soak("mixed", tmp_path):
         found = figures(outcome)
         assert found["still alive"] == 1

@@ -1,4 +1,5 @@
-"""Each command is stopped by Ctrl-C, SIGTERM or a terminal that hangs up, while it waits and while it works: in time, and quietly."""
+"""Each command is stopped by Ctrl-C, SIGTERM or a terminal that hangs up, while it waits and while it works:
+in time, and quietly."""
 
 from __future__ import annotations
 
@@ -16,8 +17,18 @@ import pytest
 
 from p2p.model import Address
 from p2p.peer.session_file import StoredSession, load_session, save_session
-from tests.integration.crashing import tree_of
-from tests.integration.processes import DEADLINE, SLACK, Running, clean_environment, command, old_file, run_peer, start_peer, start_tracker
+from tests.kit.crashing import tree_of
+from tests.kit.processes import (
+    DEADLINE,
+    SLACK,
+    Running,
+    clean_environment,
+    command,
+    old_file,
+    run_peer,
+    start_peer,
+    start_tracker,
+)
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 
@@ -57,7 +68,8 @@ def silent() -> Iterator[socket.socket]:
 
 @contextlib.contextmanager
 def asked(silent: socket.socket) -> Iterator[None]:
-    """Hold a connection on which the tracker was asked something; others, which only look whether it is there, are left alone."""
+    """Hold a connection on which the tracker was asked something; others, which only look whether it is
+    there, are left alone."""
     with contextlib.ExitStack() as connections:
         while True:
             connection = connections.enter_context(silent.accept()[0])
@@ -68,7 +80,8 @@ def asked(silent: socket.socket) -> Iterator[None]:
 
 
 def check_stopped(running: Running, stop: Stop, frozen: int | None = None) -> None:
-    """Stop it, and let a process go on that was frozen; it must end in time, with its code, and say nothing on standard error."""
+    """Stop it, and let a process go on that was frozen; it must end in time, with its code, and say nothing
+    on standard error."""
     began = time.monotonic()
     running.send(stop[0])
     if frozen is not None:
@@ -92,7 +105,9 @@ def words_of(place: Path, name: str, tracker: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("name", "stop"), [(name, one) for name in WAITING for one in STOPS if name in LASTING or one != STOPS[2]], ids=str
+    ("name", "stop"),
+    [(name, one) for name in WAITING for one in STOPS if name in LASTING or one != STOPS[2]],
+    ids=str,
 )
 def test_case_51_each_command_that_waits_for_a_silent_tracker_is_stopped_in_time(
     tmp_path: Path, silent: socket.socket, name: str, stop: Stop
@@ -104,11 +119,15 @@ def test_case_51_each_command_that_waits_for_a_silent_tracker_is_stopped_in_time
     assert tree_of(tmp_path / "share") == before
     if name == "logout":
         tracker = Address("127.0.0.1", silent.getsockname()[1])
-        assert load_session(tmp_path / "state", tracker) is not None, "it was forgotten, and the tracker has it still"
+        assert load_session(tmp_path / "state", tracker) is not None, (
+            "it was forgotten, and the tracker has it still"
+        )
 
 
 @pytest.mark.parametrize("name", WAITING)
-def test_case_51_a_second_ctrl_c_while_a_command_stops_shows_no_traceback(tmp_path: Path, silent: socket.socket, name: str) -> None:
+def test_case_51_a_second_ctrl_c_while_a_command_stops_shows_no_traceback(
+    tmp_path: Path, silent: socket.socket, name: str
+) -> None:
     words = words_of(tmp_path, name, f"127.0.0.1:{silent.getsockname()[1]}")
     with Running(words, clean_environment(tmp_path / "state")) as waiting, asked(silent):
         waiting.send(signal.SIGINT)
@@ -132,7 +151,9 @@ def test_case_51_a_tracker_that_works_is_stopped_in_time(tmp_path: Path, stop: S
         assert len(run_peer(tmp_path, "list", tracker=again.address).events) == 1
 
 
-def test_case_51_a_tracker_that_loads_its_store_is_stopped_in_time_and_the_store_is_as_it_was(tmp_path: Path, stop: Stop) -> None:
+def test_case_51_a_tracker_that_loads_its_store_is_stopped_in_time_and_the_store_is_as_it_was(
+    tmp_path: Path, stop: Stop
+) -> None:
     store, file = tmp_path / "tracker.db", old_file(tmp_path / "a.bin", b"a")
     with (
         start_tracker(tmp_path, store=f"sqlite:{store}") as tracker,
@@ -142,7 +163,16 @@ def test_case_51_a_tracker_that_loads_its_store_is_stopped_in_time_and_the_store
         tracker.stop()
     before, journal = store.read_bytes(), Path(f"{store}-wal")
     os.mkfifo(journal)  # whoever reads it waits, as on a disk that does not answer
-    words = [*command("tracker"), "--json", "--host", "127.0.0.1", "--port", "0", "--store", f"sqlite:{store}"]
+    words = [
+        *command("tracker"),
+        "--json",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "0",
+        "--store",
+        f"sqlite:{store}",
+    ]
     with Running(words, clean_environment(tmp_path / "state")) as loading:
         end = time.monotonic() + DEADLINE
         while (writer := reading(journal)) is None:
@@ -171,16 +201,24 @@ def test_case_51_a_command_that_hashes_is_stopped_in_time(tmp_path: Path, name: 
     os.truncate(file, 64 << 30)  # a hole, which takes minutes to hash
     os.utime(file, (1, 1))
     what = str(file.parent if name == "serve" else file)
-    with start_tracker(tmp_path) as tracker, start_peer(tmp_path, name, what, tracker=tracker.address) as peer:
+    with (
+        start_tracker(tmp_path) as tracker,
+        start_peer(tmp_path, name, what, tracker=tracker.address) as peer,
+    ):
         while peer.event("progress")["phase"] != "hashing":
             pass
         check_stopped(peer, stop)
 
 
-def test_case_51_a_download_that_runs_or_verifies_is_stopped_in_time_and_goes_on(tmp_path: Path, stop: Stop) -> None:
+def test_case_51_a_download_that_runs_or_verifies_is_stopped_in_time_and_goes_on(
+    tmp_path: Path, stop: Stop
+) -> None:
     data, out = os.urandom(24 << 20), tmp_path / "out"
     file = old_file(tmp_path / "share" / "big.bin", data)
-    with start_tracker(tmp_path) as tracker, start_peer(tmp_path, "share", str(file), tracker=tracker.address, name="origin") as seed:
+    with (
+        start_tracker(tmp_path) as tracker,
+        start_peer(tmp_path, "share", str(file), tracker=tracker.address, name="origin") as seed,
+    ):
         content = seed.event("shared")["id"]
         words = ["download", content, "-o", str(out)]
         with start_peer(tmp_path, *words, "--limit", "8M", tracker=tracker.address, name="me") as me:
@@ -225,8 +263,11 @@ def children_of(pid: int) -> list[int]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 @pytest.mark.parametrize("twice", [False, True], ids=["once", "twice"])
-def test_case_51_a_demo_is_stopped_in_time_and_takes_its_processes_and_files_along(tmp_path: Path, stop: Stop, twice: bool) -> None:
-    """The origin is frozen until the signal is sent, so that the downloads are not over by then, however little there is to remove."""
+def test_case_51_a_demo_is_stopped_in_time_and_takes_its_processes_and_files_along(
+    tmp_path: Path, stop: Stop, twice: bool
+) -> None:
+    """The origin is frozen until the signal is sent, so that the downloads are not over by then, however
+    little there is to remove."""
     (tmp_path / "tmp").mkdir()
     file = old_file(tmp_path / "big.bin", os.urandom(16 << 20))
     words = [*command("demo"), str(file), "--json", "--peers", "4"]
@@ -282,7 +323,16 @@ def test_case_51_a_simulation_is_stopped_in_time(tmp_path: Path, stop: Stop) -> 
 def test_case_51_under_nohup_a_terminal_that_hangs_up_stops_nothing(tmp_path: Path) -> None:
     with start_tracker(tmp_path) as tracker:
         quiet = ["sh", "-c", 'trap "" HUP; exec "$@"', "sh"]
-        words = [*quiet, *command("peer"), "share", str(old_file(tmp_path / "a.bin", b"a")), "--json", "--tracker", tracker.address, *HERE]
+        words = [
+            *quiet,
+            *command("peer"),
+            "share",
+            str(old_file(tmp_path / "a.bin", b"a")),
+            "--json",
+            "--tracker",
+            tracker.address,
+            *HERE,
+        ]
         with Running(words, clean_environment(tmp_path / "state")) as peer:
             peer.event("shared")
             peer.send(signal.SIGHUP)

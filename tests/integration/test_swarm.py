@@ -1,4 +1,5 @@
-"""Real peers and a real tracker in one process over loopback: who comes, who goes, what is shared, changed, kept and taken back."""
+"""Real peers and a real tracker in one process over loopback: who comes, who goes, what is shared, changed,
+kept and taken back."""
 
 from __future__ import annotations
 
@@ -11,21 +12,22 @@ from typing import Any
 
 import pytest
 
-from p2p.content.scan import Fingerprint
-from p2p.content.shared import fingerprints
 from p2p.errors import NotFound, Unreachable
-from p2p.model import MIB, Manifest
-from p2p.peer import download, fetching
+from p2p.model import MIB, ContentId, Manifest
+from p2p.peer import download
+from p2p.peer import fetcher as fetching
 from p2p.peer import node as node_module
-from p2p.peer.errands import info, resolve
 from p2p.peer.node import Node
+from p2p.peer.operations import info, resolve
 from p2p.peer.reports import Downloaded, Progress, SessionChanged, Shared, Withdrawn
 from p2p.peer.tracker_client import TrackerClient
 from p2p.protocol.tracker_messages import Announce, Login, LoginAnswer, Logout
-from p2p.swarm.sources import Policy
-from tests.integration.swarm_kit import Swarm, folder_in_memory, old_file
-from tests.leaks import contained
-from tests.waiting import until
+from p2p.storage.scan import Fingerprint
+from p2p.storage.shared_content import fingerprints
+from p2p.swarm.peer_stats import Policy
+from tests.kit.leaks import contained
+from tests.kit.swarm_kit import Swarm, folder_in_memory, old_file
+from tests.kit.waiting import until
 
 SHORT = Policy(block_timeout=3.0, patience=1.5, patience_alone=1.0, patience_offline=1.5)
 """The real policy, for tests of what cannot succeed."""
@@ -39,21 +41,28 @@ def hang_up_at_once(node: Node) -> None:
         link.close()
 
 
-# -- swarms --------------------------------------------------------------------------------------------------------------------------
+# -- swarms
+# --------------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("settings", [{}, {"portable": True}, {"hash_name": "sha256"}], ids=["native", "portable", "sha256"])
+@pytest.mark.parametrize(
+    "settings", [{}, {"portable": True}, {"hash_name": "sha256"}], ids=["native", "portable", "sha256"]
+)
 def test_one_seed_and_four_peers_end_with_the_same_bytes(tmp_path: Path, settings: dict[str, Any]) -> None:
     async def work() -> None:
         async with Swarm(tmp_path) as swarm:
-            # Slow enough for the receivers to share what they have: without a limit the seed may be done before they know each other.
+            # Slow enough for the receivers to share what they have: without a limit the seed may be done
+            # before they know each other.
             seed = await swarm.peer("seed", limit_up=2 * MIB, **settings)
             shared = await seed.share(old_file(tmp_path / "image.bin", DATA))
             peers = [await swarm.peer(f"p{n}", **settings) for n in range(4)]
-            done = await asyncio.gather(*(peer.download(shared.id, tmp_path / f"out{n}") for n, peer in enumerate(peers)))
+            done = await asyncio.gather(
+                *(peer.download(shared.id, tmp_path / f"out{n}") for n, peer in enumerate(peers))
+            )
             assert all(one.path.read_bytes() == DATA for one in done)
             assert all(sum(one.bytes_from.values()) == len(DATA) for one in done), "a byte came twice"
-            # Each block asked for twice would be four copies and more. What goes twice at the tail is more on a machine that is busy.
+            # Each block asked for twice would be four copies and more. What goes twice at the tail is more on
+            # a machine that is busy.
             assert seed.sent(shared.id) <= 2.5 * len(DATA)
             phases = [report.phase for report in swarm.told("p0", Progress)]
             assert phases[0] == "searching"
@@ -96,7 +105,10 @@ def test_the_rest_finish_together_when_the_only_seed_stops_half_way(tmp_path: Pa
             seed = await swarm.peer("seed", limit_up=4 * MIB)
             shared = await seed.share(old_file(tmp_path / "image.bin", DATA))
             peers = [await swarm.peer(f"p{n}") for n in range(3)]
-            tasks = [asyncio.create_task(peer.download(shared.id, tmp_path / f"out{n}")) for n, peer in enumerate(peers)]
+            tasks = [
+                asyncio.create_task(peer.download(shared.id, tmp_path / f"out{n}"))
+                for n, peer in enumerate(peers)
+            ]
 
             def all_given() -> bool:
                 have = [peer._serving.holdings.get(shared.id) for peer in peers]
@@ -121,7 +133,13 @@ def test_a_download_whose_only_seed_leaves_says_what_is_missing_and_keeps_what_c
             shared = await seed.share(old_file(tmp_path / "image.bin", DATA))
             leech = await swarm.peer("leech", policy=SHORT)
             task = asyncio.create_task(leech.download(shared.id, tmp_path / "out"))
-            await until(lambda: any(report.bytes > MIB for report in swarm.told("leech", Progress) if report.phase == "downloading"))
+            await until(
+                lambda: any(
+                    report.bytes > MIB
+                    for report in swarm.told("leech", Progress)
+                    if report.phase == "downloading"
+                )
+            )
             await swarm.stop("seed")
             with pytest.raises(NotFound, match="pieces are missing"):
                 await task
@@ -219,14 +237,19 @@ def test_case_79_a_logout_by_somebody_else_ends_a_peer_of_a_stored_session(tmp_p
                 error = await seed.ended()
             assert error.code == "login_needed"
             assert swarm.told("seed", SessionChanged)[-1].state == "ended"
-            assert (await running).path.read_bytes() == DATA, "a download under way goes on with the link it has"
+            assert (await running).path.read_bytes() == DATA, (
+                "a download under way goes on with the link it has"
+            )
 
     contained(work)
 
 
 @pytest.mark.parametrize("what", ["touched", "moved away and back"])
-def test_a_running_download_goes_on_when_its_seed_shares_the_same_file_again(tmp_path: Path, what: str) -> None:
-    """A neighbour of hostile case 79: the seed withdraws what was touched, and shares it again under the same id, on the same link."""
+def test_a_running_download_goes_on_when_its_seed_shares_the_same_file_again(
+    tmp_path: Path, what: str
+) -> None:
+    """A neighbour of hostile case 79: the seed withdraws what was touched, and shares it again under the same
+    id, on the same link."""
 
     async def work() -> None:
         async with Swarm(tmp_path) as swarm:
@@ -252,7 +275,8 @@ def test_a_running_download_goes_on_when_its_seed_shares_the_same_file_again(tmp
     contained(work, 60)
 
 
-# -- trackers that go away -----------------------------------------------------------------------------------------------------------
+# -- trackers that go away
+# -----------------------------------------------------------------------------------------------------------
 
 
 def test_case_40_a_download_goes_on_without_its_tracker(tmp_path: Path) -> None:
@@ -277,7 +301,12 @@ def test_case_40_without_a_tracker_a_command_fails_soon_and_names_the_address(tm
             leech = await swarm.peer("leech")
             await swarm.stop_tracker()
             began = time.monotonic()
-            for attempt in (leech.download("ab" * 32, tmp_path), resolve(leech.tracker, "x"), info(leech, "ab" * 32)):  # type: ignore[arg-type]
+            nothing = ContentId("ab" * 32)
+            for attempt in (
+                leech.download(nothing, tmp_path),
+                resolve(leech.tracker, "x"),
+                info(leech, nothing),
+            ):
                 with pytest.raises(Unreachable) as failed:
                     await attempt
                 assert str(swarm.address) in str(failed.value)
@@ -313,13 +342,17 @@ def test_a_peer_that_started_before_its_tracker_registers_when_that_is_there(tmp
             shared = await seed.share(old_file(tmp_path / "image.bin", b"x"))
             assert time.monotonic() - began < 2, "a share waited for a tracker that is not there"
             await swarm.start_tracker()
-            await until(lambda: "resumed" in [report.state for report in swarm.told("seed", SessionChanged)], 10)
+            await until(
+                lambda: "resumed" in [report.state for report in swarm.told("seed", SessionChanged)], 10
+            )
             assert [source.name for source in await swarm.sources(shared.id)] == ["seed"]
 
     contained(work, 40)
 
 
-def test_case_40_who_takes_the_ids_of_all_peers_while_a_tracker_restarts_ends_none_of_them(tmp_path: Path) -> None:
+def test_case_40_who_takes_the_ids_of_all_peers_while_a_tracker_restarts_ends_none_of_them(
+    tmp_path: Path,
+) -> None:
     async def work() -> None:
         async with Swarm(tmp_path, ttl=6) as swarm:
             seed = await swarm.peer("seed")
@@ -330,7 +363,13 @@ def test_case_40_who_takes_the_ids_of_all_peers_while_a_tracker_restarts_ends_no
             thief = TrackerClient(swarm.address)
             thief.session = (await thief.expect(Login(user="thief"), LoginAnswer)).session
             await thief.ask(Announce(peer=stolen, name="thief", listen={"tcp": 6970}))
-            await until(lambda: [r.state for r in swarm.told("seed", SessionChanged)][-1:] == ["resumed"] and seed.peer != stolen, 20)
+            await until(
+                lambda: (
+                    [r.state for r in swarm.told("seed", SessionChanged)][-1:] == ["resumed"]
+                    and seed.peer != stolen
+                ),
+                20,
+            )
             leech = await swarm.peer("leech")
             assert (await leech.download(shared.id, tmp_path / "out")).path.read_bytes() == DATA
             await thief.close()
@@ -338,7 +377,8 @@ def test_case_40_who_takes_the_ids_of_all_peers_while_a_tracker_restarts_ends_no
     contained(work, 40)
 
 
-# -- rates ---------------------------------------------------------------------------------------------------------------------------
+# -- rates
+# ---------------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("side", ["limit_up", "limit_down"])
@@ -374,8 +414,11 @@ def test_case_51_a_peer_that_sends_at_a_very_low_rate_stops_at_once(tmp_path: Pa
     contained(work)
 
 
-def test_a_thin_link_shared_by_several_receivers_wastes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A block of 1 MiB takes four seconds here, and four times as long as the policy waits: it comes all the same, and once."""
+def test_a_thin_link_shared_by_several_receivers_wastes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A block of 1 MiB takes four seconds here, and four times as long as the policy waits: it comes all the
+    same, and once."""
     monkeypatch.setattr(node_module, "choose_piece_length", lambda size: MIB)
     monkeypatch.setattr(fetching, "SLOWEST", MIB // 10)
 
@@ -385,7 +428,9 @@ def test_a_thin_link_shared_by_several_receivers_wastes_nothing(tmp_path: Path, 
             shared = await seed.share(old_file(tmp_path / "image.bin", DATA))
             impatient = Policy(block_timeout=1.0)
             peers = [await swarm.peer(f"p{n}", policy=impatient) for n in range(4)]
-            done = await asyncio.gather(*(peer.download(shared.id, tmp_path / f"out{n}") for n, peer in enumerate(peers)))
+            done = await asyncio.gather(
+                *(peer.download(shared.id, tmp_path / f"out{n}") for n, peer in enumerate(peers))
+            )
             assert all(one.path.read_bytes() == DATA for one in done)
             assert seed.sent(shared.id) <= 2 * len(DATA)
 

@@ -1,4 +1,5 @@
-"""`bench/swarm.py` as its page tells it: real peers on hosts of their own behind shaped links, and what it makes of what they say."""
+"""`bench/swarm.py` as its page tells it: real peers on hosts of their own behind shaped links, and what it
+makes of what they say."""
 
 from __future__ import annotations
 
@@ -16,9 +17,24 @@ needs_lab = pytest.mark.skipif(bool(why_not()), reason=why_not())
 
 @needs_lab
 @pytest.mark.parametrize("case", ["equal", "killed"])
-def test_a_small_lab_measures_every_receiver_that_lives(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_small_lab_measures_every_receiver_that_lives(
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     found, drawn = tmp_path / "found.json", tmp_path / "found.svg"
-    argv = ["--only", "enjambre", "--peers", "4", "--size", "4M", "--rate", "20", "--case", case, "--out", str(found)]
+    argv = [
+        "--only",
+        "enjambre",
+        "--peers",
+        "4",
+        "--size",
+        "4M",
+        "--rate",
+        "20",
+        "--case",
+        case,
+        "--out",
+        str(found),
+    ]
     assert swarm.main(argv) == 0
     (outcome,) = json.loads(found.read_text())["outcomes"]
     killed = [one for one in outcome["receivers"] if one["killed"]]
@@ -35,7 +51,10 @@ def test_a_small_lab_measures_every_receiver_that_lives(case: str, tmp_path: Pat
     ("line", "step"),
     [
         ('{"event":"progress","phase":"downloading","bytes":7,"size":9,"rate":1,"peers":2}', Step(7)),
-        ('{"event":"done","size":9,"seconds":1.5,"bytes_from":{"origin":4,"peer1":5}}', Step(9, True, 1.5, 4)),
+        (
+            '{"event":"done","size":9,"seconds":1.5,"bytes_from":{"origin":4,"peer1":5}}',
+            Step(9, True, 1.5, 4),
+        ),
         ('{"event":"manifest","name":"x","size":9}', None),
     ],
 )
@@ -44,7 +63,9 @@ def test_what_our_receivers_say_is_understood(line: str, step: Step | None) -> N
 
 
 def test_what_libtorrent_and_aria2_say_is_understood() -> None:
-    assert Libtorrent.step(Libtorrent.__new__(Libtorrent), '{"event":"done","bytes":9,"seconds":2.5}') == Step(9, True, 2.5)
+    assert Libtorrent.step(
+        Libtorrent.__new__(Libtorrent), '{"event":"done","bytes":9,"seconds":2.5}'
+    ) == Step(9, True, 2.5)
     aria = Aria2.__new__(Aria2)
     aria.size = 9
     assert aria.step("[#5f1c9a 24MiB/64MiB(37%) CN:5 SD:1 DL:2.2MiB]") == Step(24 * 1024 * 1024)

@@ -1,4 +1,5 @@
-"""What is shared by real peers over loopback: files that change, names that clash, sizes and shapes, targets that exist, resumes."""
+"""What is shared by real peers over loopback: files that change, names that clash, sizes and shapes, targets
+that exist, resumes."""
 
 from __future__ import annotations
 
@@ -11,23 +12,26 @@ import pytest
 
 from p2p.errors import DiskError, NotFound, Unreachable
 from p2p.model import MIB
-from p2p.peer.errands import Ambiguous, resolve
+from p2p.peer.operations import Ambiguous, resolve
 from p2p.peer.reports import Downloaded, Shared, Warned, Withdrawn
-from p2p.swarm.sources import Policy
-from tests.integration.swarm_kit import Swarm, old_file
-from tests.leaks import contained
-from tests.waiting import until
+from p2p.swarm.peer_stats import Policy
+from tests.kit.leaks import contained
+from tests.kit.swarm_kit import Swarm, old_file
+from tests.kit.waiting import until
 
 SHORT = Policy(patience=1.5, patience_alone=1.0, patience_offline=1.5)
 """The real policy, for tests of what cannot succeed."""
 DATA = Random(5).randbytes(5_000_000)
 
 
-# -- what is shared ------------------------------------------------------------------------------------------------------------------
+# -- what is shared
+# ------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("change", ["touched", "longer", "shorter", "replaced", "removed"])
-def test_a_file_that_changes_while_it_is_shared_is_never_served_under_its_old_id(tmp_path: Path, change: str) -> None:
+def test_a_file_that_changes_while_it_is_shared_is_never_served_under_its_old_id(
+    tmp_path: Path, change: str
+) -> None:
     async def work() -> None:
         async with Swarm(tmp_path) as swarm:
             seed, leech = await swarm.peer("seed"), await swarm.peer("leech", policy=SHORT)
@@ -53,7 +57,8 @@ def test_a_file_that_changes_while_it_is_shared_is_never_served_under_its_old_id
 
 
 def test_what_is_unchanged_is_not_hashed_again_unless_rehash_says_so(tmp_path: Path) -> None:
-    """Size, time and inode are all that is looked at: bytes that change behind their back show who reads and who remembers."""
+    """Size, time and inode are all that is looked at: bytes that change behind their back show who reads and
+    who remembers."""
 
     async def work() -> None:
         async with Swarm(tmp_path) as swarm:
@@ -81,7 +86,11 @@ def test_a_memory_that_cannot_be_kept_is_told_and_the_file_is_shared(tmp_path: P
             (state / "hashes").write_bytes(b"a file where a folder should be")
             seed = await swarm.peer("seed", state=state)
             assert (await seed.share(old_file(tmp_path / "image.bin", DATA))).size == len(DATA)
-            await until(lambda: any("hashed again next time" in warned.message for warned in swarm.told("seed", Warned)))
+            await until(
+                lambda: any(
+                    "hashed again next time" in warned.message for warned in swarm.told("seed", Warned)
+                )
+            )
 
     contained(work)
 
@@ -104,7 +113,11 @@ def test_case_34_two_contents_with_one_name_are_told_apart_by_their_ids(tmp_path
 
     async def work() -> None:
         async with Swarm(tmp_path) as swarm:
-            seed, other, leech = await swarm.peer("seed"), await swarm.peer("other"), await swarm.peer("leech")
+            seed, other, leech = (
+                await swarm.peer("seed"),
+                await swarm.peer("other"),
+                await swarm.peer("leech"),
+            )
             one = await seed.share(old_file(tmp_path / "a" / "x.bin", b"one"))
             two = await other.share(old_file(tmp_path / "b" / "x.bin", b"two"))
             with pytest.raises(Ambiguous) as ambiguous:
@@ -113,7 +126,9 @@ def test_case_34_two_contents_with_one_name_are_told_apart_by_their_ids(tmp_path
             assert (await leech.download(two.id, tmp_path / "out")).path.read_bytes() == b"two"
             with pytest.raises(DiskError, match="exists"):
                 await leech.download(one.id, tmp_path / "out")
-            assert (await leech.download(one.id, tmp_path / "out", overwrite=True)).path.read_bytes() == b"one"
+            assert (
+                await leech.download(one.id, tmp_path / "out", overwrite=True)
+            ).path.read_bytes() == b"one"
 
     contained(work)
 
@@ -130,7 +145,9 @@ def test_case_35_a_file_of_any_size_arrives(tmp_path: Path, size: int) -> None:
             assert done.size == sum(done.bytes_from.values()) == size
             second = await swarm.peer("second")
             await swarm.stop("seed")
-            assert (await second.download(shared.id, tmp_path / "again")).bytes_from == ({"leech": size} if size else {})
+            assert (await second.download(shared.id, tmp_path / "again")).bytes_from == (
+                {"leech": size} if size else {}
+            )
 
     contained(work)
 
@@ -145,8 +162,14 @@ def test_a_folder_with_empty_folders_and_thousands_of_small_files_arrives(tmp_pa
             seed, leech = await swarm.peer("seed"), await swarm.peer("leech")
             shared = await seed.share(tree)
             done = await leech.download(shared.id, tmp_path / "out")
-            found = {path.relative_to(done.path): path.read_bytes() if path.is_file() else None for path in done.path.rglob("*")}
-            assert found == {path.relative_to(tree): path.read_bytes() if path.is_file() else None for path in tree.rglob("*")}
+            found = {
+                path.relative_to(done.path): path.read_bytes() if path.is_file() else None
+                for path in done.path.rglob("*")
+            }
+            assert found == {
+                path.relative_to(tree): path.read_bytes() if path.is_file() else None
+                for path in tree.rglob("*")
+            }
 
     contained(work, 60)
 
@@ -166,13 +189,17 @@ def test_case_43_a_download_into_a_target_that_exists_is_refused_and_leaves_it_a
     contained(work)
 
 
-def test_case_43_two_downloads_of_one_content_into_one_folder_at_once_end_with_one_file(tmp_path: Path) -> None:
+def test_case_43_two_downloads_of_one_content_into_one_folder_at_once_end_with_one_file(
+    tmp_path: Path,
+) -> None:
 
     async def work() -> None:
         async with Swarm(tmp_path) as swarm:
             seed, one, two = await swarm.peer("seed"), await swarm.peer("one"), await swarm.peer("two")
             shared = await seed.share(old_file(tmp_path / "x.bin", DATA))
-            both = await asyncio.gather(*(peer.download(shared.id, tmp_path / "out") for peer in (one, two)), return_exceptions=True)
+            both = await asyncio.gather(
+                *(peer.download(shared.id, tmp_path / "out") for peer in (one, two)), return_exceptions=True
+            )
             assert sorted(isinstance(result, Downloaded) for result in both) == [False, True]
             assert (tmp_path / "out" / "x.bin").read_bytes() == DATA
 
@@ -209,7 +236,9 @@ def test_the_same_content_at_two_paths_is_hashed_once_and_shared(tmp_path: Path)
             seed = await swarm.peer("seed")
             paths = [old_file(tmp_path / folder / "x.bin", b"same") for folder in ("a", "b")]
             looks: list[int] = []
-            task = asyncio.create_task(seed.watch_paths(paths, lambda: looks.append(len(swarm.told("seed", Shared)))))
+            task = asyncio.create_task(
+                seed.watch_paths(paths, lambda: looks.append(len(swarm.told("seed", Shared))))
+            )
             await until(lambda: len(looks) >= 4, 20)
             assert looks[-1] == looks[0], "what is at rest was shared again"
             paths[0].unlink()

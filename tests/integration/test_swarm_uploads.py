@@ -11,21 +11,23 @@ import pytest
 
 from p2p.errors import NotFound, Refused
 from p2p.model import MIB, Address, PeerId
-from p2p.peer import errands, watcher
-from p2p.peer.errands import upload
+from p2p.peer import operations as errands
+from p2p.peer import watcher
 from p2p.peer.node import Node
+from p2p.peer.operations import upload
 from p2p.peer.reports import Received, Shared, Uploaded
-from p2p.protocol.messages import Replicate
+from p2p.protocol.peer_messages import Replicate
 from p2p.protocol.tracker_messages import Source
-from tests.bad_peers import Message, PlainPeer, Sample, Talk
-from tests.integration.swarm_kit import Swarm, old_file
-from tests.leaks import contained
-from tests.waiting import until
+from tests.kit.bad_peers import Message, PlainPeer, Sample, Talk
+from tests.kit.leaks import contained
+from tests.kit.swarm_kit import Swarm, old_file
+from tests.kit.waiting import until
 
 DATA = Random(5).randbytes(5_000_000)
 
 
-# -- uploads -------------------------------------------------------------------------------------------------------------------------
+# -- uploads
+# -------------------------------------------------------------------------------------------------------------------------
 
 
 async def keeper(swarm: Swarm, name: str, room: int = 100 * MIB) -> Node:
@@ -39,7 +41,8 @@ def test_an_upload_puts_copies_on_other_peers_and_counts_them(tmp_path: Path) ->
             for name in ("k1", "k2", "k3"):
                 await keeper(swarm, name)
             await swarm.peer("no uploads")
-            # Slow enough for the keepers to share what they have: without a limit it may be done before they know each other.
+            # Slow enough for the keepers to share what they have: without a limit it may be done before they
+            # know each other.
             origin = await swarm.peer("origin", limit_up=2 * MIB)
             done: list[Any] = []
             result = await upload(origin, old_file(tmp_path / "x.bin", DATA), 3, done.append)
@@ -95,14 +98,18 @@ def test_a_peer_that_has_the_content_already_verifies_at_once(tmp_path: Path) ->
             accepted: list[bool] = []
             for _ in range(20):
                 async with asyncio.timeout(3):
-                    await link.replicate(Replicate(id=shared.id, name="x.bin", size=len(DATA)), lambda: accepted.append(True))
+                    await link.replicate(
+                        Replicate(id=shared.id, name="x.bin", size=len(DATA)), lambda: accepted.append(True)
+                    )
             assert len(accepted) == 20
 
     contained(work)
 
 
 @pytest.mark.parametrize(
-    ("room", "size", "code"), [(0, 10, "not_allowed"), (1000, 500_000, "quota"), (400_000, 10, "quota")], ids=["none", "over", "lied"]
+    ("room", "size", "code"),
+    [(0, 10, "not_allowed"), (1000, 500_000, "quota"), (400_000, 10, "quota")],
+    ids=["none", "over", "lied"],
 )
 def test_what_a_peer_will_not_keep_is_refused(tmp_path: Path, room: int, size: int, code: str) -> None:
     """No uploads at all; over the quota; and a manifest larger than was announced."""
@@ -132,7 +139,10 @@ def test_a_copy_that_was_deleted_since_the_last_look_is_fetched_anew_and_stays_s
             node, origin = await keeper(swarm, "keeper"), await swarm.peer("origin")
             shared = await origin.share(old_file(tmp_path / "x.bin", DATA))
             link = await origin.link_to(node.peer, Address("127.0.0.1", node._links.me.listen["tcp"]))
-            request, copy = Replicate(id=shared.id, name="x.bin", size=len(DATA)), tmp_path / "keeper" / "x.bin"
+            request, copy = (
+                Replicate(id=shared.id, name="x.bin", size=len(DATA)),
+                tmp_path / "keeper" / "x.bin",
+            )
             await link.replicate(request, lambda: None)
             looked = asyncio.Event()
             watching = asyncio.create_task(node.watch(tmp_path / "keeper", looked.set))
@@ -181,7 +191,9 @@ class SilentKeeper(PlainPeer):
         await talk.say({"ok": True, "seq": message.get("seq"), "state": "accepted"})
 
 
-def test_a_peer_that_accepts_a_copy_and_never_fetches_it_does_not_hold_up_an_upload_for_ever(tmp_path: Path) -> None:
+def test_a_peer_that_accepts_a_copy_and_never_fetches_it_does_not_hold_up_an_upload_for_ever(
+    tmp_path: Path,
+) -> None:
     async def work() -> None:
         async with Swarm(tmp_path) as swarm:
             origin = await swarm.peer("origin", patience=1.0)
@@ -189,7 +201,9 @@ def test_a_peer_that_accepts_a_copy_and_never_fetches_it_does_not_hold_up_an_upl
             silent = SilentKeeper(Sample("other", b"other"))
             await silent.start()
             try:
-                target = Source(peer=PeerId(silent.peer), name="silent", host="127.0.0.1", listen={"tcp": silent.port})
+                target = Source(
+                    peer=PeerId(silent.peer), name="silent", host="127.0.0.1", listen={"tcp": silent.port}
+                )
                 async with asyncio.timeout(20):
                     fault = await errands._copy(origin, shared, target, lambda _: None)
                 assert fault is not None
@@ -206,14 +220,18 @@ def test_a_peer_that_accepts_a_copy_and_never_fetches_it_does_not_hold_up_an_upl
         (["x.bin"], ["x.bin"]),
         (["a:b?.bin"], ["a_b_.bin"]),
         (["notes.part"], ["notes_part"]),
-        (["tree/z", 'tree/a"b', "tree/a0", "tree/NUL", "tree/s/.h"], ["tree/z", "tree/a_b", "tree/a0", "tree/_NUL", "tree/s/.h"]),
+        (
+            ["tree/z", 'tree/a"b', "tree/a0", "tree/NUL", "tree/s/.h"],
+            ["tree/z", "tree/a_b", "tree/a0", "tree/_NUL", "tree/s/.h"],
+        ),
     ],
     ids=["plain", "odd", "part", "folder"],
 )
 def test_a_copy_kept_for_others_is_the_same_content_after_its_keeper_was_restarted(
     tmp_path: Path, paths: list[str], kept: list[str]
 ) -> None:
-    """Whatever the publisher chose that this peer would not: another hash function, another order of names, names no disk can hold."""
+    """Whatever the publisher chose that this peer would not: another hash function, another order of names,
+    names no disk can hold."""
 
     async def work() -> None:
         async with Swarm(tmp_path) as swarm:
@@ -231,7 +249,9 @@ def test_a_copy_kept_for_others_is_the_same_content_after_its_keeper_was_restart
                 await until(lambda: node.holds(result.id), seconds=30)
                 reader = await swarm.peer("reader")
                 done = await reader.download(result.id, tmp_path / "out")
-                assert done.size == sum(path.stat().st_size for path in (tmp_path / "mine").rglob("*") if path.is_file())
+                assert done.size == sum(
+                    path.stat().st_size for path in (tmp_path / "mine").rglob("*") if path.is_file()
+                )
             finally:
                 watching.cancel()
                 await asyncio.gather(watching, return_exceptions=True)

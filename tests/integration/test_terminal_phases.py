@@ -1,4 +1,5 @@
-"""On a terminal a command names what it waits for, also when its tracker says nothing; with `--quiet` it does not."""
+"""On a terminal a command names what it waits for, also when its tracker says nothing; with `--quiet` it does
+not."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ import pytest
 
 from p2p.model import Address
 from p2p.peer.session_file import StoredSession, save_session
-from tests.integration.processes import DEADLINE, clean_environment, command, old_file
+from tests.kit.processes import DEADLINE, clean_environment, command, old_file
 
 __test__ = sys.platform != "win32"
 
@@ -45,7 +46,9 @@ def silent() -> Iterator[socket.socket]:
 
 
 @contextlib.contextmanager
-def on_terminal(tmp_path: Path, silent: socket.socket, name: str, *more: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+def on_terminal(
+    tmp_path: Path, silent: socket.socket, name: str, *more: str
+) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """A command whose standard error is a terminal, and the terminal's other side."""
     import pty
 
@@ -74,7 +77,9 @@ def shown(main: int, word: bytes = b"") -> bytes:
     """What a terminal got until it got `word`, or until all who write to it have ended."""
     found, end = b"", time.monotonic() + DEADLINE
     while not word or word not in found:
-        assert select.select([main], [], [], max(end - time.monotonic(), 0))[0], f"nothing more came: {found!r}"
+        assert select.select([main], [], [], max(end - time.monotonic(), 0))[0], (
+            f"nothing more came: {found!r}"
+        )
         try:
             data = os.read(main, 65536)
         except OSError:  # Linux says so when the last writer has closed a terminal
@@ -96,7 +101,9 @@ def test_a_command_that_waits_for_its_tracker_says_on_a_terminal_that_it_is_conn
 
 
 @pytest.mark.parametrize("name", ["list", "share"])
-def test_with_quiet_a_command_that_waits_shows_nothing(tmp_path: Path, silent: socket.socket, name: str) -> None:
+def test_with_quiet_a_command_that_waits_shows_nothing(
+    tmp_path: Path, silent: socket.socket, name: str
+) -> None:
     with on_terminal(tmp_path, silent, name, "--quiet") as (process, main):
         connection, _ = silent.accept()
         with connection:

@@ -1,4 +1,5 @@
-"""Many clients of one tracker at once: what is left at the end is what each said last (hostile cases 78, 79)."""
+"""Many clients of one tracker at once: what is left at the end is what each said last (hostile cases 78,
+79)."""
 
 from __future__ import annotations
 
@@ -26,16 +27,17 @@ from p2p.protocol.tracker_messages import (
     StatsAnswer,
     Withdraw,
 )
-from tests.effort import limit, times
-from tests.integration.processes import start_tracker
-from tests.leaks import contained
+from tests.kit.effort import limit, times
+from tests.kit.leaks import contained
+from tests.kit.processes import start_tracker
 
 CLIENTS = 64
 CONTENT = ContentId("ab" * 32)
 
 
 class Racer:
-    """One client that announces, withdraws, logs out and asks about the same content, and remembers what it said last."""
+    """One client that announces, withdraws, logs out and asks about the same content, and remembers what it
+    said last."""
 
     def __init__(self, tracker: Address, number: int, seed: int) -> None:
         self.peer = PeerId(f"{number:032x}")
@@ -48,11 +50,15 @@ class Racer:
         for _ in range(steps):
             if client.session is None:
                 client.session = (await client.expect(Login(user="racer"), LoginAnswer)).session
-            match self._rng.choice(["announce", "announce", "withdraw", "leave", "logout", "search", "list", "lookup"]):
+            match self._rng.choice(
+                ["announce", "announce", "withdraw", "leave", "logout", "search", "list", "lookup"]
+            ):
                 case "announce":
                     have = self._rng.randint(0, 7)
                     share = Share(id=CONTENT, name=self._rng.choice(["lab.img", "image"]), size=7, have=have)
-                    await client.ask(Announce(peer=self.peer, name="racer", listen={"tcp": 7000}, contents=(share,)))
+                    await client.ask(
+                        Announce(peer=self.peer, name="racer", listen={"tcp": 7000}, contents=(share,))
+                    )
                     self.in_it = True
                 case "withdraw":
                     await client.ask(Withdraw(peer=self.peer, ids=(CONTENT,)))
@@ -80,7 +86,9 @@ class Racer:
 
 @limit(120)
 @pytest.mark.parametrize("store", ["memory", "sqlite"])
-def test_case_78_of_sixty_four_clients_that_race_for_one_content_each_is_where_it_said_last(tmp_path: Path, store: str) -> None:
+def test_case_78_of_sixty_four_clients_that_race_for_one_content_each_is_where_it_said_last(
+    tmp_path: Path, store: str
+) -> None:
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     where = store if store == "memory" else f"sqlite:{tmp_path / 'store.db'}"

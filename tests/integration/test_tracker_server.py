@@ -27,19 +27,19 @@ import pytest
 
 from p2p.errors import UsageError
 from p2p.model import Address
-from p2p.protocol.fields import plan_of
-from p2p.protocol.lines import MAX_LINE
-from p2p.protocol.messages import Ping, Request
+from p2p.protocol.framing import MAX_LINE
+from p2p.protocol.peer_messages import Ping, Request
+from p2p.protocol.schema import plan_of
 from p2p.protocol.tracker_messages import TRACKER_OPS
 from p2p.tracker import connection as connection_module
 from p2p.tracker.server import ServerConfig, TrackerServer
 from p2p.tracker.service import TrackerService
 from p2p.tracker.store.base import Caps, TrackerStore
-from p2p.tracker.store.memory import MemoryStore
-from p2p.tracker.store.sqlite import SqliteStore
-from tests.effort import limit, times
-from tests.integration.processes import SLACK
-from tests.unit.protocol_samples import right_object, wrong_objects
+from p2p.tracker.store.directory import MemoryStore
+from p2p.tracker.store.journal import SqliteStore
+from tests.kit.effort import limit, times
+from tests.kit.processes import SLACK
+from tests.kit.protocol_samples import right_object, wrong_objects
 
 if sys.platform != "win32":
     import resource
@@ -77,7 +77,9 @@ class Client:
         return self.hear()
 
     def announce(self, peer: str = PEER, *numbers: int, **fields: object) -> dict[str, Any]:
-        contents = [{"id": f"{number:064x}", "name": f"file-{number}", "size": 7, "have": 7} for number in numbers]
+        contents = [
+            {"id": f"{number:064x}", "name": f"file-{number}", "size": 7, "have": 7} for number in numbers
+        ]
         return self.ask("announce", peer=peer, name="one", listen={"tcp": 7000}, contents=contents, **fields)
 
     def over(self) -> bool:
@@ -114,7 +116,11 @@ class Running:
         self.loop = asyncio.get_running_loop()
         self._over = asyncio.Event()
         self.service = TrackerService(
-            self.store, random.Random(1), lambda: secrets.token_hex(16), started=self.now(), **self._service_options
+            self.store,
+            random.Random(1),
+            lambda: secrets.token_hex(16),
+            started=self.now(),
+            **self._service_options,
         )
         self.server = TrackerServer(self.service, self._config, self._trace, self.now)
         (self.address,) = await self.server.start()
@@ -155,7 +161,13 @@ def start() -> Iterator[Starter]:
     before = open_files()
     running: list[Running] = []
 
-    def start_one(store: TrackerStore | None = None, *, trace: Any = None, service: dict[str, Any] | None = None, **config: Any) -> Running:
+    def start_one(
+        store: TrackerStore | None = None,
+        *,
+        trace: Any = None,
+        service: dict[str, Any] | None = None,
+        **config: Any,
+    ) -> Running:
         settings = ServerConfig(**{"host": LOOPBACK, "port": 0, "tick": 0.05, **config})
         running.append(Running(store or MemoryStore(), settings, trace, **(service or {})))
         return running[-1]
@@ -188,7 +200,8 @@ def fresh_ping(running: Running, seconds: float = 1.0) -> None:
         assert time.monotonic() - began < seconds
 
 
-# -- bad input ---------------------------------------------------------------------------------------------------------------------
+# -- bad input
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 def test_case_1_an_endless_line_is_cut_soon_after_the_limit(start: Starter) -> None:
@@ -214,7 +227,10 @@ def test_case_2_a_line_may_be_as_long_as_the_limit_and_no_longer(start: Starter,
             # hello may only be the first line
             connected = client if cls.OP != "hello" else running.connect()
             connected.send(head + b" " * (size - len(head) - len(end)) + end)
-            assert "error" not in (answer := connected.hear()) or answer["error"] in ("login_needed", "not_found"), (cls.OP, size)
+            assert "error" not in (answer := connected.hear()) or answer["error"] in (
+                "login_needed",
+                "not_found",
+            ), (cls.OP, size)
         client = client if cls.OP != "hello" else running.connect()
         client.send(head + b" " * (MAX_LINE + 1 - len(head) - len(end)) + end)
         assert client.hear()["error"] == "line_too_long"
@@ -232,8 +248,12 @@ def example(cls: type[Request]) -> dict[str, object]:
     return fields
 
 
-@pytest.mark.parametrize("line", [b"", b"   ", b"\r", b"null", b"[]", b"1", b'"x"', b"true", b"{", b"{}x", b'{"op":NaN}', b"\xff"])
-def test_case_3_a_line_that_is_no_object_ends_the_connection_the_same_way_each_time(start: Starter, line: bytes) -> None:
+@pytest.mark.parametrize(
+    "line", [b"", b"   ", b"\r", b"null", b"[]", b"1", b'"x"', b"true", b"{", b"{}x", b'{"op":NaN}', b"\xff"]
+)
+def test_case_3_a_line_that_is_no_object_ends_the_connection_the_same_way_each_time(
+    start: Starter, line: bytes
+) -> None:
     running = start()
     for _ in range(2):
         client = running.connect()
@@ -249,7 +269,9 @@ def test_case_3_a_line_that_is_no_object_ends_the_connection_the_same_way_each_t
 
 @pytest.mark.parametrize("depth", [33, 5_000, 30_000, 100_000])
 @pytest.mark.parametrize("brackets", [(b"[", b"]"), (b'{"a":', b"}")])
-def test_case_4_deep_nesting_is_an_error_and_no_crash(start: Starter, depth: int, brackets: tuple[bytes, bytes]) -> None:
+def test_case_4_deep_nesting_is_an_error_and_no_crash(
+    start: Starter, depth: int, brackets: tuple[bytes, bytes]
+) -> None:
     running = start()
     client = running.connect()
     with contextlib.suppress(OSError):
@@ -267,7 +289,9 @@ def test_case_5_a_key_that_comes_twice_is_refused(start: Starter) -> None:
     assert client.over()
 
 
-def test_case_6_every_wrong_type_in_every_field_of_every_message_is_an_error_that_names_the_field(start: Starter) -> None:
+def test_case_6_every_wrong_type_in_every_field_of_every_message_is_an_error_that_names_the_field(
+    start: Starter,
+) -> None:
     client = start().logged_in()
     tried: set[tuple[str, str]] = set()
     for cls in TRACKER_OPS:
@@ -279,11 +303,21 @@ def test_case_6_every_wrong_type_in_every_field_of_every_message_is_an_error_tha
                 continue
             client.send(line)
             answer = client.hear()
-            assert (answer["ok"], answer["error"], answer["seq"]) == (False, "bad_field", 5), (cls.OP, field, wrong)
-            assert answer["message"].startswith(field.partition("[")[0].partition(".grpc")[0]), (cls.OP, field, answer)
+            assert (answer["ok"], answer["error"], answer["seq"]) == (False, "bad_field", 5), (
+                cls.OP,
+                field,
+                wrong,
+            )
+            assert answer["message"].startswith(field.partition("[")[0].partition(".grpc")[0]), (
+                cls.OP,
+                field,
+                answer,
+            )
             assert len(json.dumps(answer)) < 1024
             tried.add((cls.OP, field.partition("[")[0].partition(".")[0]))
-    assert tried == {(cls.OP, row.name) for cls in TRACKER_OPS for row in plan_of(cls).rows if cls.OP != "hello"}
+    assert tried == {
+        (cls.OP, row.name) for cls in TRACKER_OPS for row in plan_of(cls).rows if cls.OP != "hello"
+    }
     assert client.ask("stats")["peers"] == 0
 
 
@@ -351,14 +385,19 @@ def test_cases_8_64_other_protocols_are_closed_at_once_with_one_log_line_and_no_
     assert running.service.store.totals().sessions == 0
 
 
-def test_case_64_a_flood_of_faults_is_counted_and_not_logged_one_by_one(start: Starter, caplog: pytest.LogCaptureFixture) -> None:
+def test_case_64_a_flood_of_faults_is_counted_and_not_logged_one_by_one(
+    start: Starter, caplog: pytest.LogCaptureFixture
+) -> None:
     running = start(tick=0.3)
     with caplog.at_level(logging.INFO):
         for _ in range(60):
             with closing(Client(running.address)) as client:
                 client.send(b"GET / HTTP/1.0\r\n")
                 client.hear()
-        until(lambda: any("more of the kind" in record.getMessage() for record in caplog.records), "the rest is counted")
+        until(
+            lambda: any("more of the kind" in record.getMessage() for record in caplog.records),
+            "the rest is counted",
+        )
     assert len(caplog.records) < 40
 
 
@@ -395,7 +434,8 @@ def test_an_answer_to_nothing_ends_the_connection(start: Starter) -> None:
     fresh_ping(running)
 
 
-# -- abuse and load ----------------------------------------------------------------------------------------------------------------
+# -- abuse and load
+# ----------------------------------------------------------------------------------------------------------------
 
 
 def test_cases_12_13_a_message_that_does_not_come_whole_in_time_ends_the_connection(start: Starter) -> None:
@@ -405,7 +445,10 @@ def test_cases_12_13_a_message_that_does_not_come_whole_in_time_ends_the_connect
     assert late.ask("ping")["ok"]
     late.send(b'{"op":"pi')
     slow.send(b"{")
-    until(lambda: sum(one._line_since is not None for one in list(running.server._connections)) == 2, "both lines have begun")
+    until(
+        lambda: sum(one._line_since is not None for one in list(running.server._connections)) == 2,
+        "both lines have begun",
+    )
     running.later += 5.0
     slow.send(b'"')  # bytes that trickle in move no deadline
     late.send(b"n")
@@ -419,7 +462,11 @@ def test_cases_12_13_a_message_that_does_not_come_whole_in_time_ends_the_connect
 
 
 def test_case_12_thousands_of_idle_connections_cost_little_and_hold_nobody_up(start: Starter) -> None:
-    count = 1500 if sys.platform == "win32" else min(1500, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2 - 100)
+    count = (
+        1500
+        if sys.platform == "win32"
+        else min(1500, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2 - 100)
+    )
     running = start()
     before = memory()
     idle = [socket.create_connection((running.address.host, running.address.port)) for _ in range(count)]
@@ -466,7 +513,12 @@ def test_case_15_contents_beyond_the_quota_are_refused(start: Starter) -> None:
     refused = client.announce(PEER, *range(64, 128))
     assert refused["error"] == "quota"
     assert client.announce(PEER)["known"] == 64
-    client.send(json.dumps({"op": "announce", "peer": PEER, "name": "x", "listen": {}, "contents": [{}] * 65}).encode() + b"\n")
+    client.send(
+        json.dumps(
+            {"op": "announce", "peer": PEER, "name": "x", "listen": {}, "contents": [{}] * 65}
+        ).encode()
+        + b"\n"
+    )
     assert client.hear()["message"].startswith("contents: ")
 
 
@@ -499,7 +551,9 @@ def test_a_peer_on_another_loopback_address_is_handed_out_under_its_own(start: S
     running = start()
     client = Client.__new__(Client)
     try:
-        client.sock = socket.create_connection((running.address.host, running.address.port), source_address=("127.0.0.9", 0))
+        client.sock = socket.create_connection(
+            (running.address.host, running.address.port), source_address=("127.0.0.9", 0)
+        )
     except OSError:
         pytest.skip("this system has but one loopback address")
     client.stream = client.sock.makefile("rb")
@@ -555,7 +609,9 @@ def test_case_12_one_that_says_nothing_gives_way_to_a_newcomer_and_one_that_spok
     start: Starter, monkeypatch: pytest.MonkeyPatch, bound: str
 ) -> None:
     monkeypatch.setattr("p2p.tracker.server.kind_of", lambda host: "private")
-    running = start(silent_timeout=4.0, **{bound: 3})  # longer than a pause of a busy machine, and twice it is less than a line may take
+    running = start(
+        silent_timeout=4.0, **{bound: 3}
+    )  # longer than a pause of a busy machine, and twice it is less than a line may take
     spoke, silent, slow = running.connect(), running.connect(), running.connect()
     assert spoke.ask("ping")["ok"]
     slow.send(b'{"op"')
@@ -571,7 +627,9 @@ def test_case_12_one_that_says_nothing_gives_way_to_a_newcomer_and_one_that_spok
     assert spoke.ask("ping")["ok"]
 
 
-def test_one_source_cannot_take_all_connections_but_loopback_may(start: Starter, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_source_cannot_take_all_connections_but_loopback_may(
+    start: Starter, monkeypatch: pytest.MonkeyPatch
+) -> None:
     running = start(max_per_host=1)
     assert running.connect().ask("ping")["ok"]
     assert running.connect().ask("ping")["ok"]
@@ -653,7 +711,9 @@ def test_one_busy_connection_does_not_hold_up_another(start: Starter) -> None:
         thread.join(5)
 
 
-def test_case_14_dozens_that_ask_without_end_and_read_little_leave_a_newcomer_its_turn(start: Starter) -> None:
+def test_case_14_dozens_that_ask_without_end_and_read_little_leave_a_newcomer_its_turn(
+    start: Starter,
+) -> None:
     running = start()
     floods = [running.connect() for _ in range(40)]
     stop = threading.Event()
@@ -673,7 +733,9 @@ def test_case_14_dozens_that_ask_without_end_and_read_little_leave_a_newcomer_it
         waits = []
         for _ in range(10):
             began = time.monotonic()
-            fresh_ping(running, seconds=5.0)  # one may wait for the machine; what the crowd costs shows in all ten, below
+            fresh_ping(
+                running, seconds=5.0
+            )  # one may wait for the machine; what the crowd costs shows in all ten, below
             waits.append(time.monotonic() - began)
     finally:
         stop.set()
@@ -698,7 +760,10 @@ def test_a_fault_of_ours_is_internal_and_the_server_lives(
     assert any("internal error" in record.getMessage() for record in caplog.records)
     assert client.ask("stats")["ok"]
     monkeypatch.setattr(running.service, "expire", fail)
-    until(lambda: sum("internal error" in record.getMessage() for record in caplog.records) > 1, "the tick survives")
+    until(
+        lambda: sum("internal error" in record.getMessage() for record in caplog.records) > 1,
+        "the tick survives",
+    )
     assert client.ask("stats")["ok"]
 
 
@@ -707,7 +772,10 @@ def test_each_line_is_traced_in_both_directions_with_the_other_side(start: Start
     client = start(trace=lambda *what: seen.append(what)).connect()
     client.ask("ping", seq=1)
     host, port = client.sock.getsockname()
-    assert seen == [("received", f"{host}:{port}", b'{"op": "ping", "seq": 1}'), ("sent", f"{host}:{port}", b'{"ok":true,"seq":1}')]
+    assert seen == [
+        ("received", f"{host}:{port}", b'{"op": "ping", "seq": 1}'),
+        ("sent", f"{host}:{port}", b'{"ok":true,"seq":1}'),
+    ]
 
 
 def test_a_loop_that_reads_ahead_has_a_buffer_for_each_connection(start: Starter) -> None:
@@ -734,16 +802,29 @@ def test_a_server_that_never_started_can_be_stopped() -> None:
     asyncio.run(TrackerServer(TrackerService(MemoryStore(), random.Random(1), str)).stop())
 
 
-# -- a store with a disk -----------------------------------------------------------------------------------------------------------
+# -- a store with a disk
+# -----------------------------------------------------------------------------------------------------------
 
 
-def test_an_answer_leaves_only_when_its_change_is_on_disk_and_answers_stay_in_order(start: Starter, tmp_path: Path) -> None:
+def test_an_answer_leaves_only_when_its_change_is_on_disk_and_answers_stay_in_order(
+    start: Starter, tmp_path: Path
+) -> None:
     file = tmp_path / "tracker.db"
     running = start(SqliteStore(file, time.monotonic()))
     client = running.logged_in()
     lines = []
     for number in range(300):
-        lines.append(json.dumps({"op": "announce", "peer": f"{number:032x}", "name": "p", "listen": {"tcp": 7000}, "seq": 2 * number}))
+        lines.append(
+            json.dumps(
+                {
+                    "op": "announce",
+                    "peer": f"{number:032x}",
+                    "name": "p",
+                    "listen": {"tcp": 7000},
+                    "seq": 2 * number,
+                }
+            )
+        )
         lines.append(json.dumps({"op": "ping" if number % 3 else "nonsense", "seq": 2 * number + 1}))
     client.send("\n".join([*lines, ""]).encode())
     with closing(sqlite3.connect(file)) as other:
@@ -752,7 +833,9 @@ def test_an_answer_leaves_only_when_its_change_is_on_disk_and_answers_stay_in_or
             assert answer["seq"] == seq
             assert answer["ok"] is (seq % 6 != 1)
             if seq % 100 == 0:
-                assert other.execute("SELECT count(*) FROM peers WHERE id = ?", (f"{seq // 2:032x}",)).fetchone() == (1,)
+                assert other.execute(
+                    "SELECT count(*) FROM peers WHERE id = ?", (f"{seq // 2:032x}",)
+                ).fetchone() == (1,)
 
 
 def test_more_answers_wait_for_the_disk_than_one_connection_may_have(
@@ -760,14 +843,19 @@ def test_more_answers_wait_for_the_disk_than_one_connection_may_have(
 ) -> None:
     monkeypatch.setattr(connection_module, "MAX_HELD", 5)
     client = start(SqliteStore(tmp_path / "tracker.db", time.monotonic())).logged_in()
-    lines = [json.dumps({"op": "announce", "peer": f"{n:032x}", "name": "p", "listen": {}, "seq": n}) for n in range(200)]
+    lines = [
+        json.dumps({"op": "announce", "peer": f"{n:032x}", "name": "p", "listen": {}, "seq": n})
+        for n in range(200)
+    ]
     client.send("\n".join([*lines, ""]).encode())
     client.sock.shutdown(socket.SHUT_WR)
     assert [client.hear()["seq"] for _ in range(200)] == list(range(200))
     assert client.over()
 
 
-def test_case_22_while_another_process_holds_the_lock_writes_are_unavailable_and_reads_go_on(start: Starter, tmp_path: Path) -> None:
+def test_case_22_while_another_process_holds_the_lock_writes_are_unavailable_and_reads_go_on(
+    start: Starter, tmp_path: Path
+) -> None:
     file = tmp_path / "tracker.db"
     running = start(SqliteStore(file, time.monotonic(), lock_wait=0.5))
     client, reader = running.logged_in(), running.connect()
@@ -795,7 +883,9 @@ def test_case_22_while_another_process_holds_the_lock_writes_are_unavailable_and
         assert again.totals().contents == 3
 
 
-def test_a_stop_takes_less_than_two_seconds_even_when_the_disk_is_locked(start: Starter, tmp_path: Path) -> None:
+def test_a_stop_takes_less_than_two_seconds_even_when_the_disk_is_locked(
+    start: Starter, tmp_path: Path
+) -> None:
     file = tmp_path / "tracker.db"
     running = start(SqliteStore(file, time.monotonic(), lock_wait=30))
     client = running.logged_in()
@@ -808,12 +898,16 @@ def test_a_stop_takes_less_than_two_seconds_even_when_the_disk_is_locked(start: 
     assert client.over()
 
 
-def test_a_stop_writes_what_is_left_and_ends_connections_that_do_not_read(start: Starter, tmp_path: Path) -> None:
+def test_a_stop_writes_what_is_left_and_ends_connections_that_do_not_read(
+    start: Starter, tmp_path: Path
+) -> None:
     running = start(SqliteStore(tmp_path / "tracker.db", time.monotonic()))
     client = running.logged_in()
     client.announce(PEER, 1)
     running.later += 31  # the peer's lease ends; nobody is promised anything, but it is written all the same
-    deaf = running.connect(receive_buffer=4096)  # only now: a connection on which 31 s pass without a message is closed
+    deaf = running.connect(
+        receive_buffer=4096
+    )  # only now: a connection on which 31 s pass without a message is closed
 
     def send() -> None:
         with contextlib.suppress(OSError):
@@ -828,15 +922,28 @@ def test_a_stop_writes_what_is_left_and_ends_connections_that_do_not_read(start:
         assert again.totals()[:3] == (1, 0, 0)
 
 
-# -- as a process ------------------------------------------------------------------------------------------------------------------
+# -- as a process
+# ------------------------------------------------------------------------------------------------------------------
 
 
 class Tracker:
     """`bin/tracker` as a process."""
 
     def __init__(self, store: str, **options: Any) -> None:
-        command = [sys.executable, str(ROOT / "bin" / "tracker"), "--json", "--host", LOOPBACK, "--port", "0", "--store", store]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, **options)
+        command = [
+            sys.executable,
+            str(ROOT / "bin" / "tracker"),
+            "--json",
+            "--host",
+            LOOPBACK,
+            "--port",
+            "0",
+            "--store",
+            store,
+        ]
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, **options
+        )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
@@ -877,8 +984,12 @@ def test_case_52_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path) -> N
             if session is None:
                 session = client.ask("login", user="alice")["session"]
             else:
-                assert client.ask("hello", version=1, session=session)["ok"], f"the session is lost in round {round_}"
-            assert client.announce(PEER)["known"] >= len(acknowledged), f"announces are lost in round {round_}"
+                assert client.ask("hello", version=1, session=session)["ok"], (
+                    f"the session is lost in round {round_}"
+                )
+            assert client.announce(PEER)["known"] >= len(acknowledged), (
+                f"announces are lost in round {round_}"
+            )
             for known in rng.sample(sorted(acknowledged), min(len(acknowledged), 300)):
                 assert client.ask("lookup", id=f"{known:064x}")["ok"]
             kill_at = rng.randrange(50, 400)
@@ -894,7 +1005,14 @@ def test_case_52_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path) -> N
                         content = {"id": f"{number:064x}", "name": f"f{number}", "size": 7, "have": 7}
                         lines.append(
                             json.dumps(
-                                {"op": "announce", "peer": PEER, "name": "p", "listen": {"tcp": 7000}, "contents": [content], "seq": number}
+                                {
+                                    "op": "announce",
+                                    "peer": PEER,
+                                    "name": "p",
+                                    "listen": {"tcp": 7000},
+                                    "contents": [content],
+                                    "seq": number,
+                                }
                             )
                         )
                     client.send("\n".join([*lines, ""]).encode())
@@ -915,9 +1033,13 @@ def test_case_52_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path) -> N
         with closing(sqlite3.connect(copy)) as db:
             assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         with closing(SqliteStore(copy, 0.0)) as store:
-            assert acknowledged <= {int(content.id, 16) for content in store.contents()}, f"lost in round {round_}"
+            assert acknowledged <= {int(content.id, 16) for content in store.contents()}, (
+                f"lost in round {round_}"
+            )
     rate = len(acknowledged) / loads
-    print(f"{round_ + 1} kills in {time.monotonic() - began:.0f} s, {len(acknowledged)} announces acknowledged, {rate:.0f} a second")
+    print(
+        f"{round_ + 1} kills in {time.monotonic() - began:.0f} s, {len(acknowledged)} announces acknowledged, {rate:.0f} a second"
+    )
     assert len(acknowledged) > 20
     with closing(SqliteStore(file, 0.0)) as store:
         assert acknowledged <= {int(content.id, 16) for content in store.contents()}
@@ -931,7 +1053,10 @@ def test_case_52_a_tracker_with_100_000_contents_starts_quickly_after_a_kill(tmp
         with closing(Client(tracker.address)) as client:
             client.ask("login", user="alice")
             for start in range(0, 100_000, 50):
-                contents = [{"id": f"{n:064x}", "name": f"f{n}", "size": 7, "have": 7} for n in range(start, start + 50)]
+                contents = [
+                    {"id": f"{n:064x}", "name": f"f{n}", "size": 7, "have": 7}
+                    for n in range(start, start + 50)
+                ]
                 answer = client.ask("announce", peer=PEER, name="p", listen={"tcp": 7000}, contents=contents)
                 assert answer["ok"], answer
     finally:
@@ -946,13 +1071,16 @@ def test_case_52_a_tracker_with_100_000_contents_starts_quickly_after_a_kill(tmp
     finally:
         again.end()
     print(f"it listened after {took:.2f} s, of which the processor worked {used:.2f} s")
-    # Coverage, which traces it, doubles the time. What grows with the square of the number would take minutes.
+    # Coverage, which traces it, doubles the time. What grows with the square of the number would take
+    # minutes.
     assert (used or took) < 8.0
 
 
 @posix_only
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_case_51_a_signal_stops_the_tracker_within_two_seconds_without_a_traceback(tmp_path: Path, how: signal.Signals) -> None:
+def test_case_51_a_signal_stops_the_tracker_within_two_seconds_without_a_traceback(
+    tmp_path: Path, how: signal.Signals
+) -> None:
     tracker = Tracker(f"sqlite:{tmp_path / 'tracker.db'}")
     try:
         with closing(Client(tracker.address)) as client:
@@ -986,7 +1114,10 @@ def test_case_60_without_descriptors_the_tracker_backs_off_goes_on_and_recovers(
     try:
         with closing(Client(tracker.address)) as client:
             assert client.ask("ping")["ok"]
-            crowd += [socket.create_connection((tracker.address.host, tracker.address.port), timeout=5) for _ in range(200)]
+            crowd += [
+                socket.create_connection((tracker.address.host, tracker.address.port), timeout=5)
+                for _ in range(200)
+            ]
             used = processor_seconds(tracker.process.pid)
             began = time.monotonic()
             while time.monotonic() - began < 1.5:
@@ -1014,7 +1145,10 @@ def test_case_12_a_tracker_takes_more_descriptors_than_it_was_given_at_first_whe
     tracker = Tracker("memory", preexec_fn=few)
     crowd: list[socket.socket] = []
     try:
-        crowd += [socket.create_connection((tracker.address.host, tracker.address.port), timeout=5) for _ in range(300)]
+        crowd += [
+            socket.create_connection((tracker.address.host, tracker.address.port), timeout=5)
+            for _ in range(300)
+        ]
         with closing(Client(tracker.address)) as client:
             assert client.ask("stats")["connections"] == 301
     finally:

@@ -7,16 +7,37 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.processes import Running, clean_environment, command, old_file, run_peer, start_peer, start_tracker
+from tests.kit.processes import (
+    Running,
+    clean_environment,
+    command,
+    old_file,
+    run_peer,
+    start_peer,
+    start_tracker,
+)
 
 
 @pytest.mark.parametrize("named", ["share", "./share/", "other/../share"])
-def test_a_folder_is_shared_once_however_its_path_is_written(tmp_path: Path, named: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_is_shared_once_however_its_path_is_written(
+    tmp_path: Path, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     old_file(tmp_path / "share" / "a.txt", b"some words")
     (tmp_path / "other").mkdir()
     monkeypatch.chdir(tmp_path)
     with start_tracker(tmp_path) as tracker:
-        words = [*command("peer"), "serve", named, "--json", "--tracker", tracker.address, "--host", "127.0.0.1", "--port", "0"]
+        words = [
+            *command("peer"),
+            "serve",
+            named,
+            "--json",
+            "--tracker",
+            tracker.address,
+            "--host",
+            "127.0.0.1",
+            "--port",
+            "0",
+        ]
         with Running(words, clean_environment(tmp_path / "state")) as peer:
             first = peer.event("shared")
             old_file(tmp_path / "share" / "b.txt", b"other words")
@@ -63,26 +84,35 @@ def test_hidden_files_and_unfinished_downloads_are_not_shared(tmp_path: Path) ->
         old_file(tmp_path / "share" / name, b"words")
     with (
         start_tracker(tmp_path) as tracker,
-        start_peer(tmp_path, "serve", str(tmp_path / "share"), tracker=tracker.address, name="origin") as peer,
+        start_peer(
+            tmp_path, "serve", str(tmp_path / "share"), tracker=tracker.address, name="origin"
+        ) as peer,
     ):
         assert peer.event("shared")["name"] == "seen.txt"
         listed = run_peer(tmp_path, "list", tracker=tracker.address).events
         assert [event["name"] for event in listed] == ["seen.txt"]
 
 
-def test_one_content_at_two_paths_is_shared_once_and_goes_on_from_the_other_when_the_first_is_removed(tmp_path: Path) -> None:
+def test_one_content_at_two_paths_is_shared_once_and_goes_on_from_the_other_when_the_first_is_removed(
+    tmp_path: Path,
+) -> None:
     first = old_file(tmp_path / "x" / "a.txt", b"words")
     second = old_file(tmp_path / "y" / "a.txt", b"words")
     later = tmp_path / "z" / "later.txt"
     with (
         start_tracker(tmp_path) as tracker,
-        start_peer(tmp_path, "share", str(first), str(second), tracker=tracker.address, name="origin") as peer,
+        start_peer(
+            tmp_path, "share", str(first), str(second), tracker=tracker.address, name="origin"
+        ) as peer,
     ):
         content = peer.event("shared")["id"]
         first.unlink()
         assert peer.event("withdrawn")["id"] == content
         assert peer.event("shared")["id"] == content
-        assert run_peer(tmp_path, "download", content, "-o", str(later.parent), tracker=tracker.address).code == 0
+        assert (
+            run_peer(tmp_path, "download", content, "-o", str(later.parent), tracker=tracker.address).code
+            == 0
+        )
 
 
 def test_a_path_that_cannot_be_shared_ends_the_command(tmp_path: Path) -> None:
@@ -97,7 +127,10 @@ def test_a_path_that_cannot_be_shared_ends_the_command(tmp_path: Path) -> None:
 
 def test_a_port_where_a_peer_listens_is_no_tracker(tmp_path: Path) -> None:
     path = old_file(tmp_path / "share" / "a.txt", b"words")
-    with start_tracker(tmp_path) as tracker, start_peer(tmp_path, "share", str(path), tracker=tracker.address, name="origin") as peer:
+    with (
+        start_tracker(tmp_path) as tracker,
+        start_peer(tmp_path, "share", str(path), tracker=tracker.address, name="origin") as peer,
+    ):
         port = peer.event("listening")["port"]
         ended = run_peer(tmp_path, "list", tracker=f"127.0.0.1:{port}")
     assert ended.code == 6

@@ -1,4 +1,5 @@
-"""Any gRPC client can use our server: freshly generated ones of two implementations, and one that knows nothing but the address."""
+"""Any gRPC client can use our server: freshly generated ones of two implementations, and one that knows
+nothing but the address."""
 
 from __future__ import annotations
 
@@ -25,8 +26,8 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from p2p.content.geometry import choose_piece_length
 from p2p.model import MIB
 from protos import transfer_pb2
-from tests.integration.processes import ROOT, Running, clean_environment, old_file, start_tracker
-from tests.leaks import KEPT_BY_GRPC
+from tests.kit.leaks import KEPT_BY_GRPC
+from tests.kit.processes import ROOT, Running, clean_environment, old_file, start_tracker
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -51,7 +52,15 @@ def seed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seed]:
     data = os.urandom(SIZE)
     path = old_file(folder / "image.bin", data)
     with start_tracker(folder) as tracker:
-        words = [sys.executable, str(ROOT / "bin" / "peer"), "share", str(path), "--json", "--tracker", tracker.address]
+        words = [
+            sys.executable,
+            str(ROOT / "bin" / "peer"),
+            "share",
+            str(path),
+            "--json",
+            "--tracker",
+            tracker.address,
+        ]
         words += ["--host", "127.0.0.1", "--port", "0", "--transport", "grpc"]
         with Running(words, clean_environment(folder / "state")) as peer:
             port = peer.event("listening")["transports"]["grpc"]
@@ -67,11 +76,25 @@ def protoc(*outputs: str) -> None:
 
 
 @pytest.mark.parametrize(("kind", "plugin"), [("grpcio", "grpc_python"), ("grpclib", "grpclib_python")])
-def test_a_freshly_generated_client_reads_a_file_block_by_block(seed: Seed, tmp_path: Path, kind: str, plugin: str) -> None:
+def test_a_freshly_generated_client_reads_a_file_block_by_block(
+    seed: Seed, tmp_path: Path, kind: str, plugin: str
+) -> None:
     protoc(f"--python_out={tmp_path}", f"--{plugin}_out={tmp_path}")
-    words = [sys.executable, str(ROOT / "tests" / "interop" / "grpc_client.py"), kind, str(tmp_path), str(seed.port), seed.content]
+    words = [
+        sys.executable,
+        str(ROOT / "tests" / "interop" / "grpc_client.py"),
+        kind,
+        str(tmp_path),
+        str(seed.port),
+        seed.content,
+    ]
     done = subprocess.run(
-        [*words, str(choose_piece_length(SIZE)), str(SIZE)], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        [*words, str(choose_piece_length(SIZE)), str(SIZE)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     digest, status, code = json.loads(done.stdout)
@@ -82,7 +105,9 @@ def test_a_freshly_generated_client_reads_a_file_block_by_block(seed: Seed, tmp_
 @pytest.mark.parametrize("service", ["", SERVICE])
 def test_the_standard_health_check_says_serving(seed: Seed, service: str) -> None:
     with grpc.insecure_channel(f"127.0.0.1:{seed.port}") as channel:
-        answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=service), timeout=10)
+        answer = health_pb2_grpc.HealthStub(channel).Check(
+            health_pb2.HealthCheckRequest(service=service), timeout=10
+        )
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
@@ -96,7 +121,9 @@ def test_a_client_that_knows_only_the_address_finds_the_service_and_reads_a_bloc
         asked.blocks.add(piece=1, offset=100, length=1000)
         answer = message_factory.GetMessageClass(method.output_type)
         read: Any = channel.unary_stream(
-            f"/{SERVICE}/Read", request_serializer=lambda message: message.SerializeToString(), response_deserializer=answer.FromString
+            f"/{SERVICE}/Read",
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=answer.FromString,
         )
         came = b"".join(chunk.data for chunk in read(asked, timeout=10))
     start = choose_piece_length(SIZE) + 100
@@ -117,7 +144,10 @@ def test_grpcurl_finds_the_service_by_reflection_and_describes_it(seed: Seed) ->
     listed = grpcurl(seed, "list")
     assert {SERVICE, "grpc.health.v1.Health"} <= set(listed.stdout.split()), listed.stderr
     described = grpcurl(seed, "describe").stdout
-    assert "rpc Read ( .enjambre.transfer.v1.ReadRequest ) returns ( stream .enjambre.transfer.v1.Chunk );" in described
+    assert (
+        "rpc Read ( .enjambre.transfer.v1.ReadRequest ) returns ( stream .enjambre.transfer.v1.Chunk );"
+        in described
+    )
 
 
 def test_grpcurl_reads_blocks_and_is_told_of_a_refusal(seed: Seed) -> None:
@@ -127,7 +157,13 @@ def test_grpcurl_reads_blocks_and_is_told_of_a_refusal(seed: Seed) -> None:
     assert done.returncode == 0, done.stderr
     chunks = [base64.b64decode(text) for text in re.findall(r'"data": "([^"]*)"', done.stdout)]
     assert b"".join(chunks) == seed.data[start + 100 : start + 1100] + seed.data[:7]
-    refused = grpcurl(seed, "-v", "-d", json.dumps({"id": seed.content, "blocks": [{"piece": 9999, "length": 7}]}), f"{SERVICE}/Read")
+    refused = grpcurl(
+        seed,
+        "-v",
+        "-d",
+        json.dumps({"id": seed.content, "blocks": [{"piece": 9999, "length": 7}]}),
+        f"{SERVICE}/Read",
+    )
     assert refused.returncode == 64 + grpc.StatusCode.OUT_OF_RANGE.value[0]
     assert "enjambre-code: bad_range" in refused.stdout
 

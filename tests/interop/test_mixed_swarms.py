@@ -1,4 +1,5 @@
-"""Swarms in which some peers speak only TCP and some prefer gRPC: all get the right bytes, and the account says by which way."""
+"""Swarms in which some peers speak only TCP and some prefer gRPC: all get the right bytes, and the account
+says by which way."""
 
 from __future__ import annotations
 
@@ -18,10 +19,10 @@ import pytest
 from p2p.model import MIB
 from p2p.peer.node import Node
 from p2p.peer.reports import Downloaded
-from tests.integration.processes import ROOT, Running, clean_environment, start_tracker
-from tests.integration.swarm_kit import Swarm, old_file
-from tests.leaks import KEPT_BY_GRPC, contained
-from tests.waiting import until
+from tests.kit.leaks import KEPT_BY_GRPC, contained
+from tests.kit.processes import ROOT, Running, clean_environment, start_tracker
+from tests.kit.swarm_kit import Swarm, old_file
+from tests.kit.waiting import until
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -75,7 +76,9 @@ def test_a_download_takes_the_way_that_both_sides_have(
 
     async def play(swarm: Swarm) -> None:
         # Slow enough that the leech finds all seeds before one alone has given everything.
-        nodes = [await swarm.peer(f"seed-{n}", transport=name, limit_up=2 * MIB) for n, name in enumerate(seeds)]
+        nodes = [
+            await swarm.peer(f"seed-{n}", transport=name, limit_up=2 * MIB) for n, name in enumerate(seeds)
+        ]
         for node in nodes:
             shared = await node.share(path)
         done = await fetched(await swarm.peer("leech", transport=leech), shared.id, tmp_path / "out", data)
@@ -88,17 +91,22 @@ def test_a_whole_mixed_classroom_ends_with_the_same_bytes(tmp_path: Path, image:
     path, data = image
 
     async def play(swarm: Swarm) -> None:
-        # Slow enough that each leech also has something of the origin, or of another, by the way that it prefers.
+        # Slow enough that each leech also has something of the origin, or of another, by the way that it
+        # prefers.
         shared = await (await swarm.peer("origin", transport="grpc", limit_up=2 * MIB)).share(path)
         leeches = [await swarm.peer(f"leech-{n}", transport="grpc" if n % 2 else "tcp") for n in range(6)]
-        done = await asyncio.gather(*(fetched(one, shared.id, tmp_path / f"out-{n}", data) for n, one in enumerate(leeches)))
+        done = await asyncio.gather(
+            *(fetched(one, shared.id, tmp_path / f"out-{n}", data) for n, one in enumerate(leeches))
+        )
         for number, one in enumerate(done):
             assert ("grpc" in one.bytes_by) == bool(number % 2)
 
     swarm(tmp_path, play)
 
 
-def test_a_peer_that_loses_its_grpc_port_in_the_middle_goes_on_over_tcp(tmp_path: Path, image: tuple[Path, bytes]) -> None:
+def test_a_peer_that_loses_its_grpc_port_in_the_middle_goes_on_over_tcp(
+    tmp_path: Path, image: tuple[Path, bytes]
+) -> None:
     path, data = image
 
     async def play(swarm: Swarm) -> None:
@@ -143,30 +151,39 @@ def test_a_peer_whose_grpc_port_is_none_is_fetched_from_over_tcp(
     tmp_path: Path, image: tuple[Path, bytes], what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, data = image
-    monkeypatch.setattr("transports.grpc.lane.DIAL_TIME", 1.0)
+    monkeypatch.setattr("transports.grpc.client.DIAL_TIME", 1.0)
 
     async def play(swarm: Swarm) -> None:
         seed = await swarm.peer("seed")
         me = seed._links.me
-        async with something_else(b"HTTP/1.1 400 Bad Request\r\n\r\n" if what == "a web server" else b"") as other:
+        async with something_else(
+            b"HTTP/1.1 400 Bad Request\r\n\r\n" if what == "a web server" else b""
+        ) as other:
             port = {"nobody": 1024, "its own TCP port": me.listen["tcp"]}.get(what, other)
             seed._links.me = dataclasses.replace(me, listen={**me.listen, "grpc": port})
             shared = await seed.share(path)
             leech = await swarm.peer("leech", transport="grpc")
             done = await fetched(leech, shared.id, tmp_path / "out", data)
             assert set(done.bytes_by) == {"tcp"}
-            assert [set(failed) for failed in leech._lanes._failed.values()] == [{"grpc"}], "gRPC was not even tried"
+            assert [set(failed) for failed in leech._lanes._failed.values()] == [{"grpc"}], (
+                "gRPC was not even tried"
+            )
             for name in ("leech", "seed"):
                 await swarm.stop(name)
 
     swarm(tmp_path, play)
 
 
-def test_a_peer_that_sends_wrong_bytes_over_grpc_is_dropped_and_nothing_wrong_is_kept(tmp_path: Path, image: tuple[Path, bytes]) -> None:
+def test_a_peer_that_sends_wrong_bytes_over_grpc_is_dropped_and_nothing_wrong_is_kept(
+    tmp_path: Path, image: tuple[Path, bytes]
+) -> None:
     path, data = image
 
     async def play(swarm: Swarm) -> None:
-        liar, honest = await swarm.peer("liar", transport="grpc"), await swarm.peer("honest", limit_up=4 * MIB)
+        liar, honest = (
+            await swarm.peer("liar", transport="grpc"),
+            await swarm.peer("honest", limit_up=4 * MIB),
+        )
         shared = await liar.share(path)
         await honest.share(path)
         other = old_file(tmp_path / "other", random.Random(1).randbytes(SIZE))
@@ -189,7 +206,10 @@ def test_a_peer_that_sends_wrong_bytes_over_grpc_is_dropped_and_nothing_wrong_is
 
 def test_a_folder_of_many_small_files_arrives_whole_over_grpc(tmp_path: Path) -> None:
     for number in range(300):
-        old_file(tmp_path / "set" / f"{number % 7}" / f"{number}.txt", random.Random(number).randbytes(number * 11 % 2000))
+        old_file(
+            tmp_path / "set" / f"{number % 7}" / f"{number}.txt",
+            random.Random(number).randbytes(number * 11 % 2000),
+        )
 
     async def play(swarm: Swarm) -> None:
         shared = await (await swarm.peer("seed", transport="grpc")).share(tmp_path / "set")
@@ -201,14 +221,29 @@ def test_a_folder_of_many_small_files_arrives_whole_over_grpc(tmp_path: Path) ->
     swarm(tmp_path, play)
 
 
-# -- real processes ------------------------------------------------------------------------------------------------------------------
+# -- real processes
+# ------------------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def grpc_peer(folder: Path, *words: str, tracker: str, name: str) -> Iterator[Running]:
     """A peer with `--transport grpc` as a process that may import third-party packages."""
-    line = [sys.executable, str(ROOT / "bin" / "peer"), words[0], "--json", "--tracker", tracker, "--host", "127.0.0.1", "--port", "0"]
-    with Running([*line, "--name", name, "--transport", "grpc", *words[1:]], clean_environment(folder / f"state-{name}")) as peer:
+    line = [
+        sys.executable,
+        str(ROOT / "bin" / "peer"),
+        words[0],
+        "--json",
+        "--tracker",
+        tracker,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "0",
+    ]
+    with Running(
+        [*line, "--name", name, "--transport", "grpc", *words[1:]],
+        clean_environment(folder / f"state-{name}"),
+    ) as peer:
         yield peer
 
 
@@ -225,7 +260,15 @@ def test_case_73_a_grpc_seed_that_is_killed_or_stopped_in_the_middle_is_replaced
         ):
             content = one.event("shared")["id"]
             two.event("shared")
-            with grpc_peer(tmp_path, "download", content, "-o", str(tmp_path / "out"), tracker=tracker.address, name="leech") as leech:
+            with grpc_peer(
+                tmp_path,
+                "download",
+                content,
+                "-o",
+                str(tmp_path / "out"),
+                tracker=tracker.address,
+                name="leech",
+            ) as leech:
                 while leech.event("progress")["bytes"] < MIB:
                     pass
                 one.send(how)

@@ -1,4 +1,4 @@
-"""Properties of p2p/content and p2p/strictjson.py: for any bytes, names, cuts and orders."""
+"""Properties of p2p/content and p2p/protocol/strict_json.py: for any bytes, names, cuts and orders."""
 
 from __future__ import annotations
 
@@ -17,14 +17,36 @@ from p2p.content.manifest import parse, to_bytes
 from p2p.content.names import check_collisions, check_part, check_path, local_part, local_path, printable
 from p2p.errors import IntegrityError, ProtocolError
 from p2p.model import KIB, MAX_SIZE, ContentId, FileEntry
-from p2p.strictjson import loads
-from tests.unit.content_samples import fill, folder_manifest, id_of, partial_of, tree
+from p2p.protocol.strict_json import loads
+from tests.kit.content_samples import fill, folder_manifest, id_of, partial_of, tree
 
 LENGTHS = st.integers(16, 24).map(lambda exponent: 2**exponent)
 NASTY = st.sampled_from(
-    ["..", ".", "/", "\\", ":", "NUL", "con.", "COM1", " ", "~", "-", "\x00", "\u202e", "e\u0301", "é", "ß", "SS", "ss", "ﬁ"]
+    [
+        "..",
+        ".",
+        "/",
+        "\\",
+        ":",
+        "NUL",
+        "con.",
+        "COM1",
+        " ",
+        "~",
+        "-",
+        "\x00",
+        "\u202e",
+        "e\u0301",
+        "é",
+        "ß",
+        "SS",
+        "ss",
+        "ﬁ",
+    ]
 )
-NAMES = st.one_of(st.text(max_size=12), st.lists(st.one_of(NASTY, st.text(max_size=3)), max_size=6).map("".join))
+NAMES = st.one_of(
+    st.text(max_size=12), st.lists(st.one_of(NASTY, st.text(max_size=3)), max_size=6).map("".join)
+)
 ANY_TEXT = st.text(st.characters(exclude_categories=()))
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -88,7 +110,9 @@ def test_the_slices_of_any_range_are_that_range(sizes: list[int], data: st.DataO
     layout = Layout([FileEntry(str(index), size) for index, size in enumerate(sizes)])
     slices = list(layout.slices(start, length))
     assert all(part > 0 for _, _, part in slices)
-    assert [(index, offset + step) for index, offset, part in slices for step in range(part)] == whole[start : start + length]
+    assert [(index, offset + step) for index, offset, part in slices for step in range(part)] == whole[
+        start : start + length
+    ]
 
 
 @given(st.integers(0, 300), st.data())
@@ -153,7 +177,10 @@ def test_case_42_printable_text_has_no_control_characters(text: str) -> None:
     assert printable(shown) == shown
 
 
-PATHS = st.lists(st.lists(st.sampled_from(["a", "A", "b", "ß", "SS", "x.", "x_"]), min_size=1, max_size=3).map("/".join), max_size=5)
+PATHS = st.lists(
+    st.lists(st.sampled_from(["a", "A", "b", "ß", "SS", "x.", "x_"]), min_size=1, max_size=3).map("/".join),
+    max_size=5,
+)
 
 
 @given(PATHS)
@@ -163,7 +190,9 @@ def test_case_45_collisions_are_found_as_by_comparing_all_with_all(paths: list[s
         collide = False
     except ProtocolError:
         collide = True
-    assert collide == any(_collide(left, right) for index, left in enumerate(paths) for right in paths[index + 1 :])
+    assert collide == any(
+        _collide(left, right) for index, left in enumerate(paths) for right in paths[index + 1 :]
+    )
 
 
 def _collide(left: str, right: str) -> bool:
@@ -200,14 +229,20 @@ def test_a_manifest_with_any_byte_changed_is_not_taken_for_the_same(where: int, 
 
 
 TREES = st.dictionaries(
-    st.lists(st.sampled_from(["a", "b", "c.d", "nul", "é"]), min_size=1, max_size=3).map("/".join), st.integers(0, 70_000), max_size=6
+    st.lists(st.sampled_from(["a", "b", "c.d", "nul", "é"]), min_size=1, max_size=3).map("/".join),
+    st.integers(0, 70_000),
+    max_size=6,
 )
 
 
 @settings(max_examples=30, deadline=None)
 @given(TREES, st.booleans(), st.randoms(use_true_random=False))
-def test_any_tree_written_in_any_order_is_that_tree(sizes: dict[str, int], portable: bool, rng: object) -> None:
-    sizes = {path: size for path, size in sizes.items() if not any(other.startswith(f"{path}/") for other in sizes)}
+def test_any_tree_written_in_any_order_is_that_tree(
+    sizes: dict[str, int], portable: bool, rng: object
+) -> None:
+    sizes = {
+        path: size for path, size in sizes.items() if not any(other.startswith(f"{path}/") for other in sizes)
+    }
     files = [(path, bytes([index % 251 + 1]) * sizes[path]) for index, path in enumerate(sorted(sizes))]
     manifest = folder_manifest(files)
     whole = b"".join(data for _, data in files)

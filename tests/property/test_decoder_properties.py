@@ -1,4 +1,5 @@
-"""Properties of every decoder that has a fuzz target, as Hypothesis sees them: edits of good inputs, shrunk to the smallest that fails."""
+"""Properties of every decoder that has a fuzz target, as Hypothesis sees them: edits of good inputs, shrunk
+to the smallest that fails."""
 
 from __future__ import annotations
 
@@ -10,16 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2p.config import parse_rate, parse_size
+from p2p.cli.config import parse_rate, parse_size
 from p2p.model import Address
 from p2p.peer.session_file import StoredSession, load_session, save_session
-from p2p.trace import SECRET, json_line, message
-from tests.effort import examples
+from p2p.peer.trace import SECRET, json_line, message
 from tests.fuzz.target import TOKENS, Target
 from tests.fuzz.targets import TARGETS
-from transports.grpc.words import chunk, data_of
+from tests.kit.effort import examples
+from transports.grpc.framing import chunk, data_of
 
-EDITS = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 8), st.binary(max_size=4) | st.sampled_from(TOKENS)), max_size=4)
+EDITS = st.lists(
+    st.tuples(st.floats(0, 1), st.integers(0, 8), st.binary(max_size=4) | st.sampled_from(TOKENS)), max_size=4
+)
 NAMES = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=16)
 
 
@@ -68,7 +71,10 @@ def test_a_session_is_loaded_as_it_was_kept(user: str, token: str) -> None:
 @given(
     st.recursive(
         st.none() | st.integers() | st.text(max_size=9) | st.just("S3CR3T"),
-        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["a", "b", "rows"]), inner, max_size=3),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(st.sampled_from(["a", "b", "rows"]), inner, max_size=3)
+        ),
         max_leaves=8,
     )
 )

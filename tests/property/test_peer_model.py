@@ -1,4 +1,5 @@
-"""A peer's serving side against a model made of plain dicts: whatever is said on any of its connections, in any order."""
+"""A peer's serving side against a model made of plain dicts: whatever is said on any of its connections, in
+any order."""
 
 from __future__ import annotations
 
@@ -17,23 +18,34 @@ from unittest.mock import patch
 
 import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from p2p.model import Address, ContentId, PeerId
-from p2p.peer import conversation, links
+from p2p.peer import control as links
+from p2p.peer import conversation
 from p2p.peer.node import Node, NodeSettings
-from p2p.protocol.lines import MAX_LINE
-from tests.bad_peers import Caller, Message, encoded
-from tests.effort import stateful
-from tests.integration.swarm_kit import old_file
-from tests.leaks import Snapshot, check_back_to
-from tests.waiting import until
+from p2p.protocol.framing import MAX_LINE
+from tests.kit.bad_peers import Caller, Message, encoded
+from tests.kit.effort import stateful
+from tests.kit.leaks import Snapshot, check_back_to
+from tests.kit.swarm_kit import old_file
+from tests.kit.waiting import until
 from transports import load
 
 T = TypeVar("T")
 
 PIECE: Final = 65_536
-FILES: Final = {"three.bin": Random(1).randbytes(2 * PIECE + 12_345), "tiny.txt": b"hello, swarm", "empty": b""}
+FILES: Final = {
+    "three.bin": Random(1).randbytes(2 * PIECE + 12_345),
+    "tiny.txt": b"hello, swarm",
+    "empty": b"",
+}
 PEERS: Final = [f"{number:032x}" for number in (1, 2)]
 PORTS: Final = [5000, 6000]
 NOWHERE: Final = ContentId("cd" * 32)
@@ -42,7 +54,8 @@ TOO_MUCH: Final = 1 << 42
 Key = tuple[str, int]
 
 GARBAGE: Final[list[tuple[bytes, str, bool, bool]]] = [
-    # what is said, the code of the error line, whether the connection then ends, and whether it counts as a first line
+    # what is said, the code of the error line, whether the connection then ends, and whether it counts as a
+    # first line
     (b"\n", "bad_json", True, True),
     (b"[]\n", "bad_json", True, True),
     (b"{}\n", "bad_field", True, True),
@@ -80,7 +93,8 @@ class Content:
 
 @dataclass(eq=False)
 class Talk:
-    """One connection to the peer: what the model knows of it, and what was told on it and not yet expected."""
+    """One connection to the peer: what the model knows of it, and what was told on it and not yet
+    expected."""
 
     caller: Caller
     fresh: bool = True
@@ -118,14 +132,16 @@ WHICH: Final = st.integers(0, 11)
 
 
 class PeerMachine(RuleBasedStateMachine):
-    """Says the same to a real peer and to the model, and compares every answer, and which connections are open."""
+    """Says the same to a real peer and to the model, and compares every answer, and which connections are
+    open."""
 
     accepts: ClassVar[int]
 
     def __init__(self) -> None:
         super().__init__()
         self.patches = ExitStack()
-        # The model knows no clock: a slow machine must not see a ping, or the end of a connection that is only slow.
+        # The model knows no clock: a slow machine must not see a ping, or the end of a connection that is
+        # only slow.
         self.patches.enter_context(patch.object(links, "PING_TIME", 3600.0))
         self.patches.enter_context(patch.object(conversation, "IDLE_TIME", 3600.0))
         self.patches.enter_context(patch.dict(conversation.converse.__kwdefaults__, first_line=3600.0))
@@ -146,7 +162,8 @@ class PeerMachine(RuleBasedStateMachine):
     def path(self) -> Path:
         return Path(self.folder.name)
 
-    # -- what the model says -------------------------------------------------------------------------------------------------------
+    # -- what the model says
+    # -------------------------------------------------------------------------------------------------------
 
     def ended(self, talk: Talk) -> None:
         """The connection is over, and so is its link."""
@@ -189,7 +206,8 @@ class PeerMachine(RuleBasedStateMachine):
         """A content that is shared now."""
         return self.known[self.shared[content]] if content in self.shared else None
 
-    # -- coming and going ----------------------------------------------------------------------------------------------------------
+    # -- coming and going
+    # ----------------------------------------------------------------------------------------------------------
 
     @initialize()
     def start(self) -> None:
@@ -231,7 +249,11 @@ class PeerMachine(RuleBasedStateMachine):
         self.tell(self.open[-1], name, {"add": []})
 
     @WITH_A_TALK
-    @rule(at=WHICH, half=st.sampled_from([b"", b'{"op":"pi', b"\xff", b'{"op":"ping"}\n{"op":']), reset=st.booleans())
+    @rule(
+        at=WHICH,
+        half=st.sampled_from([b"", b'{"op":"pi', b"\xff", b'{"op":"ping"}\n{"op":']),
+        reset=st.booleans(),
+    )
     def leave(self, at: int, half: bytes, reset: bool) -> None:
         """Half a line, then the end, or a reset: nothing changes but that this connection is gone."""
         talk = self.talk(at)
@@ -246,7 +268,8 @@ class PeerMachine(RuleBasedStateMachine):
 
         self.do(work())
 
-    # -- what is shared ------------------------------------------------------------------------------------------------------------
+    # -- what is shared
+    # ------------------------------------------------------------------------------------------------------------
 
     @rule(name=st.sampled_from(list(FILES)))
     def share(self, name: str) -> None:
@@ -269,7 +292,8 @@ class PeerMachine(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(list(FILES)))
     def spoil(self, name: str) -> None:
-        """The file changes under the peer, which finds out when it is asked for bytes of it, or for a copy."""
+        """The file changes under the peer, which finds out when it is asked for bytes of it, or for a
+        copy."""
         content = self.what(self.content(name))
         if content is not None and content.data:
             with open(self.path / "share" / name, "ab") as file:
@@ -277,7 +301,8 @@ class PeerMachine(RuleBasedStateMachine):
             os.utime(self.path / "share" / name, (5, 5))
             self.spoilt.add(content.id)
 
-    # -- what is said --------------------------------------------------------------------------------------------------------------
+    # -- what is said
+    # --------------------------------------------------------------------------------------------------------------
 
     @WITH_A_TALK
     @rule(
@@ -293,7 +318,9 @@ class PeerMachine(RuleBasedStateMachine):
         seq = next(self.seqs)
         who = self.node.peer if peer == "self" else peer
         message: Message = {"op": "hello", "version": version, "seq": seq}
-        message.update({} if who is None else {"peer": who}, **({} if port is None else {"listen": {"tcp": port}}))
+        message.update(
+            {} if who is None else {"peer": who}, **({} if port is None else {"listen": {"tcp": port}})
+        )
         fresh, talk.fresh = talk.fresh, False
 
         async def work() -> None:
@@ -306,7 +333,14 @@ class PeerMachine(RuleBasedStateMachine):
                 return
             heard = await talk.answer()
             assert heard is not None
-            expected = {"ok": True, "version": 1, "role": "peer", "name": "model", "peer": self.node.peer, "listen": {"tcp": self.port}}
+            expected = {
+                "ok": True,
+                "version": 1,
+                "role": "peer",
+                "name": "model",
+                "peer": self.node.peer,
+                "listen": {"tcp": self.port},
+            }
             assert heard[0] == {**expected, "seq": seq}
             if who is None or port is None:
                 return
@@ -345,7 +379,10 @@ class PeerMachine(RuleBasedStateMachine):
             if content is None:
                 await self.refused(talk, "not_found", seq)
             else:
-                assert await talk.answer() == ({"ok": True, "body": len(content.manifest), "seq": seq}, content.manifest)
+                assert await talk.answer() == (
+                    {"ok": True, "body": len(content.manifest), "seq": seq},
+                    content.manifest,
+                )
 
         self.do(work())
 
@@ -364,7 +401,8 @@ class PeerMachine(RuleBasedStateMachine):
         ),
     )
     def read(self, at: int, name: str, blocks: list[tuple[int, int, int]]) -> None:
-        """Several blocks asked for at once: each is answered in its turn, up to the first that is no block of this content."""
+        """Several blocks asked for at once: each is answered in its turn, up to the first that is no block of
+        this content."""
         talk = self.talk(at)
         talk.fresh = False
         asked = [(next(self.seqs), *block) for block in blocks]
@@ -373,7 +411,16 @@ class PeerMachine(RuleBasedStateMachine):
             content = self.content(name)
             await talk.caller.say(
                 b"".join(
-                    encoded({"op": "read", "id": content, "piece": piece, "offset": offset, "length": length, "seq": seq})
+                    encoded(
+                        {
+                            "op": "read",
+                            "id": content,
+                            "piece": piece,
+                            "offset": offset,
+                            "length": length,
+                            "seq": seq,
+                        }
+                    )
                     for seq, piece, offset, length in asked
                 )
             )
@@ -383,7 +430,9 @@ class PeerMachine(RuleBasedStateMachine):
 
         self.do(work())
 
-    async def block(self, talk: Talk, content: ContentId, seq: int, start: int, piece: int, offset: int, length: int) -> bool:
+    async def block(
+        self, talk: Talk, content: ContentId, seq: int, start: int, piece: int, offset: int, length: int
+    ) -> bool:
         """The answer to one read; False when it ends the connection."""
         found = self.what(content)
         if found is None:
@@ -397,7 +446,10 @@ class PeerMachine(RuleBasedStateMachine):
             await self.refused(talk, "not_found", seq)
             await self.gone(content)
             return True
-        assert await talk.answer() == ({"ok": True, "body": length, "seq": seq}, found.data[start : start + length])
+        assert await talk.answer() == (
+            {"ok": True, "body": length, "seq": seq},
+            found.data[start : start + length],
+        )
         return True
 
     @WITH_A_TALK
@@ -406,8 +458,22 @@ class PeerMachine(RuleBasedStateMachine):
         name=st.sampled_from(list(FILES)),
         more=st.sampled_from(
             [
-                *({"all": True}, {"none": True}, {"add": [0]}, {"add": [0, 2]}, {"add": []}, {"pieces": b"\x80"}, {"pieces": b"\xa0"}),
-                *({"pieces": b""}, {"pieces": b"\xff"}, {"pieces": b"\0\0"}, {"add": [3]}, {"all": True, "suggest": [2]}),
+                *(
+                    {"all": True},
+                    {"none": True},
+                    {"add": [0]},
+                    {"add": [0, 2]},
+                    {"add": []},
+                    {"pieces": b"\x80"},
+                    {"pieces": b"\xa0"},
+                ),
+                *(
+                    {"pieces": b""},
+                    {"pieces": b"\xff"},
+                    {"pieces": b"\0\0"},
+                    {"add": [3]},
+                    {"all": True, "suggest": [2]},
+                ),
                 *({"pieces": b"\xe0", "add": [1]}, {"suggest": [9]}, {"none": True, "add": [7]}),
             ]
         ),
@@ -442,7 +508,8 @@ class PeerMachine(RuleBasedStateMachine):
         self.do(work())
 
     def suggestions(self, talk: Talk) -> None:
-        """What else was told are suggestions, of pieces that there are, of contents that this link took part in."""
+        """What else was told are suggestions, of pieces that there are, of contents that this link took part
+        in."""
         for message in talk.told:
             assert message.keys() == {"op", "id", "suggest"}, message
             (content,) = (one for one in self.known.values() if one.id == message["id"])
@@ -458,14 +525,18 @@ class PeerMachine(RuleBasedStateMachine):
         seq, content = next(self.seqs), self.content(name)
 
         async def work() -> None:
-            await talk.caller.say({"op": "replicate", "id": content, "name": name, "size": TOO_MUCH, "seq": seq})
+            await talk.caller.say(
+                {"op": "replicate", "id": content, "name": name, "size": TOO_MUCH, "seq": seq}
+            )
             if talk.link is None or not self.accepts:
                 await self.refused(talk, "not_allowed", seq)
             elif self.what(content) is None:
                 await self.refused(talk, "quota", seq)
             else:
                 assert await talk.answer() == ({"ok": True, "state": "accepted", "seq": seq}, b"")
-                if content in self.spoilt:  # which is looked for, and would be fetched anew if there were room
+                if (
+                    content in self.spoilt
+                ):  # which is looked for, and would be fetched anew if there were room
                     await self.refused(talk, "quota", seq)
                     await self.gone(content)
                 else:
@@ -521,7 +592,8 @@ class PeerMachine(RuleBasedStateMachine):
 
         self.do(work())
 
-    # -- what must hold at the end -------------------------------------------------------------------------------------------------
+    # -- what must hold at the end
+    # -------------------------------------------------------------------------------------------------
 
     def teardown(self) -> None:
         try:
@@ -532,7 +604,8 @@ class PeerMachine(RuleBasedStateMachine):
             self.patches.close()
 
     async def all_in_order(self) -> None:
-        """Every connection that the model has open is answered, a fresh one too, the links are those of the model, and nothing is left."""
+        """Every connection that the model has open is answered, a fresh one too, the links are those of the
+        model, and nothing is left."""
         try:
             for talk in self.open:
                 await self.pinged(talk)
@@ -556,7 +629,9 @@ def _fits(have: dict[str, Any], pieces: int) -> bool:
     bits = have.get("pieces")
     if bits is None:
         return True
-    return len(bits) == -(-pieces // 8) and not int.from_bytes(bits, "big") & ((1 << (len(bits) * 8 - pieces)) - 1)
+    return len(bits) == -(-pieces // 8) and not int.from_bytes(bits, "big") & (
+        (1 << (len(bits) * 8 - pieces)) - 1
+    )
 
 
 class AcceptingPeer(PeerMachine):
@@ -568,7 +643,9 @@ class SharingPeer(PeerMachine):
 
 
 @pytest.mark.parametrize("machine", [AcceptingPeer, SharingPeer])
-def test_case_11_a_peer_answers_as_its_model_whatever_is_said_on_any_connection(machine: type[PeerMachine]) -> None:
+def test_case_11_a_peer_answers_as_its_model_whatever_is_said_on_any_connection(
+    machine: type[PeerMachine],
+) -> None:
     before = Snapshot.take()
     run_state_machine_as_test(machine, settings=stateful(40))
     check_back_to(before)

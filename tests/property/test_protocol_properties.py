@@ -1,4 +1,5 @@
-"""Properties of p2p/protocol: whatever bytes come, however cut, they make a message or one `ProtocolError`, and memory is bounded."""
+"""Properties of p2p/protocol: whatever bytes come, however cut, they make a message or one `ProtocolError`,
+and memory is bounded."""
 
 from __future__ import annotations
 
@@ -23,12 +24,12 @@ from p2p.protocol.codec import (
     encode_error,
     encode_request,
 )
-from p2p.protocol.fields import Base64, Bool, Choice, Hex, Int, Kind, ListOf, MapOf, Record, Text, plan_of
-from p2p.protocol.lines import MAX_LINE, LineBuffer
-from p2p.protocol.messages import PEER_OPS, Answer, Ping, Read, ReadAnswer, Request
+from p2p.protocol.framing import MAX_LINE, LineBuffer
+from p2p.protocol.peer_messages import PEER_OPS, Answer, Ping, Read, ReadAnswer, Request
+from p2p.protocol.schema import Base64, Bool, Choice, Hex, Int, Kind, ListOf, MapOf, Record, Text, plan_of
 from p2p.protocol.session import Session
-from tests.conversations import run
-from tests.unit.protocol_samples import ASKED, REQUESTS, answer_of, line, right_object
+from tests.kit.conversations import run
+from tests.kit.protocol_samples import ASKED, REQUESTS, answer_of, line, right_object
 
 OPS = by_op(REQUESTS)
 ID = "ab" * 32
@@ -36,7 +37,11 @@ WORDS = st.text("abcXYZ0189", min_size=1, max_size=16)
 LETTERS = st.characters(blacklist_categories=("Cs", "Cc"))
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=12,
 )
@@ -60,7 +65,9 @@ def values(kind: Kind) -> st.SearchStrategy[Any]:
         case Bool():
             return st.booleans()
         case Text():
-            return st.text(LETTERS, min_size=kind.low, max_size=min(kind.high, 30)).filter(fits(kind)) | st.just("x" * kind.high)
+            return st.text(LETTERS, min_size=kind.low, max_size=min(kind.high, 30)).filter(
+                fits(kind)
+            ) | st.just("x" * kind.high)
         case Hex():
             return st.text("0123456789abcdef", min_size=kind.digits, max_size=kind.digits)
         case Base64():
@@ -86,7 +93,8 @@ def messages(cls: type) -> st.SearchStrategy[Any]:
 SEQS = st.none() | st.integers(0, 2**53 - 1)
 
 
-# -- any bytes decode or raise ProtocolError -----------------------------------------------------------------------------------------------
+# -- any bytes decode or raise ProtocolError
+# -----------------------------------------------------------------------------------------------
 
 
 def decode_as_everything(data: bytes) -> list[object]:
@@ -121,12 +129,18 @@ def test_any_json_decodes_or_raises_a_protocol_error(data: object) -> None:
 
 @examples(200)
 @given(st.data())
-def test_case_6_any_message_with_any_fields_replaced_decodes_or_raises_a_protocol_error(data: st.DataObject) -> None:
+def test_case_6_any_message_with_any_fields_replaced_decodes_or_raises_a_protocol_error(
+    data: st.DataObject,
+) -> None:
     cls = data.draw(st.sampled_from(REQUESTS))
     part = data.draw(st.sampled_from([part for part in (cls, cls.ANSWER) if part is not None]))
     head: dict[str, object] = {"op": cls.OP} if part is cls else {"ok": data.draw(st.booleans())}
     plain = {**head, **right_object(part), "seq": 1}
-    plain.update(data.draw(st.dictionaries(st.sampled_from([*plain, "body", "error", "message", "x"]), JSON, max_size=3)))
+    plain.update(
+        data.draw(
+            st.dictionaries(st.sampled_from([*plain, "body", "error", "message", "x"]), JSON, max_size=3)
+        )
+    )
     decode_as_everything(line(plain))
 
 
@@ -134,12 +148,15 @@ def test_case_6_any_message_with_any_fields_replaced_decodes_or_raises_a_protoco
 @given(st.data())
 def test_a_good_line_with_some_bytes_changed_decodes_or_raises_a_protocol_error(data: st.DataObject) -> None:
     good = bytearray(line({"op": "announce", **right_object(OPS["announce"])}))
-    for at, byte in data.draw(st.lists(st.tuples(st.integers(0, len(good) - 1), st.integers(0, 255)), min_size=1, max_size=4)):
+    for at, byte in data.draw(
+        st.lists(st.tuples(st.integers(0, len(good) - 1), st.integers(0, 255)), min_size=1, max_size=4)
+    ):
         good[at] = byte
     decode_as_everything(bytes(good))
 
 
-# -- decode undoes encode ----------------------------------------------------------------------------------------------------------------
+# -- decode undoes encode
+# ----------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("cls", REQUESTS, ids=lambda cls: cls.OP)
@@ -169,7 +186,9 @@ def test_an_answer_that_is_written_is_read_as_it_was(cls: type[Request]) -> None
 
 @examples()
 @given(st.sampled_from(sorted(WIRE_CODES)), st.text(), SEQS)
-def test_an_error_that_is_written_is_read_with_its_code_and_stays_small_and_clean(code: str, text: str, seq: int | None) -> None:
+def test_an_error_that_is_written_is_read_with_its_code_and_stays_small_and_clean(
+    code: str, text: str, seq: int | None
+) -> None:
     for error in (Refused(code, text * 50), ProtocolError(code, text)):
         sent = encode_error(error, seq)
         assert len(sent) < 1024
@@ -187,7 +206,9 @@ def test_base64_is_what_the_standard_says(data: bytes) -> None:
     assert kind.check(kind.plain(data), "pieces") == data
 
 
-# -- any cut of the stream -----------------------------------------------------------------------------------------------------------------
+# -- any cut of the stream
+# -----------------------------------------------------------------------------------------------------------------
+
 
 def asking() -> Session:
     """A peer that has asked for seven blocks and one sign of life."""
@@ -221,7 +242,9 @@ STREAMS = st.lists(GOOD_LINES | BODIES | st.binary(max_size=20), max_size=12).ma
 @given(STREAMS, st.data(), st.booleans())
 def test_any_cut_of_a_stream_gives_the_same_events(stream: bytes, data: st.DataObject, ends: bool) -> None:
     cuts = sorted(data.draw(st.sets(st.integers(1, max(1, len(stream) - 1)), max_size=10)))
-    parts = [part for start, stop in itertools.pairwise([0, *cuts, len(stream)]) if (part := stream[start:stop])]
+    parts = [
+        part for start, stop in itertools.pairwise([0, *cuts, len(stream)]) if (part := stream[start:stop])
+    ]
     end = [b""] if ends else []
     whole = run(asking(), [stream, *end] if stream else end)
     assert run(asking(), [*parts, *end]) == whole
@@ -235,7 +258,9 @@ LONG_LINES = st.tuples(st.integers(1, 2 * MAX_LINE), st.sampled_from([b"", b"\n"
 
 @examples(60)
 @given(st.lists(LONG_LINES, min_size=1, max_size=6), st.integers(1000, MAX_LINE))
-def test_case_1_long_lines_are_told_alike_however_they_are_cut_and_memory_is_bounded(lengths: list[tuple[int, bytes]], step: int) -> None:
+def test_case_1_long_lines_are_told_alike_however_they_are_cut_and_memory_is_bounded(
+    lengths: list[tuple[int, bytes]], step: int
+) -> None:
     stream = b"".join(b'{"op":"ping","x":"' + b"x" * length + b'"' + end for length, end in lengths)
     whole = run(Session(OPS), [stream])
     assert run(Session(OPS), [stream[at : at + step] for at in range(0, len(stream), step)]) == whole
@@ -261,7 +286,9 @@ def test_a_line_buffer_gives_what_splitting_at_newlines_gives(parts: list[bytes]
 
 @examples()
 @given(st.binary(max_size=300), st.lists(st.tuples(st.booleans(), st.integers(0, 50)), max_size=20))
-def test_lines_and_bodies_taken_in_any_order_lose_and_double_nothing(data: bytes, takes: list[tuple[bool, int]]) -> None:
+def test_lines_and_bodies_taken_in_any_order_lose_and_double_nothing(
+    data: bytes, takes: list[tuple[bool, int]]
+) -> None:
     buffer = LineBuffer()
     out = b""
     for at, (as_line, count) in enumerate(takes):

@@ -1,7 +1,9 @@
-"""Properties of p2p/swarm: whatever swarm meets whatever conduct, who is honest ends with all that honest peers have.
+"""Properties of p2p/swarm: whatever swarm meets whatever conduct, who is honest ends with all that honest
+peers have.
 
-`swarm_node` itself checks after every piece of news that nobody is asked for what it lacks, that no more is under way than window and
-memory allow, that wake-ups lie ahead and lead somewhere, and that what comes late changes nothing. A failure names its seed.
+`swarm_node` itself checks after every piece of news that nobody is asked for what it lacks, that no more is
+under way than window and memory allow, that wake-ups lie ahead and lead somewhere, and that what comes late
+changes nothing. A failure names its seed.
 """
 
 from __future__ import annotations
@@ -15,14 +17,26 @@ from hypothesis import strategies as st
 from p2p.content.geometry import Geometry
 from p2p.model import KIB, MIB
 from p2p.swarm.events import Failure
+from p2p.swarm.peer_stats import Policy
 from p2p.swarm.picker import numbers
-from p2p.swarm.sources import Policy
-from tests.effort import statistics
-from tests.unit.swarm_node import Node, Spec
-from tests.unit.swarm_world import World
+from tests.kit.effort import statistics
+from tests.kit.swarm_node import Node, Spec
+from tests.kit.swarm_world import World
 
 RATES = (400_000.0, 2_500_000.0, 12_500_000.0)
-CONDUCTS = ("stalls", "stalls at once", "corrupts", "corrupts some", "lacks", "busy", "broken", "breaks some", "lies", "babbles", "leaves")
+CONDUCTS = (
+    "stalls",
+    "stalls at once",
+    "corrupts",
+    "corrupts some",
+    "lacks",
+    "busy",
+    "broken",
+    "breaks some",
+    "lies",
+    "babbles",
+    "leaves",
+)
 SMALL = st.integers(1, 24).map(lambda n: Geometry(n * 64 * KIB - 1234, 64 * KIB))
 MIDDLE = st.integers(1, 6).map(lambda n: Geometry(n * 2 * MIB - 1234, 2 * MIB))
 LARGE = st.integers(1, 2).map(lambda n: Geometry(n * 16 * MIB - 5 * MIB - 1, 16 * MIB))
@@ -50,7 +64,8 @@ def conduct(spec: Spec, kind: str, rng: Random, n: int) -> Spec:
 
 @st.composite
 def swarms(draw: st.DrawFn, geometry: Geometry, *, hostile: bool, whole: bool) -> World:
-    """Some who serve, some who fetch, and where `hostile`, some of bad conduct; the honest together have all if `whole`."""
+    """Some who serve, some who fetch, and where `hostile`, some of bad conduct; the honest together have all
+    if `whole`."""
     seed = draw(st.integers(0, 2**32))
     rng, n = Random(seed), geometry.pieces
     servers, fetchers = draw(st.integers(1, 3)), draw(st.integers(1, 4))
@@ -58,13 +73,27 @@ def swarms(draw: st.DrawFn, geometry: Geometry, *, hostile: bool, whole: bool) -
     held = [rng.getrandbits(n) for _ in range(servers)]
     lost = 0 if whole else 1 << rng.randrange(n) | rng.getrandbits(n)
     held[0] |= (1 << n) - 1 if whole else 0
-    specs = [Spec(f"server{i}", bits & ~lost, False, rng.choice(RATES), rng.choice(RATES)) for i, bits in enumerate(held)]
+    specs = [
+        Spec(f"server{i}", bits & ~lost, False, rng.choice(RATES), rng.choice(RATES))
+        for i, bits in enumerate(held)
+    ]
     for i in range(fetchers):
         has = rng.getrandbits(n) & rng.getrandbits(n) & ~lost
-        specs.append(Spec(f"fetcher{i}", has, True, rng.choice(RATES), rng.choice(RATES), joins=rng.choice((0.0, rng.uniform(0, 2)))))
+        specs.append(
+            Spec(
+                f"fetcher{i}",
+                has,
+                True,
+                rng.choice(RATES),
+                rng.choice(RATES),
+                joins=rng.choice((0.0, rng.uniform(0, 2))),
+            )
+        )
     for i, kind in enumerate(kinds):
         bits = rng.choice(((1 << n) - 1, rng.getrandbits(n)))
-        specs.append(conduct(Spec(f"bad{i} {kind}", bits, False, rng.choice(RATES), rng.choice(RATES)), kind, rng, n))
+        specs.append(
+            conduct(Spec(f"bad{i} {kind}", bits, False, rng.choice(RATES), rng.choice(RATES)), kind, rng, n)
+        )
     delay = draw(st.sampled_from((0.0005, 0.005, 0.05)))
     return World(geometry, specs, seed, delay=delay, chunk=geometry.block_length // 4)
 
@@ -76,7 +105,9 @@ def honest_fetchers(world: World) -> list[Node]:
 def check_nobody_honest_is_banned(world: World) -> None:
     for node in world.nodes.values():
         for peer in node.banned:
-            world.must(bool(world.nodes[peer].spec.corrupts), f"{node.id} bans {peer}, which sent nothing wrong")
+            world.must(
+                bool(world.nodes[peer].spec.corrupts), f"{node.id} bans {peer}, which sent nothing wrong"
+            )
 
 
 def check_all_finish(world: World) -> None:
@@ -124,7 +155,11 @@ def test_where_something_is_missing_and_peers_are_bad_every_download_still_ends(
 @settings(max_examples=15, deadline=None)
 def test_a_peer_with_memory_for_few_blocks_still_finishes(seed: int, memory: int) -> None:
     geometry = Geometry(5 * 2 * MIB, 2 * MIB)
-    specs = [Spec("origin", 31, False), Spec("bad", 31, False, stalls_after=2), *(Spec(f"fetcher{i}") for i in range(3))]
+    specs = [
+        Spec("origin", 31, False),
+        Spec("bad", 31, False, stalls_after=2),
+        *(Spec(f"fetcher{i}") for i in range(3)),
+    ]
     check_all_finish(World(geometry, specs, seed, policy=Policy(memory=memory * MIB), chunk=MIB // 4))
 
 

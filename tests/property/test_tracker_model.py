@@ -1,4 +1,5 @@
-"""The tracker against a model made of plain dicts: announce, ask, place, log in and out, expire, disconnect, restart, in any order."""
+"""The tracker against a model made of plain dicts: announce, ask, place, log in and out, expire, disconnect,
+restart, in any order."""
 
 from __future__ import annotations
 
@@ -11,11 +12,19 @@ from typing import ClassVar
 
 import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
 
 from p2p.errors import Refused
 from p2p.model import ContentId, PeerId
-from p2p.protocol.messages import Answer, Hello, HelloAnswer, Request
+from p2p.protocol.peer_messages import Answer, Hello, HelloAnswer, Request
 from p2p.protocol.tracker_messages import (
     Announce,
     AnnounceAnswer,
@@ -40,9 +49,9 @@ from p2p.protocol.tracker_messages import (
 )
 from p2p.tracker.service import Asker, TrackerService, _digest
 from p2p.tracker.store.base import TrackerStore, fold
-from p2p.tracker.store.memory import MemoryStore
-from p2p.tracker.store.sqlite import SqliteStore
-from tests.effort import stateful
+from p2p.tracker.store.directory import MemoryStore
+from p2p.tracker.store.journal import SqliteStore
+from tests.kit.effort import stateful
 
 TTL = 30
 HOST = "127.0.0.1"
@@ -87,7 +96,9 @@ class TrackerMachine(RuleBasedStateMachine):
         return SqliteStore(Path(self.folder.name) / "tracker.db", self.now) if self.durable else MemoryStore()
 
     def serve(self) -> TrackerService:
-        return TrackerService(self.store, random.Random(1), lambda: next(self.tokens), ttl=TTL, started=self.now)
+        return TrackerService(
+            self.store, random.Random(1), lambda: next(self.tokens), ttl=TTL, started=self.now
+        )
 
     def teardown(self) -> None:
         self.store.close()
@@ -175,7 +186,9 @@ class TrackerMachine(RuleBasedStateMachine):
             assert answer == "login_needed"
             return
         mine = [peer_id for peer_id, peer in self.peers.items() if peer.secret == secret]
-        assert answer == LogoutAnswer(peers=len(mine), contents=sum([self.forget_peer(peer_id) for peer_id in mine]))
+        assert answer == LogoutAnswer(
+            peers=len(mine), contents=sum([self.forget_peer(peer_id) for peer_id in mine])
+        )
         del self.users[secret]
 
     @rule(
@@ -183,10 +196,16 @@ class TrackerMachine(RuleBasedStateMachine):
         peer_id=st.sampled_from(PEERS),
         name=st.sampled_from(["one", "two"]),
         room=st.sampled_from([0, SIZE, 100]),
-        shares=st.lists(st.tuples(st.sampled_from(IDS), st.sampled_from(NAMES), st.sampled_from([0, 3, SIZE])), max_size=4),
+        shares=st.lists(
+            st.tuples(st.sampled_from(IDS), st.sampled_from(NAMES), st.sampled_from([0, 3, SIZE])), max_size=4
+        ),
     )
-    def register(self, connection: int, peer_id: PeerId, name: str, room: int, shares: list[tuple[ContentId, str, int]]) -> None:
-        contents = tuple(Share(id=content_id, name=title, size=SIZE, have=have) for content_id, title, have in shares)
+    def register(
+        self, connection: int, peer_id: PeerId, name: str, room: int, shares: list[tuple[ContentId, str, int]]
+    ) -> None:
+        contents = tuple(
+            Share(id=content_id, name=title, size=SIZE, have=have) for content_id, title, have in shares
+        )
         request = Announce(peer=peer_id, name=name, listen={"tcp": 7000}, room=room, contents=contents)
         secret = self.session_of(connection)
         self.let_leases_end()
@@ -209,7 +228,9 @@ class TrackerMachine(RuleBasedStateMachine):
             peer.has[content_id] = (title, have)
         assert answer == AnnounceAnswer(ttl=TTL, known=len(peer.has))
 
-    @rule(connection=connections, peer_id=st.sampled_from(PEERS), ids=st.lists(st.sampled_from(IDS), max_size=3))
+    @rule(
+        connection=connections, peer_id=st.sampled_from(PEERS), ids=st.lists(st.sampled_from(IDS), max_size=3)
+    )
     def withdraw(self, connection: int, peer_id: PeerId, ids: list[ContentId]) -> None:
         secret = self.session_of(connection)
         self.let_leases_end()
@@ -248,7 +269,8 @@ class TrackerMachine(RuleBasedStateMachine):
 
     @rule()
     def restart(self) -> None:
-        """What was committed is there again; all leases and connections begin anew. A store in memory just goes on."""
+        """What was committed is there again; all leases and connections begin anew. A store in memory just
+        goes on."""
         if not self.durable:
             return
         self.let_leases_end()
@@ -271,7 +293,9 @@ class TrackerMachine(RuleBasedStateMachine):
         self.let_leases_end()
         words = text.casefold().split()
         answer = self.service.handle(Search(text=text), Asker(HOST, HOST), self.now)
-        expected = {cid for cid in self.known() if all(word in self.name_of(cid).casefold() for word in words)}
+        expected = {
+            cid for cid in self.known() if all(word in self.name_of(cid).casefold() for word in words)
+        }
         assert isinstance(answer, HitsAnswer)
         assert {hit.id for hit in answer.hits} == expected
         assert answer.total == len(expected)
@@ -297,10 +321,14 @@ class TrackerMachine(RuleBasedStateMachine):
         """Those with room that lack the content, whoever was placed at longest ago first."""
         self.let_leases_end()
         answer = self.service.handle(
-            Place(id=content_id, size=size, copies=copies, exclude=tuple(exclude)), Asker(HOST, HOST, self.a_session()), self.now
+            Place(id=content_id, size=size, copies=copies, exclude=tuple(exclude)),
+            Asker(HOST, HOST, self.a_session()),
+            self.now,
         )
         assert isinstance(answer, PlaceAnswer)
-        lack = [peer for peer in self.accepting if content_id not in self.peers[peer].has and peer not in exclude]
+        lack = [
+            peer for peer in self.accepting if content_id not in self.peers[peer].has and peer not in exclude
+        ]
         chosen = [peer for peer in lack if self.peers[peer].room >= size][:copies]
         if self.a_session() is None:
             chosen = chosen[: len(answer.targets)] if answer.targets else chosen
@@ -316,7 +344,9 @@ class TrackerMachine(RuleBasedStateMachine):
     @rule(connection=connections, content_id=st.sampled_from(IDS))
     def lookup(self, connection: int, content_id: ContentId) -> None:
         self.let_leases_end()
-        holders = {peer_id: self.peers[peer_id].has[content_id][1] for peer_id in self.order.get(content_id, [])}
+        holders = {
+            peer_id: self.peers[peer_id].has[content_id][1] for peer_id in self.order.get(content_id, [])
+        }
         answer = self.ask(connection, Lookup(id=content_id))
         if not holders:
             assert answer == "not_found"
@@ -324,7 +354,11 @@ class TrackerMachine(RuleBasedStateMachine):
         assert isinstance(answer, LookupAnswer)
         assert {source.peer: source.have for source in answer.sources} == holders
         seeds = sum(have == SIZE for have in holders.values())
-        assert (answer.content.name, answer.content.seeds, answer.content.peers) == (self.name_of(content_id), seeds, len(holders))
+        assert (answer.content.name, answer.content.seeds, answer.content.peers) == (
+            self.name_of(content_id),
+            seeds,
+            len(holders),
+        )
 
     @invariant()
     def the_figures_and_the_peers_agree(self) -> None:
@@ -356,5 +390,7 @@ class SqliteMachine(TrackerMachine):
 
 
 @pytest.mark.parametrize(("machine", "sequences"), [(MemoryMachine, 60), (SqliteMachine, 40)])
-def test_case_11_a_tracker_over_each_store_answers_as_its_model(machine: type[TrackerMachine], sequences: int) -> None:
+def test_case_11_a_tracker_over_each_store_answers_as_its_model(
+    machine: type[TrackerMachine], sequences: int
+) -> None:
     run_state_machine_as_test(machine, settings=stateful(sequences))

@@ -1,6 +1,8 @@
-"""The simulator: one seed one story, and in every story each live download ends with all, whatever the others do.
+"""The simulator: one seed one story, and in every story each live download ends with all, whatever the others
+do.
 
-`p2p/sim` itself raises `SimulationFault` when a peer is asked for what it lacks, or something is left of what is over.
+`p2p/sim` itself raises `SimulationFault` when a peer is asked for what it lacks, or something is left of what
+is over.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from p2p.sim.peer import Plan
 from p2p.sim.report import figures, ratio, svg
 from p2p.sim.scenarios import SCENARIOS, Setup, make
 from p2p.sim.world import Conditions, SimulationFault, World
-from tests.effort import statistics, times
+from tests.kit.effort import statistics, times
 
 RATE = 2_500_000.0
 SMALL = Setup(peers=12, pieces=96, piece_length=64 * KIB, rate=RATE, delay=0.001, degree=40, seed=7)
@@ -78,7 +80,9 @@ def test_a_crowd_spreads_the_content_and_does_not_stand_in_line_at_the_origin() 
 def test_a_download_from_nobody_gives_up_and_names_what_is_missing() -> None:
     geometry = Geometry(4 * 64 * KIB, 64 * KIB)
     origin = Plan("origin", RATE, RATE, seed=True, leaves=0.001)
-    world = World(Conditions(geometry, 1.0, patience=2000.0), [origin, Plan("late", RATE, RATE, joins=1.0)], 1)
+    world = World(
+        Conditions(geometry, 1.0, patience=2000.0), [origin, Plan("late", RATE, RATE, joins=1.0)], 1
+    )
     world.run()
     assert world.peers[1].gave_up == (0, 1, 2, 3)
     assert figures(world).completed == 0
@@ -97,13 +101,17 @@ def worlds(draw: st.DrawFn) -> World:
     seed = draw(st.integers(0, 2**32))
     rng = Random(seed)
     length = draw(st.sampled_from((64 * KIB, 256 * KIB, 4096 * KIB)))
-    geometry = Geometry(draw(st.integers(1, 40 if length < 1024 * KIB else 6)) * length - rng.randrange(length // 2), length)
+    geometry = Geometry(
+        draw(st.integers(1, 40 if length < 1024 * KIB else 6)) * length - rng.randrange(length // 2), length
+    )
     ideal = geometry.size / RATE
     plans = [Plan("origin", RATE, RATE, seed=True)]
     for number in range(draw(st.integers(1, 14))):
         rate = rng.choice((RATE, RATE, RATE / 4))
         plan = Plan(f"peer{number}", rate, rate, joins=rng.choice((0.0, rng.uniform(0, ideal))))
-        kind = draw(st.sampled_from(("plain", "plain", "plain", "killed", "corrupts", "stalls", "rides", "leaves")))
+        kind = draw(
+            st.sampled_from(("plain", "plain", "plain", "killed", "corrupts", "stalls", "rides", "leaves"))
+        )
         changes: dict[str, object] = {
             "killed": {"leaves": plan.joins + rng.uniform(0, 2 * ideal)},
             "corrupts": {"corrupts": rng.choice((0.1, 1.0))},
@@ -113,7 +121,9 @@ def worlds(draw: st.DrawFn) -> World:
         }
         plans.append(replace(plan, **changes.get(kind, {})))  # type: ignore[arg-type]
     delay = draw(st.sampled_from((0.0005, 0.01, 0.1)))
-    conditions = Conditions(geometry, max(ideal, 1.0), delay=delay, degree=draw(st.integers(2, 20)), patience=1000.0)
+    conditions = Conditions(
+        geometry, max(ideal, 1.0), delay=delay, degree=draw(st.integers(2, 20)), patience=1000.0
+    )
     return World(conditions, plans, seed)
 
 
@@ -124,15 +134,21 @@ def test_case_59_in_random_swarms_every_live_download_completes(world: World) ->
     for peer in world.peers[1:]:
         alive = peer.plan.leaves is None or peer.plan.leaves > world.clock.now
         world.must(peer.finished or not alive, f"{peer.plan.name} completes")
-        world.must(not peer.banned or all(world.peers[0].key != key for key in peer.banned), "the origin is banned by nobody")
+        world.must(
+            not peer.banned or all(world.peers[0].key != key for key in peer.banned),
+            "the origin is banned by nobody",
+        )
 
 
 @given(world=worlds())
 @statistics(200)
-def test_case_59_in_random_swarms_the_origin_sends_no_more_than_each_receiver_would_take(world: World) -> None:
+def test_case_59_in_random_swarms_the_origin_sends_no_more_than_each_receiver_would_take(
+    world: World,
+) -> None:
     world.run()
     receivers = world.peers[1:]
-    # What goes twice at the tail, or was altered on its way through others, is little; but a content of very few pieces is all tail.
+    # What goes twice at the tail, or was altered on its way through others, is little; but a content of very
+    # few pieces is all tail.
     copies = len(receivers) * (world.policy.duplicates if world.geometry.pieces <= 4 else 1) + 2.0
     world.must(world.copies() <= copies, f"{world.copies():.2f} origin copies for {len(receivers)} receivers")
 
@@ -145,7 +161,9 @@ def test_the_command_prints_a_table_and_draws(tmp_path: Path, capsys: pytest.Cap
     assert "origin copies" in picture.read_text()
 
 
-def test_the_command_prints_samples_peers_and_figures_as_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_samples_peers_and_figures_as_json_lines(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert simulate.main(["--json", "--peers", "4", "--pieces", "32"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert {row["event"] for row in rows} == {"sample", "peer", "done"}
@@ -161,9 +179,16 @@ def test_the_command_lists_its_scenarios(capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.mark.parametrize(
     ("argv", "word"),
-    [(["nothing"], "scenario"), (["--peers", "0"], "--peers"), (["--piece", "65K"], "--piece"), (["--rate", "x"], "--rate")],
+    [
+        (["nothing"], "scenario"),
+        (["--peers", "0"], "--peers"),
+        (["--piece", "65K"], "--piece"),
+        (["--rate", "x"], "--rate"),
+    ],
 )
-def test_the_command_refuses_nonsense_and_names_it(argv: list[str], word: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_refuses_nonsense_and_names_it(
+    argv: list[str], word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert simulate.main(argv) == 2
     assert word in capsys.readouterr().err
 

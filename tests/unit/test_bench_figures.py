@@ -1,4 +1,5 @@
-"""How benchmarks are judged: ratios within a round, their median, bounds on both sides; and how a page and a plot tell it."""
+"""How benchmarks are judged: ratios within a round, their median, bounds on both sides; and how a page and a
+plot tell it."""
 
 from __future__ import annotations
 
@@ -68,14 +69,18 @@ def test_a_latency_of_which_there_is_no_sample_keeps_no_bound() -> None:
 
 def test_the_plot_is_xml_with_a_bar_for_each_contender() -> None:
     root = ET.fromstring(svg(FIGURE))
-    widths = [float(str(one.get("width"))) for one in root.iter("{http://www.w3.org/2000/svg}rect") if one.get("x")]
+    widths = [
+        float(str(one.get("width"))) for one in root.iter("{http://www.w3.org/2000/svg}rect") if one.get("x")
+    ]
     assert widths == [pytest.approx(420 * 3 / 4), pytest.approx(420 * 2 / 4)]
     assert FIGURE.title in "".join(root.itertext())
 
 
 def test_the_page_is_made_from_the_results_beside_it(tmp_path: Path) -> None:
     (tmp_path / "startup.json").write_text(json.dumps({"machine": "2 cores", "figures": [FIGURE.to_json()]}))
-    text = "# P\n\n<!-- yardsticks -->\n<!-- end -->\n\n<!-- figures: startup -->\nold\n<!-- end -->\n\nwords\n"
+    text = (
+        "# P\n\n<!-- yardsticks -->\n<!-- end -->\n\n<!-- figures: startup -->\nold\n<!-- end -->\n\nwords\n"
+    )
     made = page.current(text, tmp_path)
     assert "old" not in made
     assert "| 1 MiB, <one> sender | curl | 1.00 (0.50-2.00) | must be at most 2, aim 1.3: met |" in made
@@ -94,8 +99,13 @@ def test_the_page_tells_of_every_benchmark_and_shows_plots_that_are_there() -> N
         assert (page.PAGE.parent / plot).is_file(), plot
 
 
-def test_a_missing_comparator_is_named_with_the_package_that_holds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_comparator_is_named_with_the_package_that_holds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tools, "_PLACES", str(tmp_path))
     with pytest.raises(tools.Missing, match=r"^wrk is missing: apt-get install wrk$"):
         tools.program("wrk")
-    assert any(line.startswith("b2sum") and line.endswith("-- b2sum is missing: apt-get install coreutils") for line in tools.survey())
+    assert any(
+        line.startswith("b2sum") and line.endswith("-- b2sum is missing: apt-get install coreutils")
+        for line in tools.survey()
+    )

@@ -16,9 +16,18 @@ from pathlib import Path
 import pytest
 
 from p2p.cli.common import Job, Parser, Program, add_version, finished, run
+from p2p.cli.config import PeerConfig
 from p2p.cli.entry import stop_signals
-from p2p.config import PeerConfig
-from p2p.errors import DiskError, EnjambreError, IntegrityError, NotFound, Refused, TransportUnavailable, Unreachable, UsageError
+from p2p.errors import (
+    DiskError,
+    EnjambreError,
+    IntegrityError,
+    NotFound,
+    Refused,
+    TransportUnavailable,
+    Unreachable,
+    UsageError,
+)
 from p2p.peer.reports import Progress
 
 Work = Callable[[Job[PeerConfig]], Awaitable[int]]
@@ -77,10 +86,14 @@ def test_each_error_has_its_exit_code_its_event_and_its_line(
     assert printed.err == "peer: error: x\n"
 
 
-def test_an_unexpected_exception_is_one_line_and_a_traceback_only_with_verbose(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unexpected_exception_is_one_line_and_a_traceback_only_with_verbose(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert run_with(failing(ZeroDivisionError("so\nbad\x1b"))) == 1
     err = capsys.readouterr().err
-    assert err == "peer: error: internal error: ZeroDivisionError: so bad\\x1b (run with -v for the traceback)\n"
+    assert (
+        err == "peer: error: internal error: ZeroDivisionError: so bad\\x1b (run with -v for the traceback)\n"
+    )
     assert run_with(failing(ZeroDivisionError("so bad")), "-v") == 1
     assert "test_cli_common.py" in capsys.readouterr().err
 
@@ -94,7 +107,9 @@ def test_a_wrong_command_line_is_one_line_that_says_where_to_read(capsys: pytest
 
 
 @pytest.mark.parametrize("argv", [("--json", "--nonsense"), ("--json", "--tracker", "a:b:c")])
-def test_a_wrong_command_line_is_an_event_too_with_json(argv: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_command_line_is_an_event_too_with_json(
+    argv: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run_with(fine, *argv) == 2
     assert json.loads(capsys.readouterr().out)["code"] == "usage"
 
@@ -125,7 +140,9 @@ def test_a_ctrl_c_before_the_signals_are_ours_is_quiet(capsys: pytest.CaptureFix
 
 
 @pytest.mark.parametrize("words", ["bytes", "list"])
-def test_what_a_task_in_the_background_does_wrong_is_said_in_one_line(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_a_task_in_the_background_does_wrong_is_said_in_one_line(
+    words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     async def work(_: Job[PeerConfig]) -> int:
         async def lost() -> None:
             raise ValueError(words)
@@ -144,7 +161,9 @@ def test_what_a_task_in_the_background_does_wrong_is_said_in_one_line(words: str
     assert f"ValueError: {words}" in err
 
 
-def test_a_reader_that_left_ends_the_command_quietly(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_reader_that_left_ends_the_command_quietly(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     class Gone(io.StringIO):
         def write(self, text: str) -> int:
             raise BrokenPipeError(32, "Broken pipe")
@@ -159,7 +178,9 @@ def test_a_reader_that_left_ends_the_command_quietly(monkeypatch: pytest.MonkeyP
     assert capsys.readouterr().err == ""
 
 
-def test_what_must_be_done_at_the_end_is_done_though_the_reader_leaves_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_must_be_done_at_the_end_is_done_though_the_reader_leaves_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     class Gone(io.StringIO):
         def write(self, text: str) -> int:
             raise BrokenPipeError(32, "Broken pipe")
@@ -245,7 +266,9 @@ def test_case_62_a_reader_that_left_ends_a_command_also_when_no_thread_can_be_st
     assert capsys.readouterr().err == ""
 
 
-def test_an_output_that_cannot_be_kept_is_a_disk_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_output_that_cannot_be_kept_is_a_disk_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     class Full(io.StringIO):
         def write(self, text: str) -> int:
             raise OSError(28, "No space left on device")
@@ -272,7 +295,9 @@ def test_a_trace_goes_to_its_file_line_by_line(tmp_path: Path) -> None:
     assert run_with(work, "--trace", str(target)) == 0
 
 
-def test_a_trace_that_cannot_be_written_is_a_disk_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_trace_that_cannot_be_written_is_a_disk_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run_with(fine, "--trace", str(tmp_path / "no" / "trace")) == 7
     assert "trace" in capsys.readouterr().err
 

@@ -43,7 +43,9 @@ class Clock:
         return self.now
 
 
-def console(out: io.StringIO, err: io.StringIO, clock: Callable[[], float] = lambda: 0.0, **options: Any) -> Console:
+def console(
+    out: io.StringIO, err: io.StringIO, clock: Callable[[], float] = lambda: 0.0, **options: Any
+) -> Console:
     environ = options.pop("environ", {})
     return Console("peer", environ=environ, clock=clock, out=out, err=err, **options)
 
@@ -57,7 +59,11 @@ def test_with_json_nothing_but_events_is_on_standard_output() -> None:
     one.warning("careful")
     one.error(NotFound("nobody has it"))
     assert [json.loads(line)["event"] for line in out.getvalue().splitlines()] == ["done", "warning", "error"]
-    assert json.loads(out.getvalue().splitlines()[-1]) == {"event": "error", "code": "not_found", "message": "nobody has it"}
+    assert json.loads(out.getvalue().splitlines()[-1]) == {
+        "event": "error",
+        "code": "not_found",
+        "message": "nobody has it",
+    }
     assert err.getvalue() == "peer: warning: careful\npeer: error: nobody has it\n"
 
 
@@ -82,7 +88,9 @@ def test_case_42_no_control_character_reaches_a_stream(json_output: bool) -> Non
     one.show(lambda _: HOSTILE)
     for stream in (out, err):
         assert not CONTROLS.search(stream.getvalue().replace("\r", ""))
-    assert all("\x0d" not in line.rstrip("\r") or line.startswith("\r") for line in err.getvalue().split("\n"))
+    assert all(
+        "\x0d" not in line.rstrip("\r") or line.startswith("\r") for line in err.getvalue().split("\n")
+    )
 
 
 def test_an_error_is_always_one_line() -> None:
@@ -92,7 +100,11 @@ def test_an_error_is_always_one_line() -> None:
 
 
 def test_progress_is_only_for_a_terminal_and_not_with_quiet() -> None:
-    for err, quiet, shown in ((io.StringIO(), False, False), (Screen(), True, False), (Screen(), False, True)):
+    for err, quiet, shown in (
+        (io.StringIO(), False, False),
+        (Screen(), True, False),
+        (Screen(), False, True),
+    ):
         one = console(io.StringIO(), err, quiet=quiet)
         one.progress(Progress("hashing", 1, 2, 1.0, 0))
         assert ("hashing" in err.getvalue()) is shown
@@ -142,7 +154,8 @@ def test_a_shorter_live_line_covers_the_longer_one_before_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("environ", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False), ({"NO_COLOR": ""}, True)]
+    ("environ", "coloured"),
+    [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False), ({"NO_COLOR": ""}, True)],
 )
 def test_no_color_is_obeyed(environ: dict[str, str], coloured: bool) -> None:
     err = Screen()

@@ -13,17 +13,22 @@ import pytest
 
 from p2p.cli.children import Child, ChildFailed, command, stop_all
 from p2p.cli.common import Job
+from p2p.cli.config import DemoConfig
 from p2p.cli.console import Console
 from p2p.cli.demo_report import Fetched, Outcome, receiver_event, report, result_event
 from p2p.cli.demo_run import Demo, generate, identical
-from p2p.config import DemoConfig
 
 
 def outcome(receivers: int, size: int = 1 << 20, *, same: bool = True) -> Outcome:
     names = [f"peer-{number}" for number in range(1, receivers + 1)]
     each = size // receivers
     rows = tuple(
-        Fetched(name, 1.25, {"origin": each, **{other: each for other in names if other != name}}, same or name != "peer-1")
+        Fetched(
+            name,
+            1.25,
+            {"origin": each, **{other: each for other in names if other != name}},
+            same or name != "peer-1",
+        )
         for name in names
     )
     return Outcome("origin", size, rows)
@@ -105,7 +110,9 @@ def child(code: str) -> list[str]:
 
 def test_a_child_that_ends_too_early_is_quoted() -> None:
     async def case() -> None:
-        one = await Child.start("peer-1", child("import sys; print('why\\x1b', file=sys.stderr); sys.exit(7)"), os.environ)
+        one = await Child.start(
+            "peer-1", child("import sys; print('why\\x1b', file=sys.stderr); sys.exit(7)"), os.environ
+        )
         try:
             with pytest.raises(ChildFailed, match=r"peer-1 ended with exit code 7; it said: why\\x1b"):
                 await one.next("done", 10.0)
@@ -117,9 +124,15 @@ def test_a_child_that_ends_too_early_is_quoted() -> None:
 
 def test_of_a_child_that_told_its_error_nothing_else_is_quoted() -> None:
     async def case() -> None:
-        one = await Child.start("origin", child("import sys; print('a warning\\npeer: error: full\\n', file=sys.stderr)"), os.environ)
+        one = await Child.start(
+            "origin",
+            child("import sys; print('a warning\\npeer: error: full\\n', file=sys.stderr)"),
+            os.environ,
+        )
         try:
-            with pytest.raises(ChildFailed, match=r"origin ended with exit code 0; it said: peer: error: full$"):
+            with pytest.raises(
+                ChildFailed, match=r"origin ended with exit code 0; it said: peer: error: full$"
+            ):
                 await one.next("shared", 10.0)
         finally:
             await stop_all([one])
@@ -129,7 +142,9 @@ def test_of_a_child_that_told_its_error_nothing_else_is_quoted() -> None:
 
 def test_a_child_that_ends_while_nobody_waits_for_its_events_is_quoted_too() -> None:
     async def case() -> None:
-        one = await Child.start("origin", child("import sys; print('the last line', file=sys.stderr); sys.exit(7)"), os.environ)
+        one = await Child.start(
+            "origin", child("import sys; print('the last line', file=sys.stderr); sys.exit(7)"), os.environ
+        )
         try:
             with pytest.raises(ChildFailed, match=r"origin ended with exit code 7; it said: the last line"):
                 await one.ended()
@@ -140,12 +155,17 @@ def test_a_child_that_ends_while_nobody_waits_for_its_events_is_quoted_too() -> 
 
 
 @pytest.mark.parametrize(("peers", "columns"), [(2, 20), (5, 39), (64, 39), (64, 60), (64, 200)])
-def test_the_live_line_fits_the_terminal_and_keeps_percent_and_rate(tmp_path: Path, peers: int, columns: int) -> None:
+def test_the_live_line_fits_the_terminal_and_keeps_percent_and_rate(
+    tmp_path: Path, peers: int, columns: int
+) -> None:
     console = Console("demo", environ={}, clock=lambda: 0.0, out=io.StringIO(), err=io.StringIO())
     demo = Demo(Job(Namespace(), DemoConfig(peers=peers), console, None, None), tmp_path)
     demo._size = 1 << 30
     for number in range(1, peers):
-        demo._heard(f"peer-{number}", {"event": "progress", "phase": "downloading", "bytes": 1 << 29, "rate": 123 << 20})
+        demo._heard(
+            f"peer-{number}",
+            {"event": "progress", "phase": "downloading", "bytes": 1 << 29, "rate": 123 << 20},
+        )
     line = demo._live_line(columns)
     assert len(line) <= columns
     if columns > 20:

@@ -14,13 +14,25 @@ import pytest
 
 from p2p import __version__
 from p2p.cli import demo, peer, simulate, tracker
-from p2p.config import env_names
+from p2p.cli.config import env_names
 from p2p.errors import UsageError
 from p2p.sim.scenarios import SCENARIOS
 
 COMPLETIONS = Path(__file__).resolve().parents[2] / "completions"
 PARSERS = [tracker.build_parser(), peer.build_parser(), demo.build_parser(), simulate.build_parser()]
-COMMANDS = ["serve", "share", "list", "search", "peers", "info", "download", "upload", "login", "logout", "status"]
+COMMANDS = [
+    "serve",
+    "share",
+    "list",
+    "search",
+    "peers",
+    "info",
+    "download",
+    "upload",
+    "login",
+    "logout",
+    "status",
+]
 
 
 def all_parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
@@ -46,7 +58,9 @@ def test_every_command_leads_to_a_function(command: str) -> None:
 
 
 @pytest.mark.parametrize("parser", EVERY, ids=lambda parser: parser.prog)
-def test_every_help_has_a_sentence_and_examples_and_can_be_shown_anywhere(parser: argparse.ArgumentParser) -> None:
+def test_every_help_has_a_sentence_and_examples_and_can_be_shown_anywhere(
+    parser: argparse.ArgumentParser,
+) -> None:
     text = parser.format_help()
     assert parser.description
     assert "bin/" in (parser.epilog or "")
@@ -64,12 +78,17 @@ def test_every_option_has_a_variable(parser: argparse.ArgumentParser) -> None:
 
 def test_options_for_all_may_stand_before_and_after_the_command() -> None:
     parser = peer.build_parser()
-    before, after = parser.parse_args(["--tracker", "h:1", "list"]), parser.parse_args(["list", "--tracker", "h:1"])
+    before, after = (
+        parser.parse_args(["--tracker", "h:1", "list"]),
+        parser.parse_args(["list", "--tracker", "h:1"]),
+    )
     assert before.tracker == after.tracker == "h:1"
     assert parser.parse_args(["--json", "list", "--quiet"]).json
 
 
-@pytest.mark.parametrize("words", [["--version"], *([command, "--version"] for command in COMMANDS)], ids=" ".join)
+@pytest.mark.parametrize(
+    "words", [["--version"], *([command, "--version"] for command in COMMANDS)], ids=" ".join
+)
 def test_every_command_tells_the_version(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert peer.main(words) == 0
     assert capsys.readouterr().out == f"enjambre {__version__}\n"
@@ -83,7 +102,18 @@ def test_every_command_that_fetches_or_serves_says_where_it_listens(option: str)
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["nonsense"], ["download"], ["serve"], ["share"], ["login"], ["list", "x"], ["download", "a", "b"], ["search"]]
+    "words",
+    [
+        [],
+        ["nonsense"],
+        ["download"],
+        ["serve"],
+        ["share"],
+        ["login"],
+        ["list", "x"],
+        ["download", "a", "b"],
+        ["search"],
+    ],
 )
 def test_wrong_words_are_refused(words: list[str]) -> None:
     with pytest.raises(UsageError):
@@ -111,7 +141,9 @@ class TestBash:
         quoted = " ".join("'" + word.replace("'", "'\\''") + "'" for word in words)
         code = f'source "{self.SCRIPT}"; COMP_WORDS=({quoted}); COMP_CWORD={len(words) - 1}; _enjambre; printf "%s\\n" "${{COMPREPLY[@]}}"'
         environ = {**os.environ, **({"PATH": path} if path else {})}
-        done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=False, timeout=20, env=environ)
+        done = subprocess.run(
+            ["bash", "-c", code], capture_output=True, text=True, check=False, timeout=20, env=environ
+        )
         assert done.stderr == ""
         return done.stdout.split("\n")[:-1]
 
@@ -135,7 +167,9 @@ class TestBash:
         made = tmp_path / "made"
         name = f"lab $(touch {made}) `touch {made}` * ~"
         fake = tmp_path / "peer"
-        fake.write_text(f'#!/bin/sh\ncat <<\'X\'\n{{"event":"content","name":"{name}","size":1}}\nX\n', encoding="utf-8")
+        fake.write_text(
+            f'#!/bin/sh\ncat <<\'X\'\n{{"event":"content","name":"{name}","size":1}}\nX\n', encoding="utf-8"
+        )
         fake.chmod(0o755)
         assert self.complete(str(fake), "download", "la") == [name]
         assert not made.exists()

@@ -84,11 +84,21 @@ def test_a_cut_text_fits_its_columns(text: str, columns: int) -> None:
     assert render.width(render.cut(text, columns)) <= columns
 
 
-phases = st.sampled_from(["hashing", "searching", "connecting", "verifying", "downloading", "waiting", "finishing", "uploading"])
+phases = st.sampled_from(
+    ["hashing", "searching", "connecting", "verifying", "downloading", "waiting", "finishing", "uploading"]
+)
 amounts = st.integers(0, 1 << 42)
 
 
-@given(phases, amounts, amounts, st.floats(0, 1e12), st.integers(0, 10_000), st.floats(0, 1e6), st.integers(20, 200))
+@given(
+    phases,
+    amounts,
+    amounts,
+    st.floats(0, 1e12),
+    st.integers(0, 10_000),
+    st.floats(0, 1e6),
+    st.integers(20, 200),
+)
 def test_a_progress_line_names_its_phase_and_fits(
     phase: str, done: int, size: int, rate: float, peers: int, elapsed: float, columns: int
 ) -> None:
@@ -99,11 +109,16 @@ def test_a_progress_line_names_its_phase_and_fits(
 
 def test_a_progress_line_tells_percent_amount_rate_time_left_and_peers() -> None:
     line = render.progress_text(Progress("downloading", 32 << 20, 64 << 20, 8 << 20, 3), 4.0, 100)
-    assert line == "downloading   50%  [##########..........]  32.0 MiB of 64.0 MiB  8.0 MiB/s  4.0 s left  from 3 peers"
+    assert (
+        line
+        == "downloading   50%  [##########..........]  32.0 MiB of 64.0 MiB  8.0 MiB/s  4.0 s left  from 3 peers"
+    )
 
 
 @given(phases, amounts, amounts, st.floats(1, 1e12), st.integers(0, 10_000))
-def test_a_narrow_terminal_still_sees_percent_rate_and_time_left(phase: str, done: int, size: int, rate: float, peers: int) -> None:
+def test_a_narrow_terminal_still_sees_percent_rate_and_time_left(
+    phase: str, done: int, size: int, rate: float, peers: int
+) -> None:
     progress = Progress(phase, done, size, rate, peers)
     words = render.progress_text(progress, 1.0, 39)
     assert "..." not in words
@@ -124,7 +139,9 @@ def test_on_a_narrow_terminal_the_amount_goes_first_and_then_the_peers() -> None
 def test_the_last_steps_and_an_upload_are_shown_like_the_others() -> None:
     line = render.progress_text(Progress("uploading", 32 << 20, 64 << 20, 8 << 20, 2), 4.0, 99)
     assert line == "uploading     50%  32.0 MiB of 64.0 MiB  8.0 MiB/s  4.0 s left  to 2 peers"
-    assert render.progress_text(Progress("finishing", 7, 7, 0.0, 0), 4.0, 99) == "finishing    100%  7 B of 7 B"
+    assert (
+        render.progress_text(Progress("finishing", 7, 7, 0.0, 0), 4.0, 99) == "finishing    100%  7 B of 7 B"
+    )
 
 
 def test_a_progress_line_without_news_still_shows_that_time_passes() -> None:
@@ -145,7 +162,10 @@ EVENTS: list[tuple[Report, set[str]]] = [
     (SessionChanged("lost", "alice"), {"state", "user"}),
     (Progress("downloading", 1, 7, 1.5, 2), {"phase", "bytes", "size", "rate", "peers"}),
     (ManifestKnown("n", ID, 7, 1), {"name", "id", "size", "pieces"}),
-    (Downloaded(Path("/d/n"), ID, 7, 0.5, {"a": 7}), {"path", "id", "size", "seconds", "bytes_from", "bytes_by"}),
+    (
+        Downloaded(Path("/d/n"), ID, 7, 0.5, {"a": 7}),
+        {"path", "id", "size", "seconds", "bytes_from", "bytes_by"},
+    ),
     (Placed("lab-1"), {"peer"}),
     (Replicated("lab-1", 0.5), {"peer", "seconds"}),
     (Uploaded(ID, 2, 0.5, 1.0), {"id", "copies", "seconds", "origin_copies"}),
@@ -166,7 +186,11 @@ NAMES = [
 ]
 
 
-@pytest.mark.parametrize(("row", "name"), list(zip(EVENTS, NAMES, strict=True)), ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("row", "name"),
+    list(zip(EVENTS, NAMES, strict=True)),
+    ids=lambda value: value if isinstance(value, str) else "",
+)
 def test_every_report_is_the_event_that_the_contract_names(row: tuple[Report, set[str]], name: str) -> None:
     report, keys = row
     event = event_of(report)
@@ -181,15 +205,32 @@ def test_every_kind_of_report_is_tested_here() -> None:
 
 def test_rows_of_the_directory_have_the_keys_of_the_contract() -> None:
     hit = HitRow(id=ID, name="n", size=7, seeds=1, peers=2)
-    assert content_event(hit) == {"event": "content", "name": "n", "size": 7, "id": ID, "seeds": 1, "peers": 2}
-    row = PeerRow(peer=PeerId("5f" * 16), name="lab", user="alice", host="10.0.0.7", listen={"tcp": 6970}, contents=4, age=3)
+    assert content_event(hit) == {
+        "event": "content",
+        "name": "n",
+        "size": 7,
+        "id": ID,
+        "seeds": 1,
+        "peers": 2,
+    }
+    row = PeerRow(
+        peer=PeerId("5f" * 16),
+        name="lab",
+        user="alice",
+        host="10.0.0.7",
+        listen={"tcp": 6970},
+        contents=4,
+        age=3,
+    )
     assert {"event", "name", "host", "transports", "contents", "last_heartbeat"} <= set(peer_event(row))
     stats = StatsAnswer(version="0", uptime=1, peers=1, contents=1, shares=1, bytes=7, sessions=1, requests=3)
     assert stats_event(stats, "h:1")["user"] is None
 
 
 def test_info_is_a_content_and_a_row_for_each_file() -> None:
-    manifest = Manifest("n", "folder", "sha256", 65536, (FileEntry("a", 1), FileEntry("b/c", 2)), (), (b"x" * 32,))
+    manifest = Manifest(
+        "n", "folder", "sha256", 65536, (FileEntry("a", 1), FileEntry("b/c", 2)), (), (b"x" * 32,)
+    )
     events = manifest_events(ID, manifest)
     assert [event["event"] for event in events] == ["content", "file", "file"]
     assert events[0]["size"] == 3

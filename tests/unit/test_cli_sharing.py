@@ -1,4 +1,5 @@
-"""p2p/cli/sharing.py: which tracker a link leads to, which tracker links name, and what is printed of a peer's reports."""
+"""p2p/cli/sharing.py: which tracker a link leads to, which tracker links name, and what is printed of a
+peer's reports."""
 
 from __future__ import annotations
 
@@ -17,11 +18,11 @@ import pytest
 
 from p2p.cli import sharing
 from p2p.cli.common import Job, named_path
+from p2p.cli.config import PeerConfig
 from p2p.cli.console import Console
 from p2p.cli.sharing import Reporter
-from p2p.config import PeerConfig
+from p2p.content.uri import Uri, parse_link
 from p2p.errors import DiskError, Refused, UsageError
-from p2p.link import Link, parse_link
 from p2p.model import Address, ContentId
 from p2p.peer.reports import Downloaded, Listening, Placed, Progress, Received, SessionChanged, Shared, Warned
 
@@ -34,7 +35,9 @@ class Output:
 
     def __init__(self, *, as_json: bool = False) -> None:
         self._out, self._err = io.StringIO(), io.StringIO()
-        self.console = Console("peer", json=as_json, environ={}, clock=lambda: 0.0, out=self._out, err=self._err)
+        self.console = Console(
+            "peer", json=as_json, environ={}, clock=lambda: 0.0, out=self._out, err=self._err
+        )
 
     @property
     def out(self) -> str:
@@ -50,7 +53,9 @@ class Output:
 
 
 def job(output: Output | None = None, *, tracker: Address = HERE, **words: object) -> Job[PeerConfig]:
-    return Job(Namespace(**words), PeerConfig(tracker=tracker, name="me"), (output or Output()).console, None, None)
+    return Job(
+        Namespace(**words), PeerConfig(tracker=tracker, name="me"), (output or Output()).console, None, None
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -59,16 +64,16 @@ def no_variable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_link_brings_its_own_tracker() -> None:
-    aimed, target = sharing._aimed(job(target=str(Link(ID, LAB, "n"))))
+    aimed, target = sharing._aimed(job(target=str(Uri(ID, LAB, "n"))))
     assert (aimed.config.tracker, target) == (LAB, ID)
 
 
 def test_a_tracker_that_was_named_wins_over_the_one_of_the_link(monkeypatch: pytest.MonkeyPatch) -> None:
-    named = job(target=str(Link(ID, LAB)), tracker_given=True)
+    named = job(target=str(Uri(ID, LAB)), tracker_given=True)
     named.words.tracker = str(HERE)
     assert sharing._aimed(named)[0].config.tracker == HERE
     monkeypatch.setenv("P2P_TRACKER", str(HERE))
-    assert sharing._aimed(job(target=str(Link(ID, LAB))))[0].config.tracker == HERE
+    assert sharing._aimed(job(target=str(Uri(ID, LAB))))[0].config.tracker == HERE
 
 
 def test_a_link_without_tracker_an_id_and_a_name_leave_the_tracker_as_it_is() -> None:
@@ -84,7 +89,9 @@ def test_a_wrong_target_is_wrong_usage(target: str) -> None:
         sharing._aimed(job(target=target))
 
 
-def others(monkeypatch: pytest.MonkeyPatch, own: str | None, listening: set[Address], tracker: Address = HERE) -> tuple[Address, str]:
+def others(
+    monkeypatch: pytest.MonkeyPatch, own: str | None, listening: set[Address], tracker: Address = HERE
+) -> tuple[Address, str]:
     async def answers(address: Address) -> bool:
         return address in listening
 
@@ -122,7 +129,14 @@ def test_a_tracker_elsewhere_is_named_as_it_was_given(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize(
     ("host", "loopback"),
-    [("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("LocalHost", True), ("10.0.0.1", False), ("lab", False)],
+    [
+        ("127.0.0.1", True),
+        ("127.9.9.9", True),
+        ("::1", True),
+        ("LocalHost", True),
+        ("10.0.0.1", False),
+        ("lab", False),
+    ],
 )
 def test_loopback_is_known_in_all_its_forms(host: str, loopback: bool) -> None:
     assert sharing._is_loopback(host) is loopback
@@ -142,7 +156,7 @@ def test_what_is_shared_is_told_with_its_link() -> None:
     for one in (output, events):
         reporter(one)(Shared("n", ID, 7, Path("/s/n")))
     link = events.events[0]["link"]
-    assert parse_link(link) == Link(ID, LAB, "n")
+    assert parse_link(link) == Uri(ID, LAB, "n")
     assert output.out.splitlines()[0] == "shared n (7 B)"
     assert output.out.splitlines()[1] == f'  get it with: bin/peer download "{link}"'
 
@@ -153,7 +167,7 @@ def test_the_command_that_is_printed_is_read_by_a_shell_as_it_was_meant(name: st
     reporter(output)(Shared(name, ID, 7, Path("/s/n")))
     words = shlex.split(output.out.splitlines()[-1].partition(":")[2])
     assert words[:2] == ["bin/peer", "download"]
-    assert parse_link(words[2]) == Link(ID, LAB, name)
+    assert parse_link(words[2]) == Uri(ID, LAB, name)
     assert len(words) == 3
 
 
@@ -172,7 +186,12 @@ def test_a_command_that_only_fetches_does_not_talk_about_being_a_peer() -> None:
 def test_each_report_is_one_event_and_the_end_is_left_to_the_command() -> None:
     output = Output(as_json=True)
     tell = reporter(output)
-    for report in (Listening(HERE, {"tcp": 1}), Warned("w"), Progress("hashing", 0, 1, 0.0, 0), Downloaded(Path("/d"), ID, 7, 1.0)):
+    for report in (
+        Listening(HERE, {"tcp": 1}),
+        Warned("w"),
+        Progress("hashing", 0, 1, 0.0, 0),
+        Downloaded(Path("/d"), ID, 7, 1.0),
+    ):
         tell(report)
     assert [event["event"] for event in output.events] == ["listening", "warning", "progress"]
 
@@ -257,7 +276,11 @@ def test_a_link_that_is_named_means_what_it_leads_to(tmp_path: Path) -> None:
 
 
 def served(path: Path, room: int = 0) -> Path:
-    return sharing._folder(Job(Namespace(dir=str(path)), PeerConfig(name="me", accept_uploads=room), Output().console, None, None))
+    return sharing._folder(
+        Job(
+            Namespace(dir=str(path)), PeerConfig(name="me", accept_uploads=room), Output().console, None, None
+        )
+    )
 
 
 def test_the_folder_that_takes_copies_is_made(tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ import pytest
 from p2p.cli import tracker
 from p2p.errors import UsageError
 from p2p.tracker import store as stores
-from p2p.tracker.store.memory import MemoryStore
-from p2p.tracker.store.sqlite import SqliteStore
-from tests.leaks import contained
-from tests.waiting import until
+from p2p.tracker.store.directory import MemoryStore
+from p2p.tracker.store.journal import SqliteStore
+from tests.kit.leaks import contained
+from tests.kit.waiting import until
 
 
 def test_a_store_is_opened_beside_the_loop_and_what_is_wrong_with_it_is_raised_here(tmp_path: Path) -> None:
@@ -30,7 +30,9 @@ def test_a_store_is_opened_beside_the_loop_and_what_is_wrong_with_it_is_raised_h
     contained(work)
 
 
-def test_case_62_a_store_is_opened_also_when_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_case_62_a_store_is_opened_also_when_no_thread_can_be_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def fail(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -38,7 +40,9 @@ def test_case_62_a_store_is_opened_also_when_no_thread_can_be_started(monkeypatc
     assert isinstance(asyncio.run(tracker._open("memory", 0.0)), MemoryStore)
 
 
-def test_a_store_that_is_open_only_after_nobody_wants_it_any_more_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_is_open_only_after_nobody_wants_it_any_more_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     begun, goes_on, closed = threading.Event(), threading.Event(), threading.Event()
 
     class Slow(MemoryStore):

@@ -11,7 +11,14 @@ from p2p.model import KIB, MAX_BLOCK, MAX_PIECES, MAX_SIZE, MIB, BlockSpan, File
 
 @pytest.mark.parametrize(
     ("size", "pieces", "last"),
-    [(0, 0, 0), (1, 1, 1), (64 * KIB - 1, 1, 64 * KIB - 1), (64 * KIB, 1, 64 * KIB), (64 * KIB + 1, 2, 1), (10 * 64 * KIB, 10, 64 * KIB)],
+    [
+        (0, 0, 0),
+        (1, 1, 1),
+        (64 * KIB - 1, 1, 64 * KIB - 1),
+        (64 * KIB, 1, 64 * KIB),
+        (64 * KIB + 1, 2, 1),
+        (10 * 64 * KIB, 10, 64 * KIB),
+    ],
 )
 def test_the_last_piece_holds_what_is_left(size: int, pieces: int, last: int) -> None:
     geometry = Geometry(size, 64 * KIB)
@@ -68,7 +75,12 @@ def test_case_24_a_range_outside_of_a_piece_is_refused_in_a_short_sentence(span:
 
 def test_every_range_inside_a_piece_is_accepted() -> None:
     geometry = Geometry(3 * MIB, 2 * MIB)
-    for span in (BlockSpan(0, 0, MAX_BLOCK), BlockSpan(0, 2 * MIB - 1, 1), BlockSpan(1, 0, MIB), BlockSpan(1, 7, 9)):
+    for span in (
+        BlockSpan(0, 0, MAX_BLOCK),
+        BlockSpan(0, 2 * MIB - 1, 1),
+        BlockSpan(1, 0, MIB),
+        BlockSpan(1, 7, 9),
+    ):
         geometry.check(span)
 
 
@@ -96,7 +108,9 @@ def test_the_largest_content_has_no_more_pieces_than_a_bitmap_may_hold() -> None
 
 
 def test_a_range_across_files_is_cut_at_their_borders_and_skips_empty_ones() -> None:
-    layout = Layout([FileEntry("a", 0), FileEntry("b", 10), FileEntry("c", 0), FileEntry("d", 5), FileEntry("e", 0)])
+    layout = Layout(
+        [FileEntry("a", 0), FileEntry("b", 10), FileEntry("c", 0), FileEntry("d", 5), FileEntry("e", 0)]
+    )
     assert layout.size == 15
     assert list(layout.slices(8, 4)) == [(1, 8, 2), (3, 0, 2)]
     assert list(layout.slices(0, 15)) == [(1, 0, 10), (3, 0, 5)]
@@ -119,7 +133,9 @@ def test_a_file_begins_where_the_one_before_it_ends() -> None:
 
 
 def test_the_number_of_files_of_a_range_is_told_without_a_look_at_each() -> None:
-    layout = Layout([FileEntry(f"{size}-{number}", size) for number, size in enumerate((0, 10, 0, 5, 1, 0, 7))])
+    layout = Layout(
+        [FileEntry(f"{size}-{number}", size) for number, size in enumerate((0, 10, 0, 5, 1, 0, 7))]
+    )
     for offset in range(layout.size):
         for length in range(1, layout.size - offset + 1):
             assert layout.touched(offset, length) == len(list(layout.slices(offset, length)))

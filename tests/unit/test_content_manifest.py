@@ -1,4 +1,5 @@
-"""Tests of p2p/content/manifest.py: one canonical form, the id before anything, and every field wrong (case 38)."""
+"""Tests of p2p/content/manifest.py: one canonical form, the id before anything, and every field wrong (case
+38)."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ import pytest
 from p2p.content.manifest import HASHES, MAX_MANIFEST, build, content_id, parse, to_bytes
 from p2p.errors import IntegrityError, ProtocolError
 from p2p.model import KIB, MAX_SIZE, MIB, ContentId, FileEntry
-from tests.unit.content_samples import folder_manifest, id_of, manifest_of, some_bytes
+from tests.kit.content_samples import folder_manifest, id_of, manifest_of, some_bytes
 
 FOLDER = folder_manifest([("a/b", b"x" * 70_000), ("c", b""), ("ñ", b"y")], folders=("empty", "e2/e3"))
 
@@ -75,7 +76,9 @@ def plain() -> dict[str, Any]:
 
 
 def encode(value: object) -> bytes:
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode(
+        "utf-8", "surrogatepass"
+    )
 
 
 def each(*values: object) -> tuple[object, ...]:
@@ -105,29 +108,46 @@ WRONG: list[tuple[str, bytes]] = [
     ],
     *[
         ("files", changed(files=value))
-        for value in each(None, {}, "x", 1, [1], [[]], [{}], [{"path": "a"}], [{"path": "a", "size": 1, "x": 1}])
+        for value in each(
+            None, {}, "x", 1, [1], [[]], [{}], [{"path": "a"}], [{"path": "a", "size": 1, "x": 1}]
+        )
     ],
     *[("path", changed(files=[{"path": value, "size": 1}])) for value in each(1, None, True)],
     *[
         ("name", changed(files=[{"path": value, "size": 1}]))
         for value in each("", "../x", "/x", "a//b", "a\x00b", "/".join("d" * 65), "a/..")
     ],
-    *[("size", changed(files=[{"path": "a", "size": value}])) for value in each(-1, "1", None, True, 1.0, 2**63, MAX_SIZE + 1, [])],
+    *[
+        ("size", changed(files=[{"path": "a", "size": value}]))
+        for value in each(-1, "1", None, True, 1.0, 2**63, MAX_SIZE + 1, [])
+    ],
     ("size", changed(files=[{"path": "a", "size": MAX_SIZE}, {"path": "b", "size": 1}])),
     ("sorted", changed(files=[{"path": "b", "size": 1}, {"path": "a", "size": 0}], pieces=[HEX])),
     ("sorted", changed(files=[{"path": "a", "size": 1}, {"path": "a", "size": 0}], pieces=[HEX])),
-    *[("folders", changed(folders=value)) for value in each(None, {}, "x", [1], [None], ["b", "a"], ["e", "e"])],
+    *[
+        ("folders", changed(folders=value))
+        for value in each(None, {}, "x", [1], [None], ["b", "a"], ["e", "e"])
+    ],
     *[("name", changed(folders=value)) for value in each(["../e"], ["/"], [""])],
     ("collide", changed(folders=["a"])),
     ("collide", changed(folders=["A/x"])),
     ("collide", changed(folders=["C"])),
-    *[("pieces", changed(pieces=value)) for value in each(None, {}, "x", [], [HEX], [HEX] * 3, [HEX, 1], [HEX, None])],
-    *[("pieces", changed(pieces=[HEX, value])) for value in each("", "0" * 62, "0" * 63, "0" * 66, "g" * 64, "é" * 64)],
+    *[
+        ("pieces", changed(pieces=value))
+        for value in each(None, {}, "x", [], [HEX], [HEX] * 3, [HEX, 1], [HEX, None])
+    ],
+    *[
+        ("pieces", changed(pieces=[HEX, value]))
+        for value in each("", "0" * 62, "0" * 63, "0" * 66, "g" * 64, "é" * 64)
+    ],
     ("canonical", changed(pieces=[HEX, "A" * 64])),
     ("canonical", changed(pieces=[HEX, " " + "0" * 64])),
     ("canonical", json.dumps(plain(), ensure_ascii=False, sort_keys=True).encode()),
     ("canonical", json.dumps(plain(), sort_keys=True, separators=(",", ":")).encode()),
-    ("canonical", json.dumps(dict(reversed(plain().items())), ensure_ascii=False, separators=(",", ":")).encode()),
+    (
+        "canonical",
+        json.dumps(dict(reversed(plain().items())), ensure_ascii=False, separators=(",", ":")).encode(),
+    ),
     ("canonical", to_bytes(FOLDER) + b"\n"),
 ]
 
@@ -148,7 +168,10 @@ def test_another_version_is_not_known(version: int) -> None:
     assert caught.value.code == "unsupported"
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"\xff", b'{"a":1,"a":2}', changed(name=float("nan")), changed(name="\ud800"), b"[[[[[]]]]]"])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"{", b"\xff", b'{"a":1,"a":2}', changed(name=float("nan")), changed(name="\ud800"), b"[[[[[]]]]]"],
+)
 def test_what_is_no_strict_json_is_refused(data: bytes) -> None:
     with pytest.raises(ProtocolError) as caught:
         parse(data, None)
@@ -185,7 +208,14 @@ def test_too_many_files_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     "call",
     [
         lambda: build(name="..", kind="folder", hash_name="sha256", piece_length=65536, files=(), pieces=()),
-        lambda: build(name="x", kind="folder", hash_name="sha256", piece_length=65536, files=[FileEntry("a", 1)], pieces=()),
+        lambda: build(
+            name="x",
+            kind="folder",
+            hash_name="sha256",
+            piece_length=65536,
+            files=[FileEntry("a", 1)],
+            pieces=(),
+        ),
         lambda: build(name="x", kind="folder", hash_name="md5", piece_length=65536, files=(), pieces=()),
     ],
 )
@@ -197,7 +227,14 @@ def test_nobody_publishes_what_others_would_refuse(call: Callable[[], object]) -
 def test_6400_pieces_are_parsed_in_well_under_a_tenth_of_a_second() -> None:
     pieces = [some_bytes(32, seed) for seed in range(6400)]
     data = to_bytes(
-        build(name="x", kind="file", hash_name="sha256", piece_length=64 * KIB, files=[FileEntry("x", 6400 * 64 * KIB)], pieces=pieces)
+        build(
+            name="x",
+            kind="file",
+            hash_name="sha256",
+            piece_length=64 * KIB,
+            files=[FileEntry("x", 6400 * 64 * KIB)],
+            pieces=pieces,
+        )
     )
     expected = content_id(data)
     taken = []

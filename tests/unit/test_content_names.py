@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from p2p.content.names import MAX_PART, check_collisions, check_part, check_path, local_part, local_path, local_paths, printable
+from p2p.content.names import (
+    MAX_PART,
+    check_collisions,
+    check_part,
+    check_path,
+    local_part,
+    local_path,
+    local_paths,
+    printable,
+)
 from p2p.errors import ProtocolError
 from p2p.model import FileEntry, Manifest
 
@@ -146,7 +155,9 @@ def test_an_ordinary_name_is_kept(part: str) -> None:
     assert local_part(part) == part
 
 
-@pytest.mark.parametrize("part", ["con." + "x" * 251, "." + "y" * 254, "-" + "ñ" * 127, "~" + "z" * 252 + " z"])
+@pytest.mark.parametrize(
+    "part", ["con." + "x" * 251, "." + "y" * 254, "-" + "ñ" * 127, "~" + "z" * 252 + " z"]
+)
 def test_a_prefix_never_makes_a_name_too_long(part: str) -> None:
     local = local_part(part, top=True)
     assert local[0] == "_"
@@ -195,7 +206,17 @@ def test_case_45_names_that_one_disk_cannot_tell_apart_are_refused_by_name(paths
 
 
 @pytest.mark.parametrize(
-    "paths", [[], ["a"], ["a", "b"], ["a/x", "a/y", "b/x"], ["a-b/x", "a/x"], ["a", "a-b", "ab/a"], ["é", "e"], ["ss", "s"]]
+    "paths",
+    [
+        [],
+        ["a"],
+        ["a", "b"],
+        ["a/x", "a/y", "b/x"],
+        ["a-b/x", "a/x"],
+        ["a", "a-b", "ab/a"],
+        ["é", "e"],
+        ["ss", "s"],
+    ],
 )
 def test_names_that_differ_lie_side_by_side(paths: list[str]) -> None:
     check_collisions(paths)

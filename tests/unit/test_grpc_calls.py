@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from p2p.model import Address, BlockSpan, ContentId
-from tests.virtual_time import in_virtual_time
-from transports.grpc.lane import CALLS, GrpcLane
+from tests.kit.virtual_time import in_virtual_time
+from transports.grpc.client import CALLS, GrpcDataConnection
 
 CONTENT = ContentId("ab" * 32)
 
@@ -25,12 +25,14 @@ class NoChannel:
         return None
 
 
-def test_a_block_that_is_wanted_in_the_turn_in_which_all_calls_end_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_block_that_is_wanted_in_the_turn_in_which_all_calls_end_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Whoever looks for calls under way then must not find those that look for blocks no more."""
 
     async def work() -> None:
         channel: Any = NoChannel()
-        lane = GrpcLane(channel, Address("10.0.0.1", 7000), None)
+        lane = GrpcDataConnection(channel, Address("10.0.0.1", 7000), None)
         go = asyncio.Event()
 
         async def ask(left: deque[Any]) -> None:

@@ -1,4 +1,5 @@
-"""The module map, as it is drawn in `docs/architecture.md`, kept true: who may import whom, and who may touch the world."""
+"""The module map, as it is drawn in `docs/architecture.md`, kept true: who may import whom, and who may touch
+the world."""
 
 from __future__ import annotations
 
@@ -12,24 +13,37 @@ import pytest
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
 
 WORLD: Final = frozenset(
-    {"asyncio", "socket", "time", "os", "threading", "subprocess", "select", "signal", "selectors", "concurrent", "tempfile"}
+    {
+        "asyncio",
+        "socket",
+        "time",
+        "os",
+        "threading",
+        "subprocess",
+        "select",
+        "signal",
+        "selectors",
+        "concurrent",
+        "tempfile",
+    }
 )
-"""What a pure file may not import. `random.Random` is a type that pure files take; `pathlib` is arithmetic on names."""
+"""What a pure file may not import. `random.Random` is a type that pure files take; `pathlib` is arithmetic on
+names."""
 
-SHARED: Final = ("p2p", "p2p.errors", "p2p.frozen", "p2p.model")
+SHARED: Final = ("p2p", "p2p.errors", "p2p.value", "p2p.model")
 """Every file may use these."""
 
 PURE: Final = [
     "p2p.errors",
-    "p2p.frozen",
+    "p2p.value",
     "p2p.model",
-    "p2p.config",
-    "p2p.link",
-    "p2p.trace",
-    "p2p.strictjson",
-    "p2p.protocol.lines",
-    "p2p.protocol.fields",
-    "p2p.protocol.messages",
+    "p2p.cli.config",
+    "p2p.content.uri",
+    "p2p.peer.trace",
+    "p2p.protocol.strict_json",
+    "p2p.protocol.framing",
+    "p2p.protocol.schema",
+    "p2p.protocol.peer_messages",
     "p2p.protocol.tracker_messages",
     "p2p.protocol.codec",
     "p2p.protocol.session",
@@ -37,19 +51,19 @@ PURE: Final = [
     "p2p.content.bitmap",
     "p2p.content.names",
     "p2p.content.manifest",
-    "p2p.content.buffers",
+    "p2p.storage.buffers",
     "p2p.swarm.events",
     "p2p.swarm.availability",
     "p2p.swarm.picker",
-    "p2p.swarm.ledger",
-    "p2p.swarm.begun",
-    "p2p.swarm.sources",
-    "p2p.swarm.patience",
+    "p2p.swarm.requests",
+    "p2p.swarm.pieces_in_progress",
+    "p2p.swarm.peer_stats",
+    "p2p.swarm.stall_timeout",
     "p2p.swarm.scheduler",
-    "p2p.swarm.chooser",
-    "p2p.swarm.uploads",
-    "p2p.swarm.pace",
-    "p2p.swarm.mesh",
+    "p2p.swarm.super_seeding",
+    "p2p.swarm.upload_queue",
+    "p2p.swarm.rate_limit",
+    "p2p.swarm.topology",
     "p2p.sim.clock",
     "p2p.sim.network",
     "p2p.sim.peer",
@@ -60,36 +74,30 @@ PURE: Final = [
     "p2p.tracker.handout",
     "p2p.tracker.service",
     "p2p.tracker.store.base",
-    "p2p.tracker.store.memory",
+    "p2p.tracker.store.directory",
     "p2p.tracker.store.view",
     "p2p.peer.reports",
-    "p2p.peer.narrator",
+    "p2p.peer.swarm_trace",
     "p2p.peer.transport",
     "p2p.cli.render",
 ]
 
 MAY_IMPORT: Final[dict[str, str]] = {
     "p2p.errors": "",
-    "p2p.frozen": "",
+    "p2p.value": "",
     "p2p.model": "",
-    "p2p.strictjson": "",
-    "p2p.link": "p2p.content.names",
-    "p2p.config": "p2p.link p2p.content.names p2p.content.manifest p2p.content.geometry p2p.swarm.mesh",
-    "p2p.trace": "",
-    "p2p.accept": "p2p.system",
-    "p2p.workers": "",
-    "p2p.disk": "p2p.content.names",
-    "p2p.system": "p2p.disk",
-    "p2p.protocol": "p2p.protocol p2p.strictjson",
-    "p2p.replaced": "p2p.disk",
-    "p2p.content": "p2p.content p2p.strictjson p2p.replaced p2p.disk p2p.system p2p.workers",
+    "p2p.protocol": "p2p.protocol",
+    "p2p.content": "p2p.content p2p.protocol.strict_json",
     "p2p.swarm": "p2p.swarm p2p.content.geometry p2p.content.bitmap",
-    "p2p.tracker": "p2p.tracker p2p.protocol p2p.content.names p2p.disk p2p.system p2p.accept p2p.workers",
-    "p2p.peer": "p2p.peer p2p.replaced p2p.disk p2p.strictjson p2p.protocol p2p.content p2p.swarm p2p.system p2p.trace p2p.workers",
-    "transports": "transports p2p.peer.transport p2p.peer.dial p2p.peer.wire p2p.peer.conversation p2p.protocol p2p.swarm.uploads"
-    " p2p.system p2p.accept",
-    "transports.grpc": "transports.grpc p2p.peer.transport p2p.peer.dial p2p.peer.wire p2p.protocol p2p.system p2p.workers",
-    "p2p.sim": "p2p.sim p2p.swarm p2p.content.geometry p2p.content.bitmap p2p.protocol p2p.tracker.service p2p.tracker.store.memory",
+    "p2p.storage": "p2p.storage p2p.content p2p.protocol.strict_json p2p.net.threads",
+    "p2p.net": "p2p.net p2p.protocol p2p.storage.disk p2p.storage.disk_io",
+    "p2p.tracker": "p2p.tracker p2p.protocol p2p.content.names p2p.storage.disk p2p.storage.disk_io p2p.net",
+    "p2p.peer": "p2p.peer p2p.protocol p2p.content p2p.swarm p2p.storage p2p.net",
+    "p2p.sim": "p2p.sim p2p.swarm p2p.content.geometry p2p.content.bitmap p2p.protocol"
+    " p2p.tracker.service p2p.tracker.store.directory",
+    "transports": "transports p2p.peer.transport p2p.peer.conversation p2p.protocol p2p.swarm.upload_queue"
+    " p2p.storage.disk_io p2p.net",
+    "transports.grpc": "transports.grpc p2p.peer.transport p2p.protocol p2p.storage.disk_io p2p.net",
     "p2p.cli": "p2p transports",
 }
 """What each package may import besides `SHARED`: a name allows itself and all below it."""
@@ -127,7 +135,9 @@ def _imports(path: Path) -> Iterator[tuple[str, bool]]:
 
 
 def _package(module: str) -> str:
-    return max((name for name in MAY_IMPORT if module == name or module.startswith(name + ".")), key=len, default="")
+    return max(
+        (name for name in MAY_IMPORT if module == name or module.startswith(name + ".")), key=len, default=""
+    )
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))
@@ -138,12 +148,18 @@ def test_a_module_imports_only_what_the_map_allows(module: str) -> None:
     allowed = MAY_IMPORT[_package(module)].split()
     for name, _ in _imports(MODULES[module]):
         if name.partition(".")[0] in ("p2p", "transports") and name not in SHARED:
-            assert any(name == one or name.startswith(one + ".") for one in allowed), f"{module} imports {name}"
+            assert any(name == one or name.startswith(one + ".") for one in allowed), (
+                f"{module} imports {name}"
+            )
 
 
 @pytest.mark.parametrize("module", PURE)
 def test_a_pure_module_does_not_touch_the_world(module: str) -> None:
-    touched = {name for name, for_types in _imports(MODULES[module]) if not for_types and name.partition(".")[0] in WORLD}
+    touched = {
+        name
+        for name, for_types in _imports(MODULES[module])
+        if not for_types and name.partition(".")[0] in WORLD
+    }
     assert not touched
 
 
@@ -156,12 +172,22 @@ def test_the_core_imports_the_standard_library_only(module: str) -> None:
 
 
 def test_only_the_composition_root_imports_transports() -> None:
-    users = [module for module, path in MODULES.items() for name, _ in _imports(path) if name.partition(".")[0] == "transports"]
+    users = [
+        module
+        for module, path in MODULES.items()
+        for name, _ in _imports(path)
+        if name.partition(".")[0] == "transports"
+    ]
     assert all(_package(module) in ("p2p.cli", "transports", "transports.grpc") for module in users)
 
 
 def test_only_the_grpc_transport_reads_the_generated_code() -> None:
-    users = {module for module, path in MODULES.items() for name, _ in _imports(path) if name.partition(".")[0] == "protos"}
+    users = {
+        module
+        for module, path in MODULES.items()
+        for name, _ in _imports(path)
+        if name.partition(".")[0] == "protos"
+    }
     assert users
     assert all(_package(module) == "transports.grpc" for module in users)
 

@@ -1,4 +1,4 @@
-"""Tests of tests/leaks.py, with which every test is checked."""
+"""Tests of tests/kit/leaks.py, with which every test is checked."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from types import ModuleType
 
 import pytest
 
-from tests import leaks
-from tests.leaks import Snapshot, check_back_to
+from tests.kit import leaks
+from tests.kit.leaks import Snapshot, check_back_to
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="event descriptors")
 
 
-def test_an_event_descriptor_may_appear_where_grpcs_library_is_loaded_and_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_event_descriptor_may_appear_where_grpcs_library_is_loaded_and_nowhere_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(leaks, "SETTLE", 0.0)
     monkeypatch.delitem(sys.modules, leaks._GRPC, raising=False)
     before = Snapshot.take()
@@ -29,7 +31,9 @@ def test_an_event_descriptor_may_appear_where_grpcs_library_is_loaded_and_nowher
         os.close(fd)
 
 
-def test_a_loop_that_nobody_closed_is_seen_also_where_grpcs_library_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loop_that_nobody_closed_is_seen_also_where_grpcs_library_is_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(leaks, "SETTLE", 0.0)
     monkeypatch.setitem(sys.modules, leaks._GRPC, ModuleType("grpc"))
     before = Snapshot.take()

@@ -72,7 +72,13 @@ def test_an_address_that_is_written_can_be_read(address: Address) -> None:
 
 @pytest.mark.parametrize(
     ("host", "canonical"),
-    [("::ffff:10.0.0.1", "10.0.0.1"), ("FE80::1%eth0", "fe80::1"), ("0:0::1", "::1"), ("lab", "lab"), ("10.0.0.1", "10.0.0.1")],
+    [
+        ("::ffff:10.0.0.1", "10.0.0.1"),
+        ("FE80::1%eth0", "fe80::1"),
+        ("0:0::1", "::1"),
+        ("lab", "lab"),
+        ("10.0.0.1", "10.0.0.1"),
+    ],
 )
 def test_a_literal_has_one_form(host: str, canonical: str) -> None:
     assert canonical_host(host) == canonical

@@ -17,7 +17,7 @@ from p2p.peer import announcer as module
 from p2p.peer.announcer import RETRY_FIRST, RETRY_MOST, Announcer, Identity
 from p2p.peer.reports import Report, SessionChanged, Warned
 from p2p.peer.session_file import StoredSession, forget_session, load_session, save_session
-from p2p.protocol.messages import Answer, Request
+from p2p.protocol.peer_messages import Answer, Request
 from p2p.protocol.tracker_messages import (
     Announce,
     AnnounceAnswer,
@@ -29,7 +29,7 @@ from p2p.protocol.tracker_messages import (
     Withdraw,
     WithdrawAnswer,
 )
-from tests.virtual_time import in_virtual_time
+from tests.kit.virtual_time import in_virtual_time
 
 TRACKER = Address("10.0.0.1", 6969)
 PEER = PeerId("5f" * 16)
@@ -68,7 +68,9 @@ class FakeTracker:
                 self.shares.update({share.id: share for share in request.contents})
                 return AnnounceAnswer(ttl=self.ttl, known=len(self.shares))
             case Withdraw():
-                return WithdrawAnswer(withdrawn=sum(self.shares.pop(content, None) is not None for content in request.ids))
+                return WithdrawAnswer(
+                    withdrawn=sum(self.shares.pop(content, None) is not None for content in request.ids)
+                )
             case Logout():
                 return LogoutAnswer(peers=1, contents=len(self.shares))
         raise AssertionError(request)
@@ -102,7 +104,9 @@ class Scene:
         self.reports: list[Report] = []
         client: Any = self.tracker
         identity = Identity(PEER, "lab-07", user, {"tcp": 6970})
-        self.announcer = Announcer(client, identity, lambda: 7, self.reports.append, Random(seed), state, lambda: PeerId("6e" * 16))
+        self.announcer = Announcer(
+            client, identity, lambda: 7, self.reports.append, Random(seed), state, lambda: PeerId("6e" * 16)
+        )
 
     @property
     def states(self) -> list[str]:
@@ -137,10 +141,16 @@ def test_heartbeats_come_three_times_a_lease_and_carry_nothing_when_nothing_is_n
         scene.announcer.set(share(1))
         await scene.announcer.start(require=True)
         await asyncio.sleep(300)
-        beats = [(time, request) for time, request in scene.tracker.asked if isinstance(request, Announce)][1:]
+        beats = [(time, request) for time, request in scene.tracker.asked if isinstance(request, Announce)][
+            1:
+        ]
         gaps = [later[0] - earlier[0] for earlier, later in pairwise(beats)]
         assert all(8.9 < gap < 10.1 for gap in gaps), gaps
-        assert all(request.contents == () and request.room == 7 for _, request in beats if isinstance(request, Announce))
+        assert all(
+            request.contents == () and request.room == 7
+            for _, request in beats
+            if isinstance(request, Announce)
+        )
         await scene.announcer.stop()
 
     in_virtual_time(work)
@@ -179,7 +189,9 @@ def test_what_is_dropped_is_withdrawn_at_once_and_a_quick_return_is_not(tmp_path
     in_virtual_time(work)
 
 
-def test_what_was_dropped_while_the_tracker_was_away_is_withdrawn_when_it_is_back_with_all_it_knew(tmp_path: Path) -> None:
+def test_what_was_dropped_while_the_tracker_was_away_is_withdrawn_when_it_is_back_with_all_it_knew(
+    tmp_path: Path,
+) -> None:
     async def work() -> None:
         scene = Scene(tmp_path)
         for number in (1, 2):
@@ -196,7 +208,9 @@ def test_what_was_dropped_while_the_tracker_was_away_is_withdrawn_when_it_is_bac
     in_virtual_time(work)
 
 
-def test_what_comes_back_while_its_withdrawal_fails_is_announced_and_not_withdrawn_afterwards(tmp_path: Path) -> None:
+def test_what_comes_back_while_its_withdrawal_fails_is_announced_and_not_withdrawn_afterwards(
+    tmp_path: Path,
+) -> None:
     async def work() -> None:
         scene = Scene(tmp_path)
         scene.announcer.set(share(1))
@@ -220,7 +234,9 @@ def test_what_comes_back_while_its_withdrawal_fails_is_announced_and_not_withdra
     in_virtual_time(work)
 
 
-def test_case_21_a_lost_tracker_is_tried_again_later_and_later_and_never_faster_than_once_a_second(tmp_path: Path) -> None:
+def test_case_21_a_lost_tracker_is_tried_again_later_and_later_and_never_faster_than_once_a_second(
+    tmp_path: Path,
+) -> None:
 
     async def work() -> None:
         scene = Scene(tmp_path)
@@ -260,7 +276,9 @@ def test_case_21_a_thousand_peers_do_not_come_back_at_once(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("ttl", [1, 30, 600, 86_400])
-def test_case_40_a_tracker_that_hung_up_is_told_everything_again_soon_however_rare_heartbeats_are(tmp_path: Path, ttl: int) -> None:
+def test_case_40_a_tracker_that_hung_up_is_told_everything_again_soon_however_rare_heartbeats_are(
+    tmp_path: Path, ttl: int
+) -> None:
     async def work() -> None:
         scene = Scene(tmp_path, ttl=ttl)
         for number in range(100):
@@ -299,7 +317,9 @@ def test_case_21_peers_whose_tracker_hangs_up_on_all_at_once_come_back_spread_ov
     in_virtual_time(work)
 
 
-def test_case_21_a_tracker_that_answers_and_then_hangs_up_each_time_is_tried_later_and_later(tmp_path: Path) -> None:
+def test_case_21_a_tracker_that_answers_and_then_hangs_up_each_time_is_tried_later_and_later(
+    tmp_path: Path,
+) -> None:
     async def work() -> None:
         scene = Scene(tmp_path, ttl=1)
 
@@ -371,7 +391,9 @@ def test_a_stored_session_is_used_and_renewed_in_its_file_when_the_tracker_forgo
     in_virtual_time(work)
 
 
-def test_a_session_that_another_process_renewed_is_taken_over_and_not_taken_for_a_logout(tmp_path: Path) -> None:
+def test_a_session_that_another_process_renewed_is_taken_over_and_not_taken_for_a_logout(
+    tmp_path: Path,
+) -> None:
     async def work() -> None:
         scene = Scene(tmp_path)
         save_session(tmp_path, StoredSession(TRACKER, "alice", "ab" * 16))
@@ -431,7 +453,9 @@ def test_a_login_of_somebody_else_ends_a_peer_of_the_session_before_it(tmp_path:
     in_virtual_time(work)
 
 
-def test_who_was_said_to_log_in_gets_a_session_of_his_own_beside_the_stored_one_of_another(tmp_path: Path) -> None:
+def test_who_was_said_to_log_in_gets_a_session_of_his_own_beside_the_stored_one_of_another(
+    tmp_path: Path,
+) -> None:
     async def work() -> None:
         scene = Scene(tmp_path, user="bob")
         alice = StoredSession(TRACKER, "alice", "ab" * 16)
@@ -440,7 +464,10 @@ def test_who_was_said_to_log_in_gets_a_session_of_his_own_beside_the_stored_one_
         await scene.announcer.start(require=True)
         scene.tracker.forget()
         await asyncio.sleep(30)
-        assert [request.user for _, request in scene.tracker.asked if isinstance(request, Login)] == ["bob", "bob"]
+        assert [request.user for _, request in scene.tracker.asked if isinstance(request, Login)] == [
+            "bob",
+            "bob",
+        ]
         assert load_session(tmp_path, TRACKER) == alice
         await scene.announcer.stop()
         assert isinstance(scene.tracker.asked[-1][1], Logout), "nobody keeps it"
@@ -460,7 +487,9 @@ def test_who_was_said_to_log_in_and_has_a_stored_session_goes_on_with_it(tmp_pat
     in_virtual_time(work)
 
 
-def test_a_disk_that_refuses_the_session_file_does_not_silence_the_heartbeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_refuses_the_session_file_does_not_silence_the_heartbeat(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*args: object) -> None:
         raise DiskError("disk full")
 
@@ -549,19 +578,27 @@ def test_a_session_file_that_cannot_be_read_for_a_moment_does_not_end_a_peers_an
     in_virtual_time(work)
 
 
-def test_a_tracker_that_is_full_keeps_what_it_has_and_is_offered_the_rest_once_a_minute(tmp_path: Path) -> None:
+def test_a_tracker_that_is_full_keeps_what_it_has_and_is_offered_the_rest_once_a_minute(
+    tmp_path: Path,
+) -> None:
     async def work() -> None:
         scene = Scene(tmp_path)
         for number in range(3):
             scene.announcer.set(share(number))
         full = Refused("quota", "your host announces more contents than the tracker keeps for one")
-        scene.tracker.fault = lambda request: full if isinstance(request, Announce) and request.contents else None
+        scene.tracker.fault = lambda request: (
+            full if isinstance(request, Announce) and request.contents else None
+        )
         await scene.announcer.start(require=False)
         await scene.announcer.known(5)
         await asyncio.sleep(300)
-        offers = [at for at, request in scene.tracker.asked if isinstance(request, Announce) and request.contents]
+        offers = [
+            at for at, request in scene.tracker.asked if isinstance(request, Announce) and request.contents
+        ]
         assert 3 <= len(offers) <= 10
-        assert sum(isinstance(report, Warned) and "refuses" in report.message for report in scene.reports) <= 10
+        assert (
+            sum(isinstance(report, Warned) and "refuses" in report.message for report in scene.reports) <= 10
+        )
         began = asyncio.get_running_loop().time()
         await scene.announcer.known(5)
         assert asyncio.get_running_loop().time() - began < 0.1, "nobody waits for what it has no room for"

@@ -9,14 +9,16 @@ from typing import NoReturn
 
 import pytest
 
-from p2p.content.hashing import HashPool
-from p2p.disk import lock_file
 from p2p.errors import Refused
 from p2p.peer.download import _abandon
-from tests.unit.content_samples import manifest_of, partial_of
+from p2p.storage.disk import lock_file
+from p2p.storage.hashing import HashPool
+from tests.kit.content_samples import manifest_of, partial_of
 
 
-def test_case_62_a_download_gives_its_lock_back_though_no_thread_can_be_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_case_62_a_download_gives_its_lock_back_though_no_thread_can_be_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Else each later try would say that another download of it is running."""
     partial = partial_of(manifest_of(b"x"), tmp_path)
     partial.open()

@@ -12,10 +12,10 @@ import pytest
 from p2p.errors import NotFound, Refused, Unreachable
 from p2p.model import Address, ContentId, PeerId, PeerKey, peer_of
 from p2p.peer.finder import RETRY_MOST, RETRY_TIME, Finder
-from p2p.protocol.messages import Answer
+from p2p.protocol.peer_messages import Answer
 from p2p.protocol.tracker_messages import HitRow, Lookup, LookupAnswer, Source
-from p2p.swarm.mesh import CALM_TIME, EAGER_TIME, ENOUGH, HUNGRY
-from tests.virtual_time import in_virtual_time
+from p2p.swarm.topology import CALM_TIME, EAGER_TIME, ENOUGH, HUNGRY
+from tests.kit.virtual_time import in_virtual_time
 
 CONTENT = ContentId("ab" * 32)
 A = TypeVar("A", bound=Answer)
@@ -49,7 +49,9 @@ class World:
 
     def add(self, number: int, host: str | None = None, answers: int | None = None) -> None:
         address = Address(host or f"10.0.0.{number}", 6970)
-        self.listed.append(Source(peer=peer(number), name=f"p{number}", host=address.host, listen={"tcp": 6970}, have=7))
+        self.listed.append(
+            Source(peer=peer(number), name=f"p{number}", host=address.host, listen={"tcp": 6970}, have=7)
+        )
         self.at[address] = peer(number if answers is None else answers)
 
     async def expect(self, request: Lookup, kind: type[A]) -> A:
@@ -63,7 +65,12 @@ class World:
 
     def get(self, who: PeerKey) -> FakeLink | None:
         link = self.links.get(peer_of(who))
-        return link if link is not None and self.at.get(Address(who.partition("@")[2].partition(":")[0], 6970)) == link.peer else None
+        return (
+            link
+            if link is not None
+            and self.at.get(Address(who.partition("@")[2].partition(":")[0], 6970)) == link.peer
+            else None
+        )
 
     async def connect(self, address: Address, who: PeerId) -> FakeLink:
         self.dialled.append((asyncio.get_running_loop().time(), address))
@@ -107,7 +114,9 @@ def test_every_listed_peer_is_dialled_once_and_those_already_linked_are_not() ->
         world.links[peer(3)] = FakeLink(peer(3))
         finder = world.finder()
         await looking(finder, 30)
-        assert sorted(str(address) for _, address in world.dialled) == [f"10.0.0.{n}:6970" for n in (0, 1, 2, 4)]
+        assert sorted(str(address) for _, address in world.dialled) == [
+            f"10.0.0.{n}:6970" for n in (0, 1, 2, 4)
+        ]
         assert finder.reasons() == []
 
     in_virtual_time(work)
@@ -126,7 +135,9 @@ def test_a_peer_that_is_not_wanted_or_speaks_no_tcp_is_not_dialled() -> None:
     in_virtual_time(work)
 
 
-def test_case_55_a_peer_that_is_away_is_dialled_again_later_and_later_and_never_later_than_ten_seconds() -> None:
+def test_case_55_a_peer_that_is_away_is_dialled_again_later_and_later_and_never_later_than_ten_seconds() -> (
+    None
+):
     """After ten minutes without a network a download goes on within seconds."""
 
     async def work() -> None:
@@ -201,7 +212,9 @@ def test_of_many_peers_only_enough_are_dialled_and_those_at_once() -> None:
         finder.eager = False
         await looking(finder, 60)
         assert len(world.links) == ENOUGH
-        assert world.most_under_way == ENOUGH, "together, so that those that accept and say nothing hold nobody up"
+        assert world.most_under_way == ENOUGH, (
+            "together, so that those that accept and say nothing hold nobody up"
+        )
 
     in_virtual_time(work)
 

@@ -41,7 +41,9 @@ def test_there_is_no_session_where_none_was_kept(tmp_path: Path) -> None:
 
 
 @posix
-def test_case_48_the_file_and_all_folders_made_for_it_are_for_their_owner_alone_whatever_the_umask(tmp_path: Path) -> None:
+def test_case_48_the_file_and_all_folders_made_for_it_are_for_their_owner_alone_whatever_the_umask(
+    tmp_path: Path,
+) -> None:
     state = tmp_path / "local" / "deep" / "state"
     before = os.umask(0)
     try:

@@ -11,13 +11,13 @@ from typing import Any, TypeVar
 
 import pytest
 
-from p2p.content.scan import Scanned
 from p2p.errors import DiskError
 from p2p.model import ContentId
 from p2p.peer import watcher as module
 from p2p.peer.reports import Report, Warned
 from p2p.peer.watcher import LOOK_TIME, Watcher
-from tests.virtual_time import in_virtual_time
+from p2p.storage.scan import Scanned
+from tests.kit.virtual_time import in_virtual_time
 
 T = TypeVar("T")
 
@@ -47,7 +47,9 @@ class FakeLibrary:
         self.log.append(("publish", scanned.name))
         if self.fault is not None:
             raise self.fault
-        content = ContentId(f"{scanned.name} {[(file.path, file.size, file.mtime_ns) for file in scanned.files]}")
+        content = ContentId(
+            f"{scanned.name} {[(file.path, file.size, file.mtime_ns) for file in scanned.files]}"
+        )
         self.shared.setdefault(content, scanned.root)
         return content
 
@@ -246,7 +248,9 @@ def test_a_folder_that_goes_away_takes_all_back_and_one_that_never_was_is_an_err
     in_virtual_time(never)
 
 
-def test_the_same_content_at_two_paths_is_published_once_from_each_and_then_left_alone(tmp_path: Path) -> None:
+def test_the_same_content_at_two_paths_is_published_once_from_each_and_then_left_alone(
+    tmp_path: Path,
+) -> None:
     paths = [write(tmp_path / folder / "x", b"x", 1) for folder in ("one", "two")]
 
     async def work() -> None:
@@ -299,7 +303,9 @@ def test_what_is_shared_stays_shared_when_a_look_fails_for_lack_of_descriptors(
     in_virtual_time(work)
 
 
-def test_case_60_a_file_that_could_not_be_hashed_for_want_of_a_descriptor_is_tried_again_at_the_next_look(tmp_path: Path) -> None:
+def test_case_60_a_file_that_could_not_be_hashed_for_want_of_a_descriptor_is_tried_again_at_the_next_look(
+    tmp_path: Path,
+) -> None:
     full = DiskError("cannot open 'a': this process has too many open files")
     full.__cause__ = OSError(errno.EMFILE, "Too many open files")
 

@@ -6,7 +6,7 @@ import pytest
 
 from p2p.model import ContentId
 from p2p.protocol.codec import by_op, encode_answer, encode_request
-from p2p.protocol.messages import (
+from p2p.protocol.peer_messages import (
     MAX_MANIFEST,
     PEER_OPS,
     AskManifest,
@@ -44,7 +44,8 @@ def in_body(session: Session) -> bool:
     return session.state is State.BODY
 
 
-# -- bodies ----------------------------------------------------------------------------------------------------------------------------
+# -- bodies
+# ----------------------------------------------------------------------------------------------------------------------------
 
 MOST_IDS = ["read", "manifest", "ping"]
 BODY = b'{"op":"ping"}\n\n\x00\xff'
@@ -60,7 +61,9 @@ def test_a_body_may_be_cut_anywhere(cut: int) -> None:
     assert session.take_body() == BODY[:cut]
     assert session.body_missing == len(BODY) - cut
     assert events(session) == []
-    assert events(session, BODY[cut:] + encode_request(Ping(), 8)) == ([] if cut < len(BODY) else [Asked(Ping(), 8)])
+    assert events(session, BODY[cut:] + encode_request(Ping(), 8)) == (
+        [] if cut < len(BODY) else [Asked(Ping(), 8)]
+    )
     assert session.take_body() == BODY[cut:]
     assert session.state is State.OPEN
     assert events(session) == ([Asked(Ping(), 8)] if cut < len(BODY) else [])
@@ -95,11 +98,17 @@ def test_an_answer_without_body_leaves_the_conversation_open() -> None:
     assert session.state is State.OPEN
 
 
-@pytest.mark.parametrize(("question", "most"), [(READ, 2**20), (AskManifest(id=ID), MAX_MANIFEST), (Ping(), 0)], ids=MOST_IDS)
+@pytest.mark.parametrize(
+    ("question", "most"), [(READ, 2**20), (AskManifest(id=ID), MAX_MANIFEST), (Ping(), 0)], ids=MOST_IDS
+)
 def test_case_31_a_body_larger_than_allowed_is_never_begun(question: Request, most: int) -> None:
     session = a_peer()
     seq, _line = session.ask(question)
-    assert fault(events(session, b'{"ok":true,"seq":%d,"body":%d}\n' % (seq, most + 1))[0]) == ("bad_body", True, None)
+    assert fault(events(session, b'{"ok":true,"seq":%d,"body":%d}\n' % (seq, most + 1))[0]) == (
+        "bad_body",
+        True,
+        None,
+    )
     assert session.body_missing == 0
     session = a_peer()
     seq, _line = session.ask(question)
@@ -107,12 +116,19 @@ def test_case_31_a_body_larger_than_allowed_is_never_begun(question: Request, mo
     assert session.body_missing == most
 
 
-# -- the end ---------------------------------------------------------------------------------------------------------------------------
+# -- the end
+# ---------------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("data", "clean"),
-    [(b"", True), (b'{"op":"ping"}\n', True), (b'{"op":"pi', False), (b'{"op":"ping"}\n{', False), (b'{"op":"ping"}', False)],
+    [
+        (b"", True),
+        (b'{"op":"ping"}\n', True),
+        (b'{"op":"pi', False),
+        (b'{"op":"ping"}\n{', False),
+        (b'{"op":"ping"}', False),
+    ],
 )
 def test_case_9_the_end_is_clean_after_a_whole_line_and_cut_inside_one(data: bytes, clean: bool) -> None:
     """Half a request is no request."""

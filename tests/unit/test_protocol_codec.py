@@ -1,4 +1,5 @@
-"""Tests of p2p/protocol/codec.py and of every message class: line to message and back, and every field of every message wrong."""
+"""Tests of p2p/protocol/codec.py and of every message class: line to message and back, and every field of
+every message wrong."""
 
 from __future__ import annotations
 
@@ -20,11 +21,30 @@ from p2p.protocol.codec import (
     encode_request,
     encoded_size,
 )
-from p2p.protocol.fields import ListOf, MapOf, plan_of
-from p2p.protocol.lines import MAX_LINE
-from p2p.protocol.messages import PEER_OPS, Answer, Have, HelloAnswer, Ping, PingAnswer, Read, ReadAnswer, Request
+from p2p.protocol.framing import MAX_LINE
+from p2p.protocol.peer_messages import (
+    PEER_OPS,
+    Answer,
+    Have,
+    HelloAnswer,
+    Ping,
+    PingAnswer,
+    Read,
+    ReadAnswer,
+    Request,
+)
+from p2p.protocol.schema import ListOf, MapOf, plan_of
 from p2p.protocol.tracker_messages import TRACKER_OPS, Announce, Place, Share, Withdraw
-from tests.unit.protocol_samples import ASKED, REQUESTS, answer_of, line, right, right_object, wrong, wrong_objects
+from tests.kit.protocol_samples import (
+    ASKED,
+    REQUESTS,
+    answer_of,
+    line,
+    right,
+    right_object,
+    wrong,
+    wrong_objects,
+)
 
 OPS = by_op(REQUESTS)
 FIELDS = [(cls, row.name) for cls in REQUESTS for row in plan_of(cls).rows]
@@ -57,7 +77,8 @@ def bare(cls: type) -> dict[str, Any]:
     return {row.name: row.kind.check(right(row.kind), row.name) for row in plan_of(cls).rows if row.required}
 
 
-# -- every message, every field ---------------------------------------------------------------------------------------------------------
+# -- every message, every field
+# ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("values", [full, bare])
@@ -84,7 +105,11 @@ def test_every_answer_comes_back_as_it_was(cls: type[Request], values: Any) -> N
 
 @pytest.mark.parametrize(("cls", "field"), FIELDS, ids=op_of)
 def test_case_6_every_field_of_every_request_is_checked_and_named(cls: type[Request], field: str) -> None:
-    cases = [(path, data) for path, data in wrong_objects(cls) if path == field or path.startswith((field + ".", field + "["))]
+    cases = [
+        (path, data)
+        for path, data in wrong_objects(cls)
+        if path == field or path.startswith((field + ".", field + "["))
+    ]
     assert len(cases) >= 8
     for path, data in cases:
         with pytest.raises(ProtocolError) as caught:
@@ -94,7 +119,9 @@ def test_case_6_every_field_of_every_request_is_checked_and_named(cls: type[Requ
 
 
 @pytest.mark.parametrize(("cls", "field"), ANSWER_FIELDS, ids=op_of)
-def test_cases_6_38_every_field_of_every_answer_is_checked_and_named_and_ends_the_connection(cls: type[Request], field: str) -> None:
+def test_cases_6_38_every_field_of_every_answer_is_checked_and_named_and_ends_the_connection(
+    cls: type[Request], field: str
+) -> None:
     for path, data in wrong_objects(answer_of(cls)):
         if path.partition(".")[0].partition("[")[0] != field:
             continue
@@ -107,7 +134,9 @@ def test_cases_6_38_every_field_of_every_answer_is_checked_and_named_and_ends_th
 @pytest.mark.parametrize("cls", REQUESTS, ids=op_of)
 def test_unknown_keys_of_a_request_are_ignored_at_every_level(cls: type[Request]) -> None:
     plain = right_object(cls)
-    extra = json.loads(json.dumps({"op": cls.OP, **plain, "x-unknown": None}), object_hook=lambda data: data | _unknown(data))
+    extra = json.loads(
+        json.dumps({"op": cls.OP, **plain, "x-unknown": None}), object_hook=lambda data: data | _unknown(data)
+    )
     assert decode_request(decode_line(line(extra)), OPS) == decode_request(heard(op=cls.OP, **plain), OPS)
 
 
@@ -139,10 +168,26 @@ def test_every_op_is_known_by_its_own_name_and_no_two_share_one() -> None:
         assert " ".join(by_op(ops)) == names
 
 
-# -- the line --------------------------------------------------------------------------------------------------------------------------
+# -- the line
+# --------------------------------------------------------------------------------------------------------------------------
 
 
-NO_OBJECT = [b"", b"   ", b"\r", b"null", b"[]", b"1", b'"x"', b"true", b"{", b"}", b"{}}", b'{"op":"ping"', b"\xff", b"[{}]"]
+NO_OBJECT = [
+    b"",
+    b"   ",
+    b"\r",
+    b"null",
+    b"[]",
+    b"1",
+    b'"x"',
+    b"true",
+    b"{",
+    b"}",
+    b"{}}",
+    b'{"op":"ping"',
+    b"\xff",
+    b"[{}]",
+]
 
 
 @pytest.mark.parametrize("text", NO_OBJECT)
@@ -161,7 +206,13 @@ def test_a_wrong_seq_is_named_and_not_echoed(seq: object) -> None:
 
 def test_a_wrong_seq_ends_the_connection_where_a_body_or_an_answer_is_at_stake() -> None:
     """Going on would read the body's bytes as lines, or answer an answer for ever."""
-    for data in ({"op": "ping", "body": 5}, {"op": "ping", "body": None}, {"ok": True}, {"ok": False, "error": "busy"}, {}):
+    for data in (
+        {"op": "ping", "body": 5},
+        {"op": "ping", "body": None},
+        {"ok": True},
+        {"ok": False, "error": "busy"},
+        {},
+    ):
         with pytest.raises(ProtocolError) as caught:
             heard(**data, seq=-1)
         assert (caught.value.code, caught.value.fatal) == ("bad_field", True), data
@@ -180,7 +231,8 @@ def test_seq_may_be_left_out_or_be_anything_from_0_to_2_to_the_53_less_1() -> No
     assert heard(op="ping", seq=2**53 - 1).seq == 2**53 - 1
 
 
-# -- requests --------------------------------------------------------------------------------------------------------------------------
+# -- requests
+# --------------------------------------------------------------------------------------------------------------------------
 
 
 def test_case_7_an_unknown_op_is_unsupported_and_the_connection_goes_on() -> None:
@@ -209,7 +261,8 @@ def test_a_body_of_nothing_is_no_body() -> None:
     assert decode_request(heard(op="ping", body=0), OPS) == Ping()
 
 
-# -- answers ---------------------------------------------------------------------------------------------------------------------------
+# -- answers
+# ---------------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("ok", [None, 1, 0, "true", [], {}])
@@ -264,7 +317,8 @@ def test_a_refusal_that_is_wrong_itself_ends_the_connection(data: dict[str, obje
     assert caught.value.fatal
 
 
-# -- errors going out ------------------------------------------------------------------------------------------------------------------
+# -- errors going out
+# ------------------------------------------------------------------------------------------------------------------
 
 NASTY = [
     "x" * 100_000,
@@ -284,7 +338,9 @@ NASTY = [
 @pytest.mark.parametrize("text", NASTY, ids=[f"text {i}" for i in range(len(NASTY))])
 @pytest.mark.parametrize("seq", [None, 2**53 - 1])
 @pytest.mark.parametrize("code", ["not_allowed", "line_too_long"])
-def test_cases_8_42_an_error_line_is_less_than_1_kib_and_clean_and_read_by_our_own_side(code: str, seq: int | None, text: str) -> None:
+def test_cases_8_42_an_error_line_is_less_than_1_kib_and_clean_and_read_by_our_own_side(
+    code: str, seq: int | None, text: str
+) -> None:
     """And the common rule of all cases."""
     for error in (Refused(code, text), ProtocolError(code, text)):
         sent = encode_error(error, seq)
@@ -292,7 +348,9 @@ def test_cases_8_42_an_error_line_is_less_than_1_kib_and_clean_and_read_by_our_o
         assert sent.endswith(b"\n")
         assert not [c for c in sent[:-1].decode() if c < " " or "\x7f" <= c <= "\x9f"]
         data = json.loads(sent)
-        assert not [c for c in data["message"] if c < " " or "\x7f" <= c <= "\x9f" or c in "\u202e\u200b\u2028"]
+        assert not [
+            c for c in data["message"] if c < " " or "\x7f" <= c <= "\x9f" or c in "\u202e\u200b\u2028"
+        ]
         found = decode_answer(decode_line(sent[:-1]), Ping)
         assert isinstance(found, Refused)
         assert found.code == code
@@ -304,7 +362,12 @@ def test_a_short_error_is_told_word_for_word() -> None:
     )
 
 
-OURS = [ValueError("/home/alice/secret"), OSError(2, "no", "/etc/shadow"), DiskError("/srv/x is full"), EnjambreError("x")]
+OURS = [
+    ValueError("/home/alice/secret"),
+    OSError(2, "no", "/etc/shadow"),
+    DiskError("/srv/x is full"),
+    EnjambreError("x"),
+]
 
 
 @pytest.mark.parametrize("error", OURS)
@@ -313,7 +376,8 @@ def test_only_the_askers_own_faults_are_explained(error: Exception) -> None:
     assert found == {"ok": False, "error": "internal", "message": WIRE_CODES["internal"]}
 
 
-# -- small things ----------------------------------------------------------------------------------------------------------------------
+# -- small things
+# ----------------------------------------------------------------------------------------------------------------------
 
 
 def test_a_line_is_compact_and_leaves_out_defaults_and_keeps_names_readable() -> None:
@@ -333,14 +397,23 @@ def test_case_24_a_read_of_a_block_beyond_all_limits_never_becomes_a_request() -
     """As far as numbers alone can say it."""
     good = {"op": "read", "id": "a" * 64, "piece": 0, "offset": 0, "length": 1}
     assert isinstance(decode_request(heard(**good), OPS), Read)
-    for field, values in (("piece", (-1, 262_144, 2**63)), ("offset", (-1, 16 * 2**20, 2**63)), ("length", (0, -65_536, 2**20 + 1))):
+    for field, values in (
+        ("piece", (-1, 262_144, 2**63)),
+        ("offset", (-1, 16 * 2**20, 2**63)),
+        ("length", (0, -65_536, 2**20 + 1)),
+    ):
         for value in values:
             with pytest.raises(ProtocolError, match=f"^{field}: must be from"):
                 decode_request(heard(**{**good, field: value}), OPS)
 
 
 def test_lists_hold_exactly_their_limit() -> None:
-    for cls, field, most in ((Withdraw, "ids", 256), (Place, "exclude", 100), (Announce, "contents", 64), (Have, "add", 1024)):
+    for cls, field, most in (
+        (Withdraw, "ids", 256),
+        (Place, "exclude", 100),
+        (Announce, "contents", 64),
+        (Have, "add", 1024),
+    ):
         kind = next(row.kind for row in plan_of(cls).rows if row.name == field)
         assert isinstance(kind, ListOf)
         item = right(kind.kind)
@@ -350,6 +423,12 @@ def test_lists_hold_exactly_their_limit() -> None:
 
 
 def test_the_wrong_values_of_these_tests_reach_every_kind_that_messages_use() -> None:
-    used = {type(row.kind) for cls in REQUESTS for part in (cls, cls.ANSWER) if part is not None for row in plan_of(part).rows}
+    used = {
+        type(row.kind)
+        for cls in REQUESTS
+        for part in (cls, cls.ANSWER)
+        if part is not None
+        for row in plan_of(part).rows
+    }
     assert len(used) >= 8
     assert all(list(wrong(row.kind)) for cls in REQUESTS for row in plan_of(cls).rows)

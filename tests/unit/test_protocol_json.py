@@ -1,4 +1,4 @@
-"""Tests of p2p/strictjson.py as the wire needs it: strict, bounded, and quick whatever comes."""
+"""Tests of p2p/protocol/strict_json.py as the wire needs it: strict, bounded, and quick whatever comes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 import pytest
 
 from p2p.errors import ProtocolError
-from p2p.strictjson import MAX_DIGITS, loads
+from p2p.protocol.strict_json import MAX_DIGITS, loads
 
 HOSTILE_SIZE = 65_000
 
@@ -54,17 +54,23 @@ def test_numbers_that_are_none_are_refused(data: bytes) -> None:
     refusal(data)
 
 
-@pytest.mark.parametrize("data", [b'{"a":1,"a":1}', b'{"a":{"b":1,"c":2,"b":3}}', b'{"a":1,"\\u0061":2}', b'[{"":1,"":2}]'])
+@pytest.mark.parametrize(
+    "data", [b'{"a":1,"a":1}', b'{"a":{"b":1,"c":2,"b":3}}', b'{"a":1,"\\u0061":2}', b'[{"":1,"":2}]']
+)
 def test_case_5_a_key_that_comes_twice_is_refused(data: bytes) -> None:
     assert "a key comes twice" in refusal(data)
 
 
-@pytest.mark.parametrize("data", [b'"\\ud800"', b'["\\udfff"]', b'{"\\uD800":1}', b'{"a":[{"b":"x\\udc1d"}]}', b'"\\ud83d\\ud83d"'])
+@pytest.mark.parametrize(
+    "data", [b'"\\ud800"', b'["\\udfff"]', b'{"\\uD800":1}', b'{"a":[{"b":"x\\udc1d"}]}', b'"\\ud83d\\ud83d"']
+)
 def test_half_of_a_surrogate_pair_is_refused(data: bytes) -> None:
     assert "surrogate" in refusal(data)
 
 
-@pytest.mark.parametrize("digits", [b"9" * (MAX_DIGITS + 1), b"-" + b"9" * MAX_DIGITS, b"0." + b"1" * MAX_DIGITS, b"9" * 60_000])
+@pytest.mark.parametrize(
+    "digits", [b"9" * (MAX_DIGITS + 1), b"-" + b"9" * MAX_DIGITS, b"0." + b"1" * MAX_DIGITS, b"9" * 60_000]
+)
 def test_a_number_of_endless_digits_is_refused(digits: bytes) -> None:
     assert "a number has more than" in refusal(digits)
 
@@ -93,8 +99,12 @@ def test_brackets_in_strings_do_not_nest_and_quotes_in_strings_do_not_hide_brack
 @pytest.mark.parametrize(
     "data",
     [
-        pytest.param(b"[" * 33 + b'"' + b'\\"' * (HOSTILE_SIZE // 2), id="a string of quotes that never ends"),
-        pytest.param(b"[" * 33 + b'"' + b'\\"' * (HOSTILE_SIZE // 2) + b"\\", id="and a backslash at its end"),
+        pytest.param(
+            b"[" * 33 + b'"' + b'\\"' * (HOSTILE_SIZE // 2), id="a string of quotes that never ends"
+        ),
+        pytest.param(
+            b"[" * 33 + b'"' + b'\\"' * (HOSTILE_SIZE // 2) + b"\\", id="and a backslash at its end"
+        ),
         pytest.param(b"[" * 33 + b'"' * HOSTILE_SIZE, id="empty strings"),
         pytest.param(b"[" * 33 + b'"' + b"\\" * HOSTILE_SIZE, id="backslashes"),
         pytest.param(b'"' + b"[" * HOSTILE_SIZE, id="brackets in a string that never ends"),
@@ -111,5 +121,12 @@ def test_cases_4_10_no_line_takes_long_to_refuse(data: bytes) -> None:
 
 
 def test_cases_42_64_a_refusal_never_repeats_what_came() -> None:
-    for data in (b'{"evil\x1b":1}', b'{"evil":1,"evil":1}', b"evil", b'"\\evil"', b'{"a":evil}', b'"evil\\ud800"'):
+    for data in (
+        b'{"evil\x1b":1}',
+        b'{"evil":1,"evil":1}',
+        b"evil",
+        b'"\\evil"',
+        b'{"a":evil}',
+        b'"evil\\ud800"',
+    ):
         assert "evil" not in refusal(data)

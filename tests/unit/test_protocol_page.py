@@ -1,4 +1,5 @@
-"""Tests of protos/PROTOCOL.md: its tables are as the code says, and every example is what the code reads and writes."""
+"""Tests of protos/PROTOCOL.md: its tables are as the code says, and every example is what the code reads and
+writes."""
 
 from __future__ import annotations
 
@@ -15,17 +16,25 @@ import pytest
 
 from p2p.content.bitmap import Bitmap
 from p2p.content.manifest import content_id, parse
+from p2p.content.uri import Uri, parse_link
 from p2p.errors import Refused
-from p2p.link import Link, parse_link
 from p2p.model import Address, ContentId
-from p2p.protocol.codec import by_op, decode_answer, decode_line, decode_refusal, decode_request, encode_answer, encode_request
-from p2p.protocol.fields import plan_of
-from p2p.protocol.lines import MAX_LINE
-from p2p.protocol.messages import PEER_OPS, Answer, Message, Request
+from p2p.protocol.codec import (
+    by_op,
+    decode_answer,
+    decode_line,
+    decode_refusal,
+    decode_request,
+    encode_answer,
+    encode_request,
+)
+from p2p.protocol.framing import MAX_LINE
+from p2p.protocol.peer_messages import PEER_OPS, Answer, Message, Request
+from p2p.protocol.schema import plan_of
 from p2p.protocol.session import Asked, Session
 from p2p.protocol.tracker_messages import TRACKER_OPS
-from tests.unit.protocol_page import PLACEHOLDER, ROOT, Block, blocks, marked, matches, read_page
-from tests.unit.protocol_samples import REQUESTS
+from tests.kit.protocol_page import PLACEHOLDER, ROOT, Block, blocks, marked, matches, read_page
+from tests.kit.protocol_samples import REQUESTS
 
 PAGE = read_page()
 OPS = by_op(REQUESTS)
@@ -51,7 +60,11 @@ def fields_in(message: Message, plain: dict[str, object]) -> set[tuple[str, str]
             continue
         found.add((type(message).__name__, row.name))
         value, raw = getattr(message, row.name), plain[row.name]
-        pairs = zip(value, raw, strict=True) if isinstance(value, tuple) and isinstance(raw, list) else [(value, raw)]
+        pairs = (
+            zip(value, raw, strict=True)
+            if isinstance(value, tuple) and isinstance(raw, list)
+            else [(value, raw)]
+        )
         for item, data in pairs:
             if isinstance(data, dict) and not isinstance(item, dict):
                 found |= fields_in(item, data)
@@ -102,7 +115,9 @@ class Reader:
         answer = decode_answer(heard, type(request))
         assert isinstance(answer, Answer)
         self._note(mark, answer, heard.data)
-        assert heard.data == decode_line(encode_answer(answer, seq, heard.body)[:-1]).data, "not as this program writes it"
+        assert heard.data == decode_line(encode_answer(answer, seq, heard.body)[:-1]).data, (
+            "not as this program writes it"
+        )
         if heard.data.get("state") != "accepted":
             self.waiting[other].remove((seq, request))
         if heard.body:
@@ -130,7 +145,8 @@ def read(block: Block) -> Reader:
     return reader
 
 
-# -- tables ----------------------------------------------------------------------------------------------------------------------------
+# -- tables
+# ----------------------------------------------------------------------------------------------------------------------------
 
 
 def test_the_tables_of_the_page_are_as_the_code_says() -> None:
@@ -150,24 +166,42 @@ def test_a_table_that_was_changed_by_hand_is_noticed() -> None:
 
 def test_the_script_checks_the_page_without_anything_installed() -> None:
     script = str(ROOT / "protos" / "tables.py")
-    done = subprocess.run([sys.executable, "-I", "-S", script, "--check"], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", script, "--check"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert (done.returncode, done.stderr) == (0, "")
-    done = subprocess.run([sys.executable, "-I", "-S", script, "--chekc"], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", script, "--chekc"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert done.returncode == 2
     assert "usage" in done.stderr
 
 
 def test_every_reference_inside_the_page_leads_to_a_heading() -> None:
-    headings = {re.sub(r"[^\w -]", "", text.lower()).strip().replace(" ", "-") for text in re.findall(r"^#+ (.*)$", PAGE, re.MULTILINE)}
+    headings = {
+        re.sub(r"[^\w -]", "", text.lower()).strip().replace(" ", "-")
+        for text in re.findall(r"^#+ (.*)$", PAGE, re.MULTILINE)
+    }
     assert len(headings) == len(re.findall(r"^#+ ", PAGE, re.MULTILINE))
     for target in re.findall(r"\]\(#([^)]*)\)", PAGE):
         assert target in headings
 
 
-# -- examples --------------------------------------------------------------------------------------------------------------------------
+# -- examples
+# --------------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("block", EXAMPLES, ids=[f"{block.heading} {at}" for at, block in enumerate(EXAMPLES)])
+@pytest.mark.parametrize(
+    "block", EXAMPLES, ids=[f"{block.heading} {at}" for at, block in enumerate(EXAMPLES)]
+)
 def test_every_example_is_decoded_and_every_answer_fits_its_question(block: Block) -> None:
     reader = read(block)
     assert len(reader.messages) >= 1
@@ -177,7 +211,9 @@ def test_every_example_is_decoded_and_every_answer_fits_its_question(block: Bloc
 
 @pytest.mark.parametrize("cls", REQUESTS, ids=lambda cls: cls.OP)
 def test_every_op_has_an_example_under_its_own_heading(cls: type[Request]) -> None:
-    own = [message for block in EXAMPLES if block.heading == cls.OP for _mark, message in read(block).messages]
+    own = [
+        message for block in EXAMPLES if block.heading == cls.OP for _mark, message in read(block).messages
+    ]
     assert [message for message in own if isinstance(message, cls)]
     if cls.ANSWER is not None:
         assert [message for message in own if isinstance(message, cls.ANSWER)]
@@ -195,7 +231,12 @@ def test_every_field_occurs_in_an_example(cls: type) -> None:
 def test_every_request_to_a_tracker_or_a_peer_in_the_page_is_known_to_that_side() -> None:
     for ops, title in ((TRACKER_OPS, "Messages to a tracker"), (PEER_OPS, "Messages between peers")):
         section = PAGE.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
-        found = [line for block in blocks(section, "wire") for line in block.lines if line.startswith("> ") and '"op"' in line]
+        found = [
+            line
+            for block in blocks(section, "wire")
+            for line in block.lines
+            if line.startswith("> ") and '"op"' in line
+        ]
         assert len(found) >= 4
         for line in found:
             session = Session(by_op(ops))
@@ -210,18 +251,23 @@ def test_the_download_in_the_page_goes_through_all_its_steps() -> None:
         if block.heading == "A whole download"
         for _mark, message in read(block).messages
     ]
-    steps = "login announce login lookup hello manifest have have have hello read have announce announce logout"
+    steps = (
+        "login announce login lookup hello manifest have have have hello read have announce announce logout"
+    )
     assert " ".join(op for op in ops if op) == steps
 
 
 def test_the_session_for_nc_goes_through_all_its_steps() -> None:
     (block,) = blocks(PAGE, "nc")
-    ops = [message.OP for mark, message in read(block).messages if mark == ">" and isinstance(message, Request)]
+    ops = [
+        message.OP for mark, message in read(block).messages if mark == ">" and isinstance(message, Request)
+    ]
     assert " ".join(ops) == "ping login announce search lookup logout search announce"
     assert [mark for mark, _message in read(block).messages] == [">", "<"] * len(ops)
 
 
-# -- content ---------------------------------------------------------------------------------------------------------------------------
+# -- content
+# ---------------------------------------------------------------------------------------------------------------------------
 
 
 def test_the_manifests_in_the_page_are_canonical_and_have_the_ids_it_names() -> None:
@@ -233,7 +279,11 @@ def test_the_manifests_in_the_page_are_canonical_and_have_the_ids_it_names() -> 
         assert content_id(text.encode()) == expected
         manifest = parse(text.encode(), expected)
         assert manifest.size == len(content)
-        digest = hashlib.sha256(content).digest() if manifest.hash_name == "sha256" else hashlib.blake2b(content, digest_size=32).digest()
+        digest = (
+            hashlib.sha256(content).digest()
+            if manifest.hash_name == "sha256"
+            else hashlib.blake2b(content, digest_size=32).digest()
+        )
         assert manifest.pieces == (digest,)
 
 
@@ -245,11 +295,12 @@ def test_the_bitmap_in_the_page_is_what_the_code_writes() -> None:
 def test_the_link_in_the_page_names_its_content_and_its_tracker() -> None:
     ((link,),) = [block.lines for block in blocks(PAGE, "link")]
     expected = ContentId(blocks(PAGE, "manifest")[0].info.partition(" ")[2])
-    assert parse_link(link) == Link(expected, Address("10.0.0.1", 6969), "hello.txt")
+    assert parse_link(link) == Uri(expected, Address("10.0.0.1", 6969), "hello.txt")
     assert str(parse_link(link)) == link
 
 
-# -- the helper that replays -----------------------------------------------------------------------------------------------------------
+# -- the helper that replays
+# -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_placeholder_stands_for_any_value_and_always_for_the_same() -> None:
@@ -260,7 +311,13 @@ def test_a_placeholder_stands_for_any_value_and_always_for_the_same() -> None:
     assert not matches("<x>", "other", bound)
 
 
-UNLIKE: list[tuple[object, object]] = [({"a": 1}, {"a": 1, "b": 2}), ({"a": 1}, {"a": True}), ([1], [1, 2]), ("a", "b"), ({}, [])]
+UNLIKE: list[tuple[object, object]] = [
+    ({"a": 1}, {"a": 1, "b": 2}),
+    ({"a": 1}, {"a": True}),
+    ([1], [1, 2]),
+    ("a", "b"),
+    ({}, []),
+]
 
 
 @pytest.mark.parametrize(("expected", "found"), UNLIKE)

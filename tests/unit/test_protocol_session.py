@@ -1,4 +1,5 @@
-"""Tests of p2p/protocol/session.py: one conversation, from its first byte to its end, whichever way it goes."""
+"""Tests of p2p/protocol/session.py: one conversation, from its first byte to its end, whichever way it
+goes."""
 
 from __future__ import annotations
 
@@ -9,8 +10,8 @@ import pytest
 from p2p.errors import ProtocolError, Refused
 from p2p.model import ContentId, FileSpan, PeerId
 from p2p.protocol.codec import by_op, encode_answer, encode_error, encode_request
-from p2p.protocol.lines import MAX_LINE
-from p2p.protocol.messages import (
+from p2p.protocol.framing import MAX_LINE
+from p2p.protocol.peer_messages import (
     PEER_OPS,
     AskManifest,
     Have,
@@ -25,7 +26,17 @@ from p2p.protocol.messages import (
     ReplicateAnswer,
     Request,
 )
-from p2p.protocol.session import MAX_PENDING, TRANSITIONS, Answered, Asked, BadRequest, Event, Session, State, Step
+from p2p.protocol.session import (
+    MAX_PENDING,
+    TRANSITIONS,
+    Answered,
+    Asked,
+    BadRequest,
+    Event,
+    Session,
+    State,
+    Step,
+)
 
 ID = ContentId("ab" * 32)
 READ = Read(id=ID, piece=3, offset=0, length=10)
@@ -71,7 +82,8 @@ def in_state(state: State) -> Session:
     return session
 
 
-# -- the table -------------------------------------------------------------------------------------------------------------------------
+# -- the table
+# -------------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("state", "step"), list(product(State, Step)), ids=lambda value: value.value)
@@ -89,10 +101,13 @@ def test_each_step_goes_where_the_table_says_and_any_other_is_a_fault(state: Sta
 
 def test_every_state_can_be_left_for_closed_and_nothing_leads_out_of_it() -> None:
     assert all(TRANSITIONS[state, step] is State.CLOSED for state in State for step in (Step.EOF, Step.FAULT))
-    assert {after for (before, _step), after in TRANSITIONS.items() if before is State.CLOSED} == {State.CLOSED}
+    assert {after for (before, _step), after in TRANSITIONS.items() if before is State.CLOSED} == {
+        State.CLOSED
+    }
 
 
-# -- hello -----------------------------------------------------------------------------------------------------------------------------
+# -- hello
+# -----------------------------------------------------------------------------------------------------------------------------
 
 
 def test_a_hello_may_come_first() -> None:
@@ -109,7 +124,9 @@ def test_a_hello_may_be_left_out() -> None:
 
 def test_a_hello_that_comes_late_ends_the_conversation_and_its_seq_is_echoed() -> None:
     session = a_peer()
-    asked, late = events(session, encode_request(Ping(), 1) + encode_request(HELLO, 2) + encode_request(Ping(), 3))
+    asked, late = events(
+        session, encode_request(Ping(), 1) + encode_request(HELLO, 2) + encode_request(Ping(), 3)
+    )
     assert asked == Asked(Ping(), 1)
     assert fault(late) == ("bad_field", True, 2)
     assert session.closed
@@ -130,7 +147,8 @@ def test_a_hello_from_the_other_side_may_follow_our_own() -> None:
     assert events(session, encode_answer(answer, seq)) == [Answered(answer, seq, 0)]
 
 
-# -- requests --------------------------------------------------------------------------------------------------------------------------
+# -- requests
+# --------------------------------------------------------------------------------------------------------------------------
 
 
 def test_cases_6_7_requests_come_in_order_and_a_bad_one_among_them_harms_none_of_the_others() -> None:
@@ -166,14 +184,20 @@ def test_cases_6_7_requests_come_in_order_and_a_bad_one_among_them_harms_none_of
         pytest.param(b'{"op":"ping","x":-Infinity}\n', "bad_json", id="Infinity"),
         pytest.param(b'{"op":"ping","x":1e999}\n', "bad_json", id="1e999"),
         pytest.param(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", "bad_json", id="8: HTTP"),
-        pytest.param(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500) + b"\n", "bad_json", id="8: TLS"),
+        pytest.param(
+            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500) + b"\n", "bad_json", id="8: TLS"
+        ),
         pytest.param(b"SSH-2.0-OpenSSH_9.6\r\n", "bad_json", id="8: SSH"),
         pytest.param(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "bad_json", id="8: gRPC preface"),
         pytest.param(b'\xff\xfe{"op":"ping"}\n', "bad_json", id="no UTF-8"),
         pytest.param(b'\xef\xbb\xbf{"op":"ping"}\n', "bad_json", id="byte order mark"),
         pytest.param(b'{"op":"ping","body":5}\nhello', "bad_body", id="a body on a request"),
         pytest.param(b'{"op":"ping","body":-5}\n', "bad_body", id="a body of less than nothing"),
-        pytest.param(b'{"op":"ping","seq":null,"body":14}\n{"op":"ping"}\n', "bad_field", id="a body hidden behind a wrong seq"),
+        pytest.param(
+            b'{"op":"ping","seq":null,"body":14}\n{"op":"ping"}\n',
+            "bad_field",
+            id="a body hidden behind a wrong seq",
+        ),
         pytest.param(b'{"ok":true,"seq":9}\n', "bad_field", id="an answer to nothing"),
         pytest.param(b'{"ok":true}\n', "bad_field", id="an answer without seq"),
         pytest.param(b'{"ok":false,"error":"busy","seq":9}\n', "bad_field", id="a refusal of nothing"),
@@ -182,7 +206,9 @@ def test_cases_6_7_requests_come_in_order_and_a_bad_one_among_them_harms_none_of
         pytest.param(b"{}\n", "bad_field", id="neither request nor answer"),
     ],
 )
-def test_cases_1_2_3_4_5_8_a_gross_fault_ends_the_conversation_with_one_clean_error_and_no_more_is_read(data: bytes, code: str) -> None:
+def test_cases_1_2_3_4_5_8_a_gross_fault_ends_the_conversation_with_one_clean_error_and_no_more_is_read(
+    data: bytes, code: str
+) -> None:
     """The number before each name is the case."""
     session = a_peer()
     found = events(session, encode_request(Ping(), 1) + data)
@@ -211,8 +237,12 @@ def test_brackets_inside_a_string_are_not_nesting() -> None:
 
 @pytest.mark.parametrize("size", [MAX_LINE - 1, MAX_LINE, MAX_LINE + 1])
 @pytest.mark.parametrize("newline", [b"\n", b"\r\n"], ids=["LF", "CRLF"])
-@pytest.mark.parametrize("ours", [Ping(), READ, HELLO, COPY, Have(id=ID, add=(1, 2)), AskManifest(id=ID)], ids=lambda ours: ours.OP)
-def test_case_2_every_request_may_fill_a_line_to_its_last_byte(ours: Request, newline: bytes, size: int) -> None:
+@pytest.mark.parametrize(
+    "ours", [Ping(), READ, HELLO, COPY, Have(id=ID, add=(1, 2)), AskManifest(id=ID)], ids=lambda ours: ours.OP
+)
+def test_case_2_every_request_may_fill_a_line_to_its_last_byte(
+    ours: Request, newline: bytes, size: int
+) -> None:
     """Spaces are JSON too."""
     text = encode_request(ours)[:-1]
     found = events(a_peer(), text + b" " * (size - len(text) - len(newline)) + newline)
@@ -228,7 +258,8 @@ def test_a_side_that_only_asks_supports_no_request() -> None:
     assert not session.closed
 
 
-# -- answers ---------------------------------------------------------------------------------------------------------------------------
+# -- answers
+# ---------------------------------------------------------------------------------------------------------------------------
 
 
 def test_answers_may_come_in_any_order_and_are_read_as_answers_to_their_own_question() -> None:
@@ -238,7 +269,11 @@ def test_answers_may_come_in_any_order_and_are_read_as_answers_to_their_own_ques
     hello, _line = session.ask(HELLO)
     assert len({ping, read, hello}) == 3
     answer = HelloAnswer(version=1, role="tracker", name="t")
-    data = encode_answer(answer, hello) + encode_error(Refused("busy", "later"), read) + encode_answer(PingAnswer(), ping)
+    data = (
+        encode_answer(answer, hello)
+        + encode_error(Refused("busy", "later"), read)
+        + encode_answer(PingAnswer(), ping)
+    )
     first, second, third = events(session, data)
     assert (first, third) == (Answered(answer, hello, 0), Answered(PingAnswer(), ping, 0))
     assert isinstance(second, Answered)
@@ -256,7 +291,8 @@ def test_an_answer_that_comes_twice_ends_the_conversation() -> None:
 
 
 def test_a_fault_in_an_answer_is_told_without_a_seq_so_that_it_is_no_answer_to_the_other_side() -> None:
-    """Both sides of a link count their own questions, so the other may well wait for an answer with the same number."""
+    """Both sides of a link count their own questions, so the other may well wait for an answer with the same
+    number."""
     for body in (2**20 + 1, -1):
         session = a_peer()
         seq, _line = session.ask(READ)
@@ -281,11 +317,18 @@ def test_a_refusal_without_seq_that_is_wrong_itself_ends_the_conversation() -> N
 def test_the_second_answer_to_replicate_comes_with_the_same_seq() -> None:
     session = a_peer()
     seq, _line = session.ask(COPY)
-    session.receive_data(encode_answer(ReplicateAnswer(state="accepted"), seq) + encode_answer(ReplicateAnswer(state="verified"), seq))
+    session.receive_data(
+        encode_answer(ReplicateAnswer(state="accepted"), seq)
+        + encode_answer(ReplicateAnswer(state="verified"), seq)
+    )
     assert session.next_event() == Answered(ReplicateAnswer(state="accepted"), seq, 0)
     session.expect_more(seq, Replicate)
     assert session.next_event() == Answered(ReplicateAnswer(state="verified"), seq, 0)
-    assert fault(events(session, encode_answer(ReplicateAnswer(state="verified"), seq))[0]) == ("bad_field", True, None)
+    assert fault(events(session, encode_answer(ReplicateAnswer(state="verified"), seq))[0]) == (
+        "bad_field",
+        True,
+        None,
+    )
 
 
 def test_a_replicate_that_was_accepted_may_still_fail() -> None:
@@ -310,7 +353,8 @@ def test_no_more_questions_than_the_limit_may_wait_for_their_answers() -> None:
     assert session.ask(Ping())[0] == MAX_PENDING + 1
 
 
-# -- going out -------------------------------------------------------------------------------------------------------------------------
+# -- going out
+# -------------------------------------------------------------------------------------------------------------------------
 
 
 def test_an_answer_and_its_body_are_chunks_to_write_in_order() -> None:
@@ -323,7 +367,7 @@ def test_an_answer_and_its_body_are_chunks_to_write_in_order() -> None:
 
 def test_what_is_told_expects_no_answer() -> None:
     session = a_peer()
-    assert session.tell(Have(id=ID, all=True)) == b'{"op":"have","id":"%b","all":true}\n' % ID.encode()
+    assert session.notify(Have(id=ID, all=True)) == b'{"op":"have","id":"%b","all":true}\n' % ID.encode()
     assert fault(events(session, b'{"ok":true,"seq":1}\n')[0]) == ("bad_field", True, None)
 
 
@@ -335,7 +379,7 @@ def test_a_trace_is_told_of_every_control_line_and_of_no_body() -> None:
     session.take_body()
     events(session)
     session.answer(PingAnswer(), None, b"")
-    session.tell(Have(id=ID, none=True))
+    session.notify(Have(id=ID, none=True))
     session.refuse(Refused("busy", "later"), 4)
     have = b'{"op":"have","id":"%b","none":true}' % ID.encode()
     assert seen == [
@@ -355,14 +399,16 @@ def test_two_sides_of_a_link_speak_to_each_other() -> None:
     assert events(there, line) == [Asked(HELLO, seq)]
     answer = HelloAnswer(version=1, role="peer", name="lab-08", peer=PeerId("77" * 16), listen={"tcp": 6970})
     reply = b"".join(chunk for chunk in there.answer(answer, seq) if isinstance(chunk, bytes))
-    told = there.tell(Have(id=ID, pieces=b"\xf0", suggest=(2,)))
+    told = there.notify(Have(id=ID, pieces=b"\xf0", suggest=(2,)))
     asked, question = there.ask(READ)
     assert events(here, reply + told + question) == [
         Answered(answer, seq, 0),
         Asked(Have(id=ID, pieces=b"\xf0", suggest=(2,)), None),
         Asked(READ, asked),
     ]
-    block = b"".join(chunk for chunk in here.answer(ReadAnswer(), asked, b"0123456789") if isinstance(chunk, bytes))
+    block = b"".join(
+        chunk for chunk in here.answer(ReadAnswer(), asked, b"0123456789") if isinstance(chunk, bytes)
+    )
     assert events(there, block) == [Answered(ReadAnswer(), asked, 10)]
     assert there.take_body() == b"0123456789"
     assert here.state is there.state is State.OPEN

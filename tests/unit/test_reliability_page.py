@@ -10,7 +10,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
-ROWS = {int(number): (what, files) for number, what, files in re.findall(r"^\| (\d+) \| (.*?) \| (.*?) ?\|$", PAGE, re.MULTILINE)}
+ROWS = {
+    int(number): (what, files)
+    for number, what, files in re.findall(r"^\| (\d+) \| (.*?) \| (.*?) ?\|$", PAGE, re.MULTILINE)
+}
 
 
 @cache
@@ -37,6 +40,6 @@ def test_a_case_waits_or_the_files_named_have_tests_that_name_it(case: int) -> N
 
 def test_every_file_that_the_page_names_is_there() -> None:
     before = PAGE.partition("## The eighty cases")[0]
-    for name in re.findall(r"`((?:integration|unit|property|fuzz)/[\w./]*|\w+\.py)`", before):
-        places = [ROOT / "tests" / name, ROOT / "tests" / "integration" / name]
+    for name in re.findall(r"`((?:integration|unit|property|fuzz|kit)/[\w./]*|\w+\.py)`", before):
+        places = [ROOT / "tests" / name, ROOT / "tests" / "integration" / name, ROOT / "tests" / "kit" / name]
         assert any(place.exists() for place in places), name

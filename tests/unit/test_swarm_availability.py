@@ -62,5 +62,8 @@ def test_the_levels_count_like_a_table_of_counters() -> None:
             peers.append(bits)
             held.add(bits)
         counters = [count + (step if bits >> piece & 1 else 0) for piece, count in enumerate(counters)]
-        expected = [sum(1 << piece for piece, count in enumerate(counters) if count == level) for level in sorted(set(counters))]
+        expected = [
+            sum(1 << piece for piece, count in enumerate(counters) if count == level)
+            for level in sorted(set(counters))
+        ]
         assert list(held.rarest_first((1 << n) - 1)) == expected, f"seed {seed}"

@@ -14,33 +14,34 @@ from p2p.swarm.events import (
     BlockFailed,
     Cancel,
     Drop,
+    Effect,
+    Event,
     Failure,
     Fetch,
     Finished,
     GiveUp,
     Listed,
-    News,
     PeerGained,
     PeerHas,
     PeerJoined,
     PeerLeft,
     PieceCorrupt,
     PieceVerified,
+    SendHave,
     Suggested,
-    Tell,
     Tick,
-    Wish,
 )
-from p2p.swarm.patience import IDLERS
+from p2p.swarm.peer_stats import Policy
 from p2p.swarm.scheduler import LEAST_UNDER_WAY, Scheduler
-from p2p.swarm.sources import Policy
-from tests.unit.swarm_node import picture
+from p2p.swarm.stall_timeout import IDLERS
+from tests.kit.swarm_node import picture
 
 A, B, C, D = (PeerKey(name) for name in "abcd")
 
 
 class Talk:
-    """A scheduler that is told news at chosen times. Pieces have one block of 64 KiB, or `blocks` blocks of 1 MiB."""
+    """A scheduler that is told news at chosen times. Pieces have one block of 64 KiB, or `blocks` blocks of 1
+    MiB."""
 
     def __init__(self, pieces: int, blocks: int = 0, have: int = 0, policy: Policy | None = None) -> None:
         length = blocks * MIB or 64 * KIB
@@ -50,36 +51,37 @@ class Talk:
         self.now = 0.0
         self.every = (1 << pieces) - 1
 
-    def tell(self, *news: News, at: float | None = None) -> list[Wish]:
+    def tell(self, *news: Event, at: float | None = None) -> list[Effect]:
         self.now = self.now if at is None else at
         wishes = [wish for one in news for wish in self.scheduler.handle(one, self.now)]
         wakeup = self.scheduler.next_wakeup()
         assert wakeup is None or wakeup > self.now
         return wishes
 
-    def meet(self, peer: PeerKey, bits: int | None = None) -> list[Wish]:
+    def meet(self, peer: PeerKey, bits: int | None = None) -> list[Effect]:
         return self.tell(PeerJoined(peer), PeerHas(peer, self.every if bits is None else bits))
 
     def block(self, piece: int, number: int = 0) -> BlockSpan:
         return self.geometry.blocks(piece)[number]
 
-    def bring(self, peer: PeerKey, piece: int) -> list[Wish]:
+    def bring(self, peer: PeerKey, piece: int) -> list[Effect]:
         """Let one peer bring each block of a piece as it is asked for it, and return the wishes."""
-        wishes: list[Wish] = []
+        wishes: list[Effect] = []
         for block in self.geometry.blocks(piece):
             wishes += self.tell(BlockArrived(peer, block))
         return wishes
 
 
-def asked(wishes: list[Wish], peer: PeerKey) -> list[BlockSpan]:
+def asked(wishes: list[Effect], peer: PeerKey) -> list[BlockSpan]:
     return [wish.block for wish in wishes if isinstance(wish, Fetch) and wish.peer == peer]
 
 
-def drops(wishes: list[Wish]) -> list[tuple[PeerKey, bool]]:
+def drops(wishes: list[Effect]) -> list[tuple[PeerKey, bool]]:
     return [(wish.peer, wish.corrupt) for wish in wishes if isinstance(wish, Drop)]
 
 
-# -- the beginning and the end ---------------------------------------------------------------------------------------------------------
+# -- the beginning and the end
+# ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("pieces", [0, 3])
@@ -95,7 +97,7 @@ def test_each_verified_piece_is_told_and_the_last_one_finishes() -> None:
     talk = Talk(2, have=0b01)
     assert asked(talk.meet(A), A) == [talk.block(1)]
     assert talk.tell(BlockArrived(A, talk.block(1))) == []
-    assert talk.tell(PieceVerified(1)) == [Tell(1), Finished()]
+    assert talk.tell(PieceVerified(1)) == [SendHave(1), Finished()]
 
 
 def test_nothing_for_too_long_gives_up_and_names_what_nobody_has() -> None:
@@ -164,9 +166,13 @@ def test_peers_without_end_that_bring_nothing_are_not_all_remembered() -> None:
     talk = Talk(1)
     talk.tell(Listed(0))
     for number in range(IDLERS + 100):
-        talk.tell(PeerJoined(PeerKey(f"sybil {number}")), PeerLeft(PeerKey(f"sybil {number}")), at=number / 1000)
+        talk.tell(
+            PeerJoined(PeerKey(f"sybil {number}")), PeerLeft(PeerKey(f"sybil {number}")), at=number / 1000
+        )
     assert len(talk.scheduler._patience._idlers) == IDLERS
-    assert talk.scheduler.next_wakeup() == pytest.approx(IDLERS / 1000 - 0.001 + Policy().patience_alone), "nor do they give time"
+    assert talk.scheduler.next_wakeup() == pytest.approx(IDLERS / 1000 - 0.001 + Policy().patience_alone), (
+        "nor do they give time"
+    )
 
 
 @pytest.mark.parametrize("blocks", [0, 3])
@@ -217,10 +223,11 @@ def test_blocks_that_arrive_are_progress_even_where_no_piece_is_whole_for_long()
     talk.meet(A)
     for number in range(16):
         assert GiveUp(()) not in talk.tell(BlockArrived(A, talk.block(0, number)), at=18.0 * (number + 1))
-    assert talk.tell(PieceVerified(0)) == [Tell(0), Finished()]
+    assert talk.tell(PieceVerified(0)) == [SendHave(0), Finished()]
 
 
-# -- whom to ask for what --------------------------------------------------------------------------------------------------------------
+# -- whom to ask for what
+# --------------------------------------------------------------------------------------------------------------
 
 
 def test_a_peer_is_asked_for_nothing_until_it_told_what_it_has() -> None:
@@ -231,7 +238,14 @@ def test_a_peer_is_asked_for_nothing_until_it_told_what_it_has() -> None:
 
 def test_news_about_strangers_changes_nothing() -> None:
     talk = Talk(3)
-    for news in (PeerHas(A, 7), PeerGained(A, (1,)), Suggested(A, (1,)), PeerLeft(A), BlockArrived(A, talk.block(0)), PieceCorrupt(0)):
+    for news in (
+        PeerHas(A, 7),
+        PeerGained(A, (1,)),
+        Suggested(A, (1,)),
+        PeerLeft(A),
+        BlockArrived(A, talk.block(0)),
+        PieceCorrupt(0),
+    ):
         assert talk.tell(news) == []
     assert talk.scheduler.unobtainable() == (0, 1, 2)
 
@@ -288,7 +302,8 @@ def test_sources_counts_the_peers_that_are_asked_now() -> None:
     assert talk.scheduler.sources == 1
 
 
-# -- suggestions -----------------------------------------------------------------------------------------------------------------------
+# -- suggestions
+# -----------------------------------------------------------------------------------------------------------------------
 
 
 def test_what_a_peer_suggests_is_asked_for_before_our_own_choice() -> None:
@@ -332,7 +347,8 @@ def test_silence_is_not_counted_while_blocks_are_coming() -> None:
     assert asked(talk.tell(Suggested(A, (4,)), at=5.1), A) == [talk.block(4)]
 
 
-# -- failures --------------------------------------------------------------------------------------------------------------------------
+# -- failures
+# --------------------------------------------------------------------------------------------------------------------------
 
 
 def test_a_block_that_does_not_come_in_time_is_cancelled_and_asked_elsewhere() -> None:
@@ -349,7 +365,7 @@ def test_a_block_that_does_not_come_in_time_is_cancelled_and_asked_elsewhere() -
 def test_a_peer_that_stalls_again_and_again_is_dropped_but_not_for_good() -> None:
     talk = Talk(9, policy=Policy(patience=1000.0))
     talk.meet(A)
-    found: list[Wish] = []
+    found: list[Effect] = []
     for _ in range(40):
         wakeup = talk.scheduler.next_wakeup()
         assert wakeup is not None
@@ -362,7 +378,9 @@ def test_a_peer_that_stalls_again_and_again_is_dropped_but_not_for_good() -> Non
     assert not talk.scheduler.banned(A)
 
 
-def test_case_32_of_many_peers_that_stall_with_the_last_block_one_that_would_bring_it_is_asked_after_one_timeout() -> None:
+def test_case_32_of_many_peers_that_stall_with_the_last_block_one_that_would_bring_it_is_asked_after_one_timeout() -> (
+    None
+):
     stalling = [PeerKey(f"stall {number}") for number in range(5)]
     talk = Talk(1)
     for peer in (*stalling, A):
@@ -475,7 +493,8 @@ def test_a_peer_that_lied_about_a_piece_is_not_asked_for_it_again() -> None:
     assert talk.tell(Tick(), at=50.0) == []
 
 
-# -- corrupt pieces --------------------------------------------------------------------------------------------------------------------
+# -- corrupt pieces
+# --------------------------------------------------------------------------------------------------------------------
 
 
 def test_a_peer_that_alone_sent_a_corrupt_piece_is_dropped_at_once_and_for_good() -> None:
@@ -491,10 +510,14 @@ def test_a_peer_that_alone_sent_a_corrupt_piece_is_dropped_at_once_and_for_good(
     assert {block.piece for block in asked(talk.tell(PieceVerified(1)), B)} <= {0}
 
 
-def shared_piece(talk: Talk, piece: int) -> list[Wish]:
+def shared_piece(talk: Talk, piece: int) -> list[Effect]:
     """A sends the first block and fails with the second, which B sends; the piece is corrupt."""
     talk.tell(PeerHas(B, 0), PeerHas(A, 1 << piece))
-    talk.tell(BlockArrived(A, talk.block(piece, 0)), PeerHas(A, 0), BlockFailed(A, talk.block(piece, 1), Failure.LACKS))
+    talk.tell(
+        BlockArrived(A, talk.block(piece, 0)),
+        PeerHas(A, 0),
+        BlockFailed(A, talk.block(piece, 1), Failure.LACKS),
+    )
     talk.tell(PeerHas(B, 1 << piece), BlockArrived(B, talk.block(piece, 1)), PeerHas(B, 0))
     return talk.tell(PieceCorrupt(piece))
 
@@ -538,13 +561,18 @@ def test_a_corrupt_piece_that_was_never_begun_or_is_verified_changes_nothing() -
     assert talk.tell(PieceCorrupt(0)) == []
     talk.meet(A)
     assert talk.tell(PieceCorrupt(0)) == []
-    assert talk.tell(BlockArrived(A, talk.block(1)), PieceVerified(1)) == [Tell(1), Finished()]
+    assert talk.tell(BlockArrived(A, talk.block(1)), PieceVerified(1)) == [SendHave(1), Finished()]
 
 
 def test_a_piece_that_was_found_elsewhere_is_cancelled_where_it_was_asked() -> None:
     talk = Talk(1, blocks=4)
     talk.meet(A)
-    assert talk.tell(PieceVerified(0)) == [Cancel(A, talk.block(0, 0)), Cancel(A, talk.block(0, 1)), Tell(0), Finished()]
+    assert talk.tell(PieceVerified(0)) == [
+        Cancel(A, talk.block(0, 0)),
+        Cancel(A, talk.block(0, 1)),
+        SendHave(0),
+        Finished(),
+    ]
 
 
 def test_a_corrupt_piece_whose_sender_left_is_fetched_again() -> None:
@@ -555,7 +583,8 @@ def test_a_corrupt_piece_whose_sender_left_is_fetched_again() -> None:
     assert asked(talk.meet(B), B) == [talk.block(0)]
 
 
-# -- what comes late -------------------------------------------------------------------------------------------------------------------
+# -- what comes late
+# -------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("failure", [None, *Failure])
@@ -569,11 +598,17 @@ def test_what_comes_late_or_was_never_asked_for_changes_nothing(failure: Failure
     for block in late:
         for peer in (A, B, C):
             if peer not in talk.scheduler._ledger.asked(block):
-                assert talk.tell(BlockArrived(peer, block) if failure is None else BlockFailed(peer, block, failure)) == []
+                assert (
+                    talk.tell(
+                        BlockArrived(peer, block) if failure is None else BlockFailed(peer, block, failure)
+                    )
+                    == []
+                )
     assert picture(talk.scheduler) == before
 
 
-# -- the tail --------------------------------------------------------------------------------------------------------------------------
+# -- the tail
+# --------------------------------------------------------------------------------------------------------------------------
 
 
 def test_at_the_tail_a_block_that_is_slow_to_come_is_asked_of_a_second_peer_and_of_no_third() -> None:
@@ -622,7 +657,9 @@ def test_a_seed_that_suggested_helps_at_the_tail_without_a_pause() -> None:
     talk.meet(A, 0b01)
     talk.tell(PeerJoined(B), PeerHas(B, 0b11), Tick(), at=0.9)
     talk.tell(Suggested(B, ()))
-    assert asked(talk.tell(BlockArrived(B, talk.block(1)), PieceVerified(1), Tick(), at=1.0), B) == [talk.block(0)]
+    assert asked(talk.tell(BlockArrived(B, talk.block(1)), PieceVerified(1), Tick(), at=1.0), B) == [
+        talk.block(0)
+    ]
 
 
 def test_what_was_missed_while_a_peer_was_paused_is_asked_when_the_pause_ends() -> None:

@@ -12,7 +12,7 @@ import pytest
 from p2p.errors import Refused
 from p2p.tracker import committer
 from p2p.tracker.committer import Committer
-from p2p.tracker.store.memory import MemoryStore
+from p2p.tracker.store.directory import MemoryStore
 
 
 class SlowDisk(MemoryStore):
@@ -124,8 +124,12 @@ def test_what_comes_while_a_commit_runs_waits_for_the_next_one() -> None:
     asyncio.run(run())
 
 
-@pytest.mark.parametrize("failure", [Refused("unavailable", "locked"), RuntimeError("can't start new thread")])
-def test_when_a_commit_fails_all_are_told_and_it_is_tried_again(failure: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "failure", [Refused("unavailable", "locked"), RuntimeError("can't start new thread")]
+)
+def test_when_a_commit_fails_all_are_told_and_it_is_tried_again(
+    failure: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(committer, "RETRY_DELAY", 0.01)
 
     async def run() -> None:

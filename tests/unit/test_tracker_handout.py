@@ -17,7 +17,9 @@ LAN, WAN, LAPTOP = "192.168.1.20", "198.51.100.7", "192.168.1.2"
 
 
 def peer(number: int, room: int = 0) -> PeerRecord:
-    return PeerRecord(PeerId(f"{number:032x}"), "s", f"peer {number}", "alice", "10.0.0.7", None, {}, room, 0.0)
+    return PeerRecord(
+        PeerId(f"{number:032x}"), "s", f"peer {number}", "alice", "10.0.0.7", None, {}, room, 0.0
+    )
 
 
 def host_of(record: PeerRecord) -> str | None:
@@ -166,15 +168,21 @@ def test_among_equals_chance_spreads_the_load() -> None:
 
 def test_those_whom_the_asker_cannot_reach_take_no_place() -> None:
     holders = {peer(number): 100 for number in range(20)}
-    chosen = choose(holders, 100, 50, random.Random(3), lambda record: None if int(record.id, 16) % 2 else "h")
+    chosen = choose(
+        holders, 100, 50, random.Random(3), lambda record: None if int(record.id, 16) % 2 else "h"
+    )
     assert sorted(int(choice.peer.id, 16) for choice in chosen) == list(range(0, 20, 2))
 
 
 def test_who_invents_a_thousand_seeds_in_one_session_or_on_one_host_hides_nobody() -> None:
     for session, host in (("evil", "10.0.0.7"), (None, "10.6.6.6")):
-        invented = [replace(peer(number), session=session or f"s{number}", host=host) for number in range(900)]
+        invented = [
+            replace(peer(number), session=session or f"s{number}", host=host) for number in range(900)
+        ]
         honest = [replace(peer(number), session=f"s{number}") for number in (1001, 1002)]
-        chosen = choose(dict.fromkeys([*invented, *honest], 100), 100, 50, random.Random(4), lambda record: record.host)
+        chosen = choose(
+            dict.fromkeys([*invented, *honest], 100), 100, 50, random.Random(4), lambda record: record.host
+        )
         assert len(chosen) == 50
         assert {choice.peer for choice in chosen} >= set(honest)
 
@@ -201,7 +209,9 @@ def test_copies_go_in_the_order_given_to_peers_with_room_that_lack_the_content()
         peer(7, room=100),
     ]
     unreachable = peers[6]
-    chosen = place(peers, {peers[3]}, 100, 2, {peers[4].id}, lambda record: None if record is unreachable else "h")
+    chosen = place(
+        peers, {peers[3]}, 100, 2, {peers[4].id}, lambda record: None if record is unreachable else "h"
+    )
     assert [choice.peer for choice in chosen] == [peers[2], peers[5]]
     assert [choice.peer for choice in place(peers, set(), 100, 1, (), host_of)] == [peers[2]]
     assert place(peers, set(), 501, 1, (), host_of) == []

@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from p2p import accept
 from p2p.errors import UsageError
+from p2p.net import acceptor as accept
 from p2p.tracker import listener
 from p2p.tracker.listener import Listener
 
@@ -47,7 +47,9 @@ def test_each_that_connects_gets_a_protocol_and_nobody_after_close() -> None:
         failures: list[OSError] = []
         one = Listener(Greeter, failures.append)
         (address,) = await one.start(LOOPBACK, 0)
-        assert await asyncio.gather(*(greeted(address.port) for _ in range(2 * listener.BURST + 1))) == [b"hi"] * (2 * listener.BURST + 1)
+        assert await asyncio.gather(*(greeted(address.port) for _ in range(2 * listener.BURST + 1))) == [
+            b"hi"
+        ] * (2 * listener.BURST + 1)
         one.close()
         await asyncio.sleep(0)
         with pytest.raises(OSError):
@@ -57,12 +59,18 @@ def test_each_that_connects_gets_a_protocol_and_nobody_after_close() -> None:
     run(test)
 
 
-def test_case_60_a_refusal_of_the_system_is_one_failure_and_one_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_case_60_a_refusal_of_the_system_is_one_failure_and_one_pause(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(accept, "PAUSE", 0.01)
 
     async def test() -> None:
         take = socket.socket.accept
-        errors: list[OSError] = [ConnectionAbortedError(), OSError(errno.EMFILE, "too many"), OSError(errno.ENFILE, "too many")]
+        errors: list[OSError] = [
+            ConnectionAbortedError(),
+            OSError(errno.EMFILE, "too many"),
+            OSError(errno.ENFILE, "too many"),
+        ]
 
         def taken(sock: socket.socket) -> tuple[socket.socket, object]:
             if errors:
@@ -103,7 +111,10 @@ def test_a_name_with_several_addresses_has_one_port(monkeypatch: pytest.MonkeyPa
         loop = asyncio.get_running_loop()
 
         async def two(*_: object, **__: object) -> list[object]:
-            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, 0)) for host in (LOOPBACK, "127.0.0.2", LOOPBACK)]
+            return [
+                (socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, 0))
+                for host in (LOOPBACK, "127.0.0.2", LOOPBACK)
+            ]
 
         monkeypatch.setattr(loop, "getaddrinfo", two)
         one = Listener(Greeter, lambda error: None)

@@ -12,11 +12,14 @@ import pytest
 from p2p.model import ContentId, PeerId
 from p2p.tracker.search import MAX_TERMS, rank, terms
 from p2p.tracker.store.base import Caps, Claim, ContentRecord, PeerRecord, fold
-from p2p.tracker.store.memory import MemoryStore
+from p2p.tracker.store.directory import MemoryStore
 
 
 def records(*rows: tuple[str, int]) -> list[ContentRecord]:
-    made = [ContentRecord(ContentId(f"{at:064x}"), name, 1, seeds, fold(name), {}) for at, (name, seeds) in enumerate(rows)]
+    made = [
+        ContentRecord(ContentId(f"{at:064x}"), name, 1, seeds, fold(name), {})
+        for at, (name, seeds) in enumerate(rows)
+    ]
     return sorted(made, key=lambda record: record.order)
 
 
@@ -49,7 +52,9 @@ def test_terms_beyond_the_limit_are_passed_over() -> None:
 
 
 def test_the_exact_name_comes_first_then_beginnings_then_seeds_then_names() -> None:
-    found = records(("z iso", 9), ("my iso", 3), ("a iso", 3), ("isolde", 1), ("ISO 9660", 2), ("Iso", 0), ("iso", 1))
+    found = records(
+        ("z iso", 9), ("my iso", 3), ("a iso", 3), ("isolde", 1), ("ISO 9660", 2), ("Iso", 0), ("iso", 1)
+    )
     assert names(found, "ISO") == ["iso", "Iso", "ISO 9660", "isolde", "z iso", "a iso", "my iso"]
 
 
@@ -59,11 +64,17 @@ def test_a_blank_text_ranks_by_seeds_then_names() -> None:
 
 def test_pages_put_together_are_the_whole_and_beyond_the_end_is_nothing() -> None:
     rng = random.Random(7)
-    found = records(*((f"{rng.choice('abx')} iso {number}", rng.randrange(4)) for number in range(97)), ("iso", 1), ("iso x", 0))
+    found = records(
+        *((f"{rng.choice('abx')} iso {number}", rng.randrange(4)) for number in range(97)),
+        ("iso", 1),
+        ("iso x", 0),
+    )
     whole = names(found, "iso", 0, 100)
     assert len(whole) == 99
     for limit in (1, 7, 50):
-        assert [name for offset in range(0, 99, limit) for name in names(found, "iso", offset, limit)] == whole
+        assert [
+            name for offset in range(0, 99, limit) for name in names(found, "iso", offset, limit)
+        ] == whole
     assert rank(found, "iso", 1_000_000_000, 50) == (99, [])
 
 
@@ -72,15 +83,27 @@ def test_ranks_and_pages_are_those_of_a_plain_sort() -> None:
     print(f"seed {seed}")
     rng = random.Random(seed)
     for _ in range(300):
-        found = records(*(("".join(rng.choices("aB1- é", k=rng.randrange(6))), rng.randrange(3)) for _ in range(rng.randrange(30))))
-        text, offset, limit = "".join(rng.choices("ab1- É", k=rng.randrange(4))), rng.randrange(12), rng.randrange(1, 12)
+        found = records(
+            *(
+                ("".join(rng.choices("aB1- é", k=rng.randrange(6))), rng.randrange(3))
+                for _ in range(rng.randrange(30))
+            )
+        )
+        text, offset, limit = (
+            "".join(rng.choices("ab1- É", k=rng.randrange(4))),
+            rng.randrange(12),
+            rng.randrange(1, 12),
+        )
         wanted = fold(text).strip()
 
         def order(record: ContentRecord, wanted: str = wanted) -> tuple[object, ...]:
             nearness = (record.folded != wanted, not record.folded.startswith(wanted)) if wanted else ()
             return (*nearness, -record.seeds, record.order)
 
-        assert rank(found, text, offset, limit) == (len(found), sorted(found, key=order)[offset : offset + limit])
+        assert rank(found, text, offset, limit) == (
+            len(found),
+            sorted(found, key=order)[offset : offset + limit],
+        )
 
 
 def filled(*names: str) -> tuple[MemoryStore, PeerRecord]:
@@ -94,7 +117,8 @@ def filled(*names: str) -> tuple[MemoryStore, PeerRecord]:
 
 
 def slowest(store: MemoryStore, peer: PeerRecord, texts: Iterable[str]) -> tuple[float, str]:
-    """Seconds of processor time for the text that takes longest, the best of five runs each. Each run comes just after a change."""
+    """Seconds of processor time for the text that takes longest, the best of five runs each. Each run comes
+    just after a change."""
     fresh = itertools.count(1 << 200)
     taken = []
     for text in texts:
@@ -110,20 +134,37 @@ def slowest(store: MemoryStore, peer: PeerRecord, texts: Iterable[str]) -> tuple
 
 
 COMMON = "holidayptjeg20"
-PAIRS = [pair for word in ("holiday", "20", "photo", "jpeg") for pair in map("".join, itertools.pairwise(word))]
+PAIRS = [
+    pair for word in ("holiday", "20", "photo", "jpeg") for pair in map("".join, itertools.pairwise(word))
+]
 TEXTS = [
     *("", " ", "*", "%", "_", "-", ".", "a", "photo", "photo holiday", "2012", "99999", "(.*)*x", "x" * 256),
-    *("Holiday 2000 photo-000000.jpeg", "e o a i j", "h o l i d a y p h t j p e g 2 0", "0 1 2 3 4 5 6 7 8 9", " ".join(PAIRS)),
+    *(
+        "Holiday 2000 photo-000000.jpeg",
+        "e o a i j",
+        "h o l i d a y p h t j p e g 2 0",
+        "0 1 2 3 4 5 6 7 8 9",
+        " ".join(PAIRS),
+    ),
     " ".join(itertools.islice(itertools.cycle(COMMON), MAX_TERMS)),
     " ".join(itertools.islice(itertools.cycle(COMMON), 128)),
-    " ".join((COMMON + "abcdefghijklmnopqrstuvwxyz0123456789" + "".join(map(chr, range(0x430, 0x450))))[: MAX_TERMS + 6]),
+    " ".join(
+        (COMMON + "abcdefghijklmnopqrstuvwxyz0123456789" + "".join(map(chr, range(0x430, 0x450))))[
+            : MAX_TERMS + 6
+        ]
+    ),
 ]
 
 
-def assert_about_one_look_at_each_name(store: MemoryStore, peer: PeerRecord, seconds: float, text: str) -> None:
-    """Fail if a text takes ten times as long as a word that nobody has, on the same machine at the same time: five are needed at most."""
+def assert_about_one_look_at_each_name(
+    store: MemoryStore, peer: PeerRecord, seconds: float, text: str
+) -> None:
+    """Fail if a text takes ten times as long as a word that nobody has, on the same machine at the same time:
+    five are needed at most."""
     once, _ = slowest(store, peer, ["nowhere"])
-    assert seconds < 10 * once, f"{text!r} took {seconds * 1000:.0f} ms, a look at each name {once * 1000:.0f} ms"
+    assert seconds < 10 * once, (
+        f"{text!r} took {seconds * 1000:.0f} ms, a look at each name {once * 1000:.0f} ms"
+    )
 
 
 def test_case_16_a_search_in_100_000_names_is_bounded_whatever_the_text() -> None:

@@ -11,8 +11,8 @@ import pytest
 from p2p.errors import ProtocolError, Refused
 from p2p.model import MAX_SIZE, ContentId, PeerId
 from p2p.protocol.codec import decode_answer, decode_line, encode_answer, encode_request
-from p2p.protocol.lines import MAX_LINE
-from p2p.protocol.messages import Answer, Hello, HelloAnswer, Ping, PingAnswer, Request
+from p2p.protocol.framing import MAX_LINE
+from p2p.protocol.peer_messages import Answer, Hello, HelloAnswer, Ping, PingAnswer, Request
 from p2p.protocol.tracker_messages import (
     Announce,
     AnnounceAnswer,
@@ -37,7 +37,7 @@ from p2p.protocol.tracker_messages import (
 )
 from p2p.tracker.service import AMPLIFY, PAGE_BYTES, Asker, TrackerService
 from p2p.tracker.store.base import SESSION_IDLE, Caps, PeerRecord
-from p2p.tracker.store.memory import MemoryStore
+from p2p.tracker.store.directory import MemoryStore
 
 A = TypeVar("A", bound=Answer)
 
@@ -50,7 +50,9 @@ class World:
     def __init__(self, caps: Caps | None = None, *, trust_advertised: bool = False) -> None:
         secrets = (f"{number:032x}" for number in itertools.count(1))
         self.store = MemoryStore(caps)
-        self.service = TrackerService(self.store, random.Random(5), lambda: next(secrets), ttl=30, trust_advertised=trust_advertised)
+        self.service = TrackerService(
+            self.store, random.Random(5), lambda: next(secrets), ttl=30, trust_advertised=trust_advertised
+        )
         self.now = 0.0
 
     def ask(self, asker: Asker, request: Request, kind: type[A]) -> A:
@@ -193,7 +195,9 @@ def test_an_announce_says_how_many_contents_are_known() -> None:
         (share(2, size=5, have=6), r"contents\[1\]\.have: "),
     ],
 )
-def test_an_announce_with_one_wrong_content_changes_nothing_and_names_the_field(wrong: Share, where: str) -> None:
+def test_an_announce_with_one_wrong_content_changes_nothing_and_names_the_field(
+    wrong: Share, where: str
+) -> None:
     world = World()
     asker = world.asker(user="alice")
     with pytest.raises(ProtocolError, match="^" + where) as caught:
@@ -259,12 +263,20 @@ def test_lookup_tells_what_it_is_and_who_has_it_but_not_the_asker_itself() -> No
     world.announce(asker, 2, share(1, name="lab.img", size=10, have=4))
     answer = world.ask(asker, Lookup(id=cid(1)), LookupAnswer)
     content = answer.content
-    assert (content.id, content.name, content.size, content.seeds, content.peers) == (cid(1), "lab.img", 10, 1, 2)
+    assert (content.id, content.name, content.size, content.seeds, content.peers) == (
+        cid(1),
+        "lab.img",
+        10,
+        1,
+        2,
+    )
     assert [(source.peer, source.have, source.host, source.listen) for source in answer.sources] == [
         (pid(1), 10, HOME, {"tcp": 7000}),
         (pid(2), 4, HOME, {"tcp": 7000}),
     ]
-    assert [source.peer for source in world.ask(asker, Lookup(id=cid(1), peer=pid(1)), LookupAnswer).sources] == [pid(2)]
+    assert [
+        source.peer for source in world.ask(asker, Lookup(id=cid(1), peer=pid(1)), LookupAnswer).sources
+    ] == [pid(2)]
     assert len(world.ask(asker, Lookup(id=cid(1), peer=pid(77)), LookupAnswer).sources) == 2
     assert len(world.ask(asker, Lookup(id=cid(1), limit=1), LookupAnswer).sources) == 1
     assert world.refused(asker, Lookup(id=cid(2))) == "not_found"
@@ -288,12 +300,16 @@ def test_search_and_list_go_page_by_page_to_the_end() -> None:
     world = World()
     asker = world.asker(user="alice")
     for start in range(0, 250, 50):
-        world.announce(asker, 1, *(share(number, name=f"file-{number:03}") for number in range(start, start + 50)))
+        world.announce(
+            asker, 1, *(share(number, name=f"file-{number:03}") for number in range(start, start + 50))
+        )
     for searching in (False, True):
         seen: list[str] = []
         offset: int | None = 0
         while offset is not None:
-            page = world.ask(asker, Search(text="file", offset=offset) if searching else List(offset=offset), HitsAnswer)
+            page = world.ask(
+                asker, Search(text="file", offset=offset) if searching else List(offset=offset), HitsAnswer
+            )
             assert page.total == 250
             seen += [hit.name for hit in page.hits]
             offset = page.next
@@ -310,7 +326,12 @@ def test_a_page_never_exceeds_what_a_line_can_carry() -> None:
         # Quotes double on the wire; these are the largest rows there are.
         contents = (share(number, name=f"{number:03}" + '"' * 252), share(777))
         world.announce(asker, number, *contents, name='"' * 64, listen=listen, advertise=far, room=10)
-    requests: list[Request] = [Search(text='"', limit=100), List(limit=100), Peers(limit=100), Lookup(id=cid(777), limit=100)]
+    requests: list[Request] = [
+        Search(text='"', limit=100),
+        List(limit=100),
+        Peers(limit=100),
+        Lookup(id=cid(777), limit=100),
+    ]
     for request in [*requests, Place(id=cid(888), size=1, copies=100)]:
         answer = world.service.handle(request, asker, 0.0)
         line = encode_answer(answer, 2**53 - 1)
@@ -330,7 +351,14 @@ def test_case_19_without_a_session_an_answer_is_at_most_a_hundred_times_its_ques
     for number in range(200):
         world.announce(alice, number, share(number), share(777), share(999), room=10)
     nobody = world.asker()
-    requests: list[Request] = [List(), List(limit=100), Search(text=""), Search(text="f", limit=100), Peers(), Peers(limit=100)]
+    requests: list[Request] = [
+        List(),
+        List(limit=100),
+        Search(text=""),
+        Search(text="f", limit=100),
+        Peers(),
+        Peers(limit=100),
+    ]
     for request in [*requests, Lookup(id=cid(777), limit=100), Place(id=cid(888), size=1, copies=100)]:
         answer = encode_answer(world.service.handle(request, nobody, 0.0))
         assert len(answer) <= AMPLIFY * len(encode_request(request)), request.OP
@@ -360,7 +388,10 @@ def test_peers_are_shown_as_the_asker_can_reach_them_and_pages_still_lead_to_all
         offset = page.next
     assert hosts == ["203.0.113.5", "203.0.113.1", "203.0.113.6"]
     inside = world.asker("192.168.1.9", "192.168.1.2")
-    assert [row.host for row in world.ask(inside, Peers(), PeersAnswer).peers][1:3] == ["192.168.1.5", "192.168.1.2"]
+    assert [row.host for row in world.ask(inside, Peers(), PeersAnswer).peers][1:3] == [
+        "192.168.1.5",
+        "192.168.1.2",
+    ]
 
 
 def test_the_age_of_a_peer_is_the_time_since_its_heartbeat() -> None:
@@ -378,7 +409,11 @@ def test_copies_go_round_robin_to_those_who_accept_have_room_and_lack_it() -> No
         world.announce(asker, number, *([share(1)] if number == 5 else []), room=room)
     request = Place(id=cid(1), size=50, copies=2, exclude=(pid(4),))
     assert [target.peer for target in world.ask(asker, request, PlaceAnswer).targets] == [pid(1), pid(2)]
-    turns = [target.peer for _ in range(4) for target in world.ask(asker, Place(id=cid(1), size=50), PlaceAnswer).targets]
+    turns = [
+        target.peer
+        for _ in range(4)
+        for target in world.ask(asker, Place(id=cid(1), size=50), PlaceAnswer).targets
+    ]
     assert turns == [pid(4), pid(1), pid(2), pid(4)]
     assert world.ask(asker, Place(id=cid(1), size=101), PlaceAnswer).targets == ()
 
@@ -399,7 +434,11 @@ def test_a_hostile_number_of_holders_costs_a_lookup_no_more_than_a_look_at_each(
     world = World()
     asker = world.asker(user="alice")
     for number in range(2000):
-        world.store.put_peer(PeerRecord(pid(number), cast(str, asker.session), "p", "alice", "10.0.0.7", None, {"tcp": 7000}, 0, 0.0))
+        world.store.put_peer(
+            PeerRecord(
+                pid(number), cast(str, asker.session), "p", "alice", "10.0.0.7", None, {"tcp": 7000}, 0, 0.0
+            )
+        )
         world.announce(asker, number, share(1), name="p")
     answer = world.ask(asker, Lookup(id=cid(1), limit=100), LookupAnswer)
     assert len({source.peer for source in answer.sources}) == 100
@@ -411,7 +450,9 @@ def test_case_15_figures_that_a_hostile_peer_drives_beyond_the_wire_stay_readabl
     world = World()
     asker = world.asker(user="eve")
     for start in range(0, 2**11 + 64, 64):
-        world.announce(asker, 1, *(share(number, size=MAX_SIZE, have=0) for number in range(start, start + 64)))
+        world.announce(
+            asker, 1, *(share(number, size=MAX_SIZE, have=0) for number in range(start, start + 64))
+        )
     assert world.store.totals().bytes > 2**53
     stats = world.ask(asker, Stats(), StatsAnswer)
     assert stats.bytes == 2**53 - 1

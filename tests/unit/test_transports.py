@@ -1,4 +1,5 @@
-"""Transports by name, and what only the TCP transport has: a shared port, limits on connections, and who asks."""
+"""Transports by name, and what only the TCP transport has: a shared port, limits on connections, and who
+asks."""
 
 from __future__ import annotations
 
@@ -16,17 +17,17 @@ from typing import Any
 import pytest
 
 import transports
-from p2p import accept
 from p2p.errors import Refused, TransportUnavailable, Unreachable
 from p2p.model import Address, BlockSpan, ContentId, FileSpan, PeerId
+from p2p.net import acceptor as accept
 from p2p.peer.transport import Listener
 from p2p.protocol.codec import encode_error
-from p2p.protocol.messages import Hello
+from p2p.protocol.peer_messages import Hello
 from p2p.protocol.session import Asked
-from p2p.system import disk_io
-from tests.leaks import contained
-from tests.shelf import SIZE, Shelf
-from tests.waiting import until
+from p2p.storage.disk_io import disk_io
+from tests.kit.leaks import contained
+from tests.kit.shelf import SIZE, Shelf
+from tests.kit.waiting import until
 from transports import tcp
 from transports.tcp import TcpTransport
 
@@ -39,15 +40,17 @@ class NoSource:
 
     def __init__(self, fault: Exception) -> None:
         self.fault = fault
-        self.who: list[str] = []
+        self.client: list[str] = []
 
     @asynccontextmanager
-    async def blocks(self, who: str, content: ContentId, spans: Sequence[BlockSpan]) -> AsyncIterator[list[list[FileSpan]]]:
-        self.who.append(who)
+    async def blocks(
+        self, client: str, content: ContentId, spans: Sequence[BlockSpan]
+    ) -> AsyncIterator[list[list[FileSpan]]]:
+        self.client.append(client)
         raise self.fault
         yield []
 
-    def pace(self, count: int, who: str) -> None:
+    def throttle(self, count: int, client: str) -> None:
         pass
 
 
@@ -57,15 +60,16 @@ class Greeter:
     def __init__(self) -> None:
         self.gone_wires = 0
 
-    async def heard(self, wire: Any, event: object) -> None:
+    async def on_event(self, wire: Any, event: object) -> None:
         if isinstance(event, Asked) and isinstance(event.request, Hello):
             wire.peer = event.request.peer
 
-    def gone(self, wire: object) -> None:
+    def on_closed(self, wire: object) -> None:
         self.gone_wires += 1
 
 
-# -- by name -------------------------------------------------------------------------------------------------------------------------
+# -- by name
+# -------------------------------------------------------------------------------------------------------------------------
 
 
 def test_known_transports_come_by_their_names() -> None:
@@ -79,7 +83,9 @@ def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
 
 
 @pytest.mark.parametrize("missing", ["grpc", "google.protobuf", "grpc._channel"])
-def test_case_77_a_library_that_is_not_installed_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+def test_case_77_a_library_that_is_not_installed_is_named_with_its_extra(
+    monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
     def broken(name: str) -> Any:
         raise ModuleNotFoundError(f"No module named {missing!r}", name=missing)
 
@@ -89,7 +95,9 @@ def test_case_77_a_library_that_is_not_installed_is_named_with_its_extra(monkeyp
 
 
 @pytest.mark.parametrize("missing", ["p2p.nothing", "protos.transfer", None])
-def test_a_fault_of_our_own_is_not_disguised_as_a_missing_extra(monkeypatch: pytest.MonkeyPatch, missing: str | None) -> None:
+def test_a_fault_of_our_own_is_not_disguised_as_a_missing_extra(
+    monkeypatch: pytest.MonkeyPatch, missing: str | None
+) -> None:
     def broken(name: str) -> Any:
         raise ModuleNotFoundError("ours", name=missing)
 
@@ -98,7 +106,8 @@ def test_a_fault_of_our_own_is_not_disguised_as_a_missing_extra(monkeypatch: pyt
         transports.load("grpc", disk_io())
 
 
-# -- over tcp ------------------------------------------------------------------------------------------------------------------------
+# -- over tcp
+# ------------------------------------------------------------------------------------------------------------------------
 
 
 def test_a_peer_that_says_hello_is_known_by_its_id_and_host_and_a_nobody_by_its_host() -> None:
@@ -113,13 +122,15 @@ def test_a_peer_that_says_hello_is_known_by_its_id_and_host_and_a_nobody_by_its_
                 await lane.fetch(CONTENT, BlockSpan(0, 0, 4), memoryview(bytearray(4)))
             await lane.close()
         await listener.close()
-        assert source.who == ["5f" * 16 + "@127.0.0.1", "127.0.0.1"]
+        assert source.client == ["5f" * 16 + "@127.0.0.1", "127.0.0.1"]
         assert control.gone_wires == 2
 
     contained(work)
 
 
-def test_a_fault_of_ours_ends_one_connection_and_is_logged_and_the_door_stays_open(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_fault_of_ours_ends_one_connection_and_is_logged_and_the_door_stays_open(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async def work() -> None:
         listener = await TcpTransport(disk_io()).listen(NoSource(RuntimeError("a fault of ours")), LOOPBACK)
         for _ in range(2):
@@ -152,20 +163,22 @@ async def _told(listener: Listener, ask: bytes = b"") -> tuple[Any, asyncio.Stre
 PING = b'{"op":"ping","seq":1}\n'
 
 
-def test_over_the_limit_of_connections_a_newcomer_is_told_busy_until_one_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_over_the_limit_of_connections_a_newcomer_is_told_busy_until_one_leaves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(tcp, "CONNECTIONS", 5)
 
     async def work() -> None:
         listener = await TcpTransport(disk_io()).listen(NoSource(RuntimeError()), LOOPBACK)
         assert isinstance(listener, tcp.TcpListener)
         writers = [(await _told(listener, PING))[1] for _ in range(5)]
-        heard, newcomer = await _told(listener)
-        assert heard["error"] == "busy"
+        on_event, newcomer = await _told(listener)
+        assert on_event["error"] == "busy"
         leaving = writers.pop(0)
         leaving.transport.abort()
         await until(lambda: len(listener._open) == 4)
-        heard, again = await _told(listener, PING)
-        assert heard["error"] == "unsupported"
+        on_event, again = await _told(listener, PING)
+        assert on_event["error"] == "unsupported"
         for writer in (*writers, newcomer, again):
             writer.transport.abort()
         await listener.close()
@@ -174,8 +187,11 @@ def test_over_the_limit_of_connections_a_newcomer_is_told_busy_until_one_leaves(
 
 
 @pytest.mark.parametrize("early", [False, True], ids=["asked at once", "asked when it was told"])
-def test_a_full_door_is_busy_for_whoever_asks_for_blocks_and_nothing_is_broken(monkeypatch: pytest.MonkeyPatch, early: bool) -> None:
-    """A seed that has room for no more is asked again later; one whose connections break is given up after three."""
+def test_a_full_door_is_busy_for_whoever_asks_for_blocks_and_nothing_is_broken(
+    monkeypatch: pytest.MonkeyPatch, early: bool
+) -> None:
+    """A seed that has room for no more is asked again later; one whose connections break is given up after
+    three."""
     monkeypatch.setattr(tcp, "CONNECTIONS", 0)
 
     async def work() -> None:
@@ -212,10 +228,15 @@ def test_a_door_that_refuses_for_a_fault_of_ours_is_broken_for_whoever_asks() ->
     contained(work)
 
 
-def test_case_60_an_accept_that_fails_for_want_of_descriptors_waits_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_case_60_an_accept_that_fails_for_want_of_descriptors_waits_and_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
 
     async def work() -> None:
-        take, faults = socket.socket.accept, [OSError(24, "Too many open files"), ConnectionAbortedError(), OSError(22, "Invalid argument")]
+        take, faults = (
+            socket.socket.accept,
+            [OSError(24, "Too many open files"), ConnectionAbortedError(), OSError(22, "Invalid argument")],
+        )
         calls = 0
 
         def failing(sock: socket.socket) -> tuple[socket.socket, Any]:
@@ -228,8 +249,8 @@ def test_case_60_an_accept_that_fails_for_want_of_descriptors_waits_and_goes_on(
         monkeypatch.setattr(accept, "PAUSE", 0.01)
         monkeypatch.setattr(socket.socket, "accept", failing)
         listener = await TcpTransport(disk_io()).listen(NoSource(RuntimeError()), LOOPBACK)
-        heard, writer = await _told(listener, PING)
-        assert heard["error"] == "unsupported"
+        on_event, writer = await _told(listener, PING)
+        assert on_event["error"] == "unsupported"
         assert calls <= 5
         writer.transport.abort()
         await listener.close()
@@ -238,8 +259,11 @@ def test_case_60_an_accept_that_fails_for_want_of_descriptors_waits_and_goes_on(
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 3, 100])
-def test_requests_that_come_together_are_answered_in_order_however_many_the_source_serves_in_a_turn(tmp_path: Path, at_once: int) -> None:
-    """Blocks, one that is refused, one of another content, and something that is no read, all in one packet."""
+def test_requests_that_come_together_are_answered_in_order_however_many_the_source_serves_in_a_turn(
+    tmp_path: Path, at_once: int
+) -> None:
+    """Blocks, one that is refused, one of another content, and something that is no read, all in one
+    packet."""
 
     async def work() -> None:
         shelf = Shelf(tmp_path / "shelf", random.Random(7).randbytes(SIZE))
@@ -248,7 +272,14 @@ def test_requests_that_come_together_are_answered_in_order_however_many_the_sour
         spans = [BlockSpan(0, at, 70_000) for at in range(0, 700_000, 70_000)]
         spans[5] = BlockSpan(1, 0, 10)
         lines = [
-            {"op": "read", "id": CONTENT, "piece": span.piece, "offset": span.offset, "length": span.length, "seq": seq}
+            {
+                "op": "read",
+                "id": CONTENT,
+                "piece": span.piece,
+                "offset": span.offset,
+                "length": span.length,
+                "seq": seq,
+            }
             for seq, span in enumerate(spans)
         ]
         lines.insert(3, {"op": "ping", "seq": 100})
@@ -286,15 +317,15 @@ def test_case_12_one_that_says_nothing_gives_way_to_a_newcomer_and_one_that_spok
         _, spoke = await _told(listener, PING)
         silent = [await asyncio.open_connection("127.0.0.1", listener.port) for _ in range(4)]
         await until(lambda: len(listener._open) == 5)
-        heard, early = await _told(listener)
-        assert heard["error"] == "busy", "nobody was silent for long"
+        on_event, early = await _told(listener)
+        assert on_event["error"] == "busy", "nobody was silent for long"
         monkeypatch.setattr(tcp, "SILENT_TIME", 0.0)  # now all are
         newcomers = [await _told(listener, PING) for _ in range(4)]
         assert [told["error"] for told, _ in newcomers] == ["unsupported"] * 4
         for reader, _ in silent:
             assert await reader.read() == b""
-        heard, late = await _told(listener, PING)
-        assert heard["error"] == "busy", "all have spoken"
+        on_event, late = await _told(listener, PING)
+        assert on_event["error"] == "busy", "all have spoken"
         assert not spoke.transport.is_closing()
         for writer in (spoke, early, late, *(writer for _, writer in (*silent, *newcomers))):
             writer.transport.abort()

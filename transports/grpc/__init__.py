@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from p2p.model import MIB, Address, PeerId
-from p2p.peer.transport import Control, Source
-from p2p.peer.wire import WireTrace
-from p2p.system import DiskIO
-from transports.grpc.door import GrpcDoor
-from transports.grpc.lane import GrpcLane, connect
+from p2p.net.wire import WireTrace
+from p2p.peer.transport import BlockSource, Control
+from p2p.storage.disk_io import DiskIO
+from transports.grpc.client import GrpcDataConnection, connect
+from transports.grpc.server import GrpcServer
 
 
 class GrpcTransport:
-    """Moves blocks by calls of `Transfer.Read`. There is no control here: `control` and `trace` have no use."""
+    """Moves blocks by calls of `Transfer.Read`. There is no control here: `control` and `trace` have no
+    use."""
 
     name = "grpc"
 
@@ -19,20 +20,24 @@ class GrpcTransport:
         self._io = io
         _keep_large_buffers()
 
-    async def listen(self, source: Source, address: Address, control: Control | None = None) -> GrpcDoor:
+    async def listen(
+        self, source: BlockSource, address: Address, control: Control | None = None
+    ) -> GrpcServer:
         """Serve blocks at `address`. Raises `OSError` when it cannot be had."""
-        return GrpcDoor(source, address, self._io)
+        return GrpcServer(source, address, self._io)
 
-    async def connect(self, address: Address, me: PeerId | None = None) -> GrpcLane:
+    async def connect(self, address: Address, me: PeerId | None = None) -> GrpcDataConnection:
         """Reach a peer. Raises `Unreachable`."""
         return await connect(address, me)
 
 
 def _keep_large_buffers() -> None:
-    """Make the C library keep memory of a few MiB for the next chunk, rather than give it back to the system and fault it in anew.
+    """Make the C library keep memory of a few MiB for the next chunk, rather than give it back to the system
+    and fault it in anew.
 
-    gRPC allocates each chunk of 1 MiB by itself. glibc takes one block this large, asked for and given back, as the sign that more will
-    come (mallopt(3), M_MMAP_THRESHOLD): then 1 GiB is received with 29,000 page faults, not 280,000, and in nine tenths of the time. The
-    block is not touched, so it costs nothing; other C libraries do not mind.
+    gRPC allocates each chunk of 1 MiB by itself. glibc takes one block this large, asked for and given back,
+    as the sign that more will come (mallopt(3), M_MMAP_THRESHOLD): then 1 GiB is received with 29,000 page
+    faults, not 280,000, and in nine tenths of the time. The block is not touched, so it costs nothing; other
+    C libraries do not mind.
     """
     bytearray(8 * MIB)

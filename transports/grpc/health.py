@@ -1,7 +1,7 @@
 """The standard health service, `grpc.health.v1.Health`: a peer serves as long as its door is open.
 
-Not the servicer of grpcio-health-checking: that one sends to its watchers while it holds the lock that each check and the end of the server
-need, so that one watcher who takes no bytes stops them all.
+Not the servicer of grpcio-health-checking: that one sends to its watchers while it holds the lock that each
+check and the end of the server need, so that one watcher who takes no bytes stops them all.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""What a tracker remembers: sessions, peers, contents, and who has what; the values and the duties of every store.
+"""What a tracker remembers: sessions, peers, contents, and who has what; the values and the duties of every
+store.
 
-A *lease* of a peer is its `seen` plus the ttl: `expire` takes out all that is over. Time is the caller's monotonic clock in seconds and
-never goes back. A store is used from one thread; `commit` alone may run in another, one call at a time.
+A *lease* of a peer is its `seen` plus the ttl: `expire` takes out all that is over. Time is the caller's
+monotonic clock in seconds and never goes back. A store is used from one thread; `commit` alone may run in
+another, one call at a time.
 """
 
 from __future__ import annotations
@@ -11,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol
 from unicodedata import normalize
 
-from p2p.frozen import frozen
 from p2p.model import ContentId, PeerId, is_loopback
+from p2p.value import frozen
 
 
 @frozen
@@ -24,7 +26,8 @@ class Caps:
     pairs: int = 5_000_000
     sessions: int = 100_000
     of_host: float = 0.1
-    """The part of peers, pairs and sessions that one host may have, so that none can lock the others out; loopback may have all."""
+    """The part of peers, pairs and sessions that one host may have, so that none can lock the others out;
+    loopback may have all."""
 
     def at(self, host: str, cap: int) -> int:
         """How many of `cap` a host may have. A host that is not known may have all."""
@@ -32,7 +35,8 @@ class Caps:
 
 
 EVICT_IDLE: Final = 3600.0
-"""When sessions are at their cap, one without peers that was idle for so long (seconds) makes room: filling up must not lock people out."""
+"""When sessions are at their cap, one without peers that was idle for so long (seconds) makes room: filling
+up must not lock people out."""
 
 SESSION_IDLE: Final = 30 * 86400.0
 """A session without peers ends after so many idle seconds."""
@@ -40,7 +44,8 @@ SESSION_IDLE: Final = 30 * 86400.0
 
 @dataclass(slots=True, eq=False)
 class SessionRecord:
-    """An open session. `key` is a digest of its secret, which no store ever sees. Read-only for all but the store."""
+    """An open session. `key` is a digest of its secret, which no store ever sees. Read-only for all but the
+    store."""
 
     key: str
     user: str
@@ -87,7 +92,8 @@ class Claim(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class ContentRecord:
-    """A content that at least one live peer has. Name and size are those of its first live announcer. Read-only for all but the store."""
+    """A content that at least one live peer has. Name and size are those of its first live announcer.
+    Read-only for all but the store."""
 
     id: ContentId
     name: str
@@ -145,12 +151,14 @@ class TrackerStore(Protocol):
         """Note that a session was resumed."""
 
     def drop_session(self, key: str) -> Gone:
-        """Take out a session with all its peers and what they announced; nothing happens when it is not there."""
+        """Take out a session with all its peers and what they announced; nothing happens when it is not
+        there."""
 
     # -- peers
 
     def put_peer(self, record: PeerRecord) -> None:
-        """Keep a new peer, or the new state of a known one, whose contents and session stay. Raises `Refused("quota")`.
+        """Keep a new peer, or the new state of a known one, whose contents and session stay. Raises
+        `Refused("quota")`.
 
         The session must exist.
         """
@@ -199,7 +207,8 @@ class TrackerStore(Protocol):
     # -- time
 
     def expire(self, now: float, ttl: float) -> float:
-        """Drop peers whose lease of `ttl` seconds is over at `now`, and idle sessions; return a time before which nothing more is due."""
+        """Drop peers whose lease of `ttl` seconds is over at `now`, and idle sessions; return a time before
+        which nothing more is due."""
 
     # -- disk; a store without one has nothing unsaved and nothing to commit
 
@@ -211,7 +220,8 @@ class TrackerStore(Protocol):
         """Take all changes that wait, for one `commit`."""
 
     def commit(self, changes: Mapping[Any, Any]) -> None:
-        """Write changes to disk: all or none. Blocks for seconds at worst. Raises `Refused("unavailable")`."""
+        """Write changes to disk: all or none. Blocks for seconds at worst. Raises
+        `Refused("unavailable")`."""
 
     def settle(self, changes: Mapping[Any, Any], *, written: bool) -> None:
         """Say how the commit ended; what was not written waits again, behind nothing that is newer."""

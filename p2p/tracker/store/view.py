@@ -16,11 +16,13 @@ class _Ordered(Protocol):
 T = TypeVar("T", bound=_Ordered)
 _BY_ORDER: Final = attrgetter("order")
 _FEW: Final = 64
-"""Up to so many changes are put into a sorted view one by one; more are merged in, and very many cheaper by sorting anew."""
+"""Up to so many changes are put into a sorted view one by one; more are merged in, and very many cheaper by
+sorting anew."""
 
 
 class Sorted(Generic[T]):
-    """A view in order, brought up to date when it is asked for. An entry's order must not change while it is in."""
+    """A view in order, brought up to date when it is asked for. An entry's order must not change while it is
+    in."""
 
     def __init__(self) -> None:
         self._list: list[T] = []

@@ -1,0 +1,411 @@
+"""Files and folders as a disk has them: opened without harm, locked, synced, moved, and what went wrong with
+them in a sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import shutil
+import stat
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from p2p.content.names import printable
+from p2p.errors import DiskError
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+OPEN_FILES_CANNOT_MOVE: Final = os.name == "nt"
+"""Whether a file must be closed before it, or a folder above it, can be renamed."""
+
+_SAFE: Final = (
+    getattr(os, "O_NOFOLLOW", 0)
+    | getattr(os, "O_CLOEXEC", 0)
+    | getattr(os, "O_BINARY", 0)
+    | getattr(os, "O_NOINHERIT", 0)
+)
+_NO_WAIT: Final = getattr(os, "O_NONBLOCK", 0)
+_NO_FOLDER_SYNC: Final = frozenset({errno.EINVAL, errno.EBADF, errno.ENOTSUP})
+_FIRST_TO_TELL: Final = (5, 8)
+"""The Linux whose `syncfs` first told of lost bytes; syncfs(2)."""
+_TELL: Final = frozenset(
+    ("bcachefs", "btrfs", "exfat", "ext2", "ext3", "ext4", "f2fs", "ntfs3", "tmpfs", "vfat", "xfs")
+)
+"""Kinds of disks that tell. One that lies on another, as `overlay` in a container, is not told itself."""
+_REASONS: Final = {
+    errno.EACCES: "no permission",
+    errno.EPERM: "no permission",
+    errno.EROFS: "the disk is read-only",
+    errno.ENOENT: "it does not exist",
+    errno.EIO: "the disk reports a read or write error",
+    errno.EEXIST: "it exists already",
+    errno.ELOOP: "it is a symbolic link",
+    errno.ENAMETOOLONG: "the name is too long for this disk",
+    errno.EFBIG: "the file is too large for this disk, or for the limit of this process",
+    errno.ENOTDIR: "a part of the path is not a directory",
+    errno.EMFILE: "this process has too many open files",
+    errno.ENFILE: "this system has too many open files",
+}
+_QUOTA: Final = getattr(errno, "EDQUOT", errno.ENOSPC)
+_FULL: Final = frozenset({errno.ENOSPC, _QUOTA})
+
+
+def disk_error(
+    error: OSError, doing: str, path: str | os.PathLike[str], *, need: int | None = None
+) -> DiskError:
+    """The sentence for the user about `error`, met while `doing` something ("write", "rename", …) with
+    `path`.
+
+    For a full disk it tells how many bytes are needed, if `need` is given, and how many there are.
+    """
+    shown = printable(os.fspath(path))
+    if error.errno in _FULL:
+        asked = f"need {need:,} bytes, " if need is not None else ""
+        try:
+            have = f"have {free_space(path):,}"
+        except DiskError:
+            have = "and its free space is not known"
+        return DiskError(f"disk full: {asked}{have}; cannot {doing} '{shown}'{_why_full(error, path)}")
+    reason = _REASONS.get(error.errno or 0) or (error.strerror or type(error).__name__).lower()
+    return DiskError(f"cannot {doing} '{shown}': {reason}")
+
+
+def check_encodable(name: str) -> None:
+    """Raise `DiskError` for a name that the encoding of file names here does not have: Python would, much
+    later, with another exception."""
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError as error:
+        why = f"names of files here are {sys.getfilesystemencoding()}; set PYTHONUTF8=1"
+        raise DiskError(f"the name '{printable(name)}' cannot be written: {why}") from error
+
+
+def _why_full(error: OSError, path: str | os.PathLike[str]) -> str:
+    """What makes a disk full that has bytes to give: the user's quota is used up, or there are as many files
+    as there can be."""
+    if error.errno == _QUOTA != errno.ENOSPC:
+        return ": the quota of this user is used up"
+    if hasattr(os, "statvfs"):
+        with contextlib.suppress(OSError):
+            found = os.statvfs(_nearest(path))
+            if found.f_files and not found.f_favail and found.f_bavail:
+                return ": there is no room for another file"
+    return ""
+
+
+def open_read(path: str | os.PathLike[str]) -> tuple[int, os.stat_result]:
+    """Open a regular file for reading; return its descriptor and what there is to know of it. Never follows a
+    link, never waits for a FIFO or a device.
+
+    Raises `DiskError` for anything that is not a regular file, or that cannot be opened.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | _NO_WAIT | _SAFE)
+    except OSError as error:
+        raise disk_error(error, "read", path) from error
+    return fd, _checked_regular(fd, path)
+
+
+def open_write(path: str | os.PathLike[str], *, create: bool, dir_fd: int | None = None) -> int:
+    """Open a regular file for reading and writing; with `create` it must not exist yet. Never follows a link
+    at the end of `path`.
+
+    Raises `OSError`, and `DiskError` for anything that is not a regular file.
+    """
+    flags = os.O_RDWR | _NO_WAIT | _SAFE | (os.O_CREAT | os.O_EXCL if create else 0)
+    fd = os.open(path, flags, 0o666, dir_fd=dir_fd)
+    if not create:  # what is made new is a regular file
+        _checked_regular(fd, path)
+    return fd
+
+
+def scratch_file() -> int:
+    """A descriptor of an empty file without a name, gone when closed; in memory where the system can. Raises
+    `OSError`."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("gathered", os.MFD_CLOEXEC)
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
+def _checked_regular(fd: int, path: str | os.PathLike[str]) -> os.stat_result:
+    try:
+        found = os.fstat(fd)
+    except OSError:
+        os.close(fd)
+        raise
+    if not stat.S_ISREG(found.st_mode):
+        os.close(fd)
+        raise DiskError(f"cannot use '{printable(os.fspath(path))}': it is not a regular file")
+    return found
+
+
+class FileLock:
+    """A file held by one holder at a time; `close()` lets go of it. `fd` reads and writes it meanwhile."""
+
+    def __init__(self, fd: int, path: Path) -> None:
+        self.fd = fd
+        self.path = path
+
+    def close(self) -> None:
+        """Let go of the file; again is harmless."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def remove(self) -> None:
+        """Delete the file and let go of it. Where open files cannot be deleted, closing comes first. Raises
+        `OSError`."""
+        if OPEN_FILES_CANNOT_MOVE:
+            self.close()
+        self.path.unlink(missing_ok=True)
+        self.close()
+
+
+def lock_file(path: str | os.PathLike[str], mode: int = 0o666) -> FileLock:
+    """Open `path`, making an empty file of `mode` if there is none, and hold it alone until closed; the lock
+    dies with the process.
+
+    Raises `BlockingIOError` if another holder has it, `DiskError` if it is not a regular file or has a second
+    name, and `OSError` if it cannot be opened. Where a file system knows no locks, holding is not exclusive.
+    """
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | _NO_WAIT | _SAFE, mode)
+        if _checked_regular(fd, path).st_nlink > 1:
+            os.close(fd)
+            raise DiskError(
+                f"'{printable(os.fspath(path))}' has another name too, so it is not ours; move it away"
+            )
+        try:
+            _lock(fd)
+            # The last holder may have deleted the file between our open and our lock; then we hold what has
+            # no name any more.
+            if os.path.samestat(os.fstat(fd), os.lstat(path)):
+                return FileLock(fd, Path(path))
+        except FileNotFoundError:
+            pass
+        except OSError:
+            os.close(fd)
+            raise
+        os.close(fd)
+
+
+def _lock(fd: int) -> None:
+    if sys.platform == "win32":
+        os.lseek(
+            fd, 1 << 40, os.SEEK_SET
+        )  # beyond any byte of it, since this lock also keeps others from reading
+        try:
+            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+        except OSError as error:
+            raise BlockingIOError(errno.EAGAIN, "locked by another holder") from error
+        finally:
+            os.lseek(fd, 0, os.SEEK_SET)
+    else:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP):
+                raise
+
+
+def sync_data(fd: int) -> None:
+    """Bring a file's bytes to disk, its times where that is cheaper to leave out not. Raises `OSError`."""
+    if hasattr(os, "fdatasync"):
+        os.fdatasync(fd)
+    else:
+        os.fsync(fd)
+
+
+def drop_cached(fd: int) -> None:
+    """Let the kernel forget what it keeps of a file in memory, as far as that is on disk, or is lost. Raises
+    `OSError`.
+
+    Does nothing where a program cannot ask for that (macOS, Windows).
+    """
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def whole_path(path: str | os.PathLike[str]) -> Path:
+    """`path` from the root on, without `..`, links not followed (`Path.absolute` keeps "..", and `resolve`
+    follows links).
+
+    Raises `DiskError` for a relative one when the current folder has been deleted.
+    """
+    try:
+        return Path(os.path.abspath(path))  # noqa: PTH100
+    except OSError as error:
+        raise DiskError(
+            f"cannot find '{printable(os.fspath(path))}': the current folder does not exist any more"
+        ) from error
+
+
+def make_private(folder: Path) -> None:
+    """Make a folder for this user alone, and those above it that are missing, whatever the umask. Raises
+    `OSError`.
+
+    `Path.mkdir` gives its mode to the last folder only, and who may write into one above can put another in
+    its place.
+    """
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except FileNotFoundError:
+        if folder == folder.parent:
+            raise
+        make_private(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
+
+
+def fsync_folder(path: str | os.PathLike[str]) -> None:
+    """Make the names in a folder last through a power cut, where the system lets a folder be synced. Raises
+    `OSError`."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
+    finally:
+        os.close(fd)
+
+
+def make_folders(path: Path) -> None:
+    """Make a folder, and those above it that are missing, so that their names last through a power cut.
+    Raises `OSError`."""
+    missing = [path] if not path.exists() else []
+    missing += [above for above in path.parents if missing and not above.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for made in reversed(missing):
+        with contextlib.suppress(
+            PermissionError
+        ):  # a folder may be written to without being open to reading, and so to a sync
+            fsync_folder(made.parent)
+
+
+def data_ranges(fd: int, size: int, *, portable: bool = False) -> Iterator[tuple[int, int]]:
+    """Yield `(start, end)` in bytes for the parts of a file of `size` bytes that are no holes. Moves the
+    position of `fd`.
+
+    Where holes cannot be asked for, or with `portable`, the whole file is one part. Raises `OSError`.
+    """
+    if portable or not hasattr(os, "SEEK_DATA"):
+        if size:
+            yield 0, size
+        return
+    end = 0
+    while end < size:
+        try:
+            start = os.lseek(fd, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP):
+                raise
+            yield end, size
+            return
+        if start >= size:
+            return
+        end = min(os.lseek(fd, start, os.SEEK_HOLE), size)
+        yield start, end
+
+
+def free_space(path: str | os.PathLike[str]) -> int:
+    """Bytes this user may still write on the disk that holds `path`, or would hold it once made. Raises
+    `DiskError`."""
+    try:
+        return shutil.disk_usage(_nearest(path)).free
+    except OSError as error:
+        raise disk_error(error, "measure", path) from error
+
+
+def _nearest(path: str | os.PathLike[str]) -> Path:
+    """`path`, or the nearest folder above it that is there. Raises `OSError`."""
+    place = Path(path).absolute()
+    while place != place.parent:
+        try:
+            place.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            place = place.parent
+        else:
+            break
+    return place
+
+
+def _tells_losses(fd: int) -> bool:
+    release = re.match(r"(\d+)\.(\d+)", os.uname().release)
+    return (
+        release is not None
+        and tuple(map(int, release.groups())) >= _FIRST_TO_TELL
+        and _kind_of_disk(fd) in _TELL
+    )
+
+
+def _kind_of_disk(fd: int) -> str:
+    """What Linux calls the kind of disk on which an open file lies; empty when it does not say."""
+    try:
+        mount = re.search(r"^mnt_id:\s*(\d+)$", Path(f"/proc/self/fdinfo/{fd}").read_text(), re.MULTILINE)
+        mounts = Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
+    except OSError:  # no /proc here; each file can be synced instead
+        return ""
+    kind = mount and re.search(rf"^{mount[1]} .* - (\S+)", mounts, re.MULTILINE)
+    return kind[1] if kind else ""
+
+
+def sync_disk(fd: int) -> bool:
+    """Bring to disk all that was written to the disk on which the open folder `fd` lies; returns False where
+    that cannot be asked for.
+
+    Raises `OSError` if anything that was written there since `fd` was opened has been lost. `os.sync` would
+    tell nobody of that, and nor do all kernels and kinds of disks.
+    """
+    if sys.platform != "linux" or not _tells_losses(fd):
+        return False
+    import ctypes  # needed for folders of many files only
+
+    syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+    if syncfs is None:
+        return False
+    if syncfs(fd):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return True
+
+
+def move_new(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Rename a file or a folder; raises `FileExistsError` if `target` exists, and other `OSError` as they
+    come.
+
+    A file gets its second name by a hard link, which can never overwrite. Where that cannot be (folders;
+    disks without links) a look comes before the rename, and only a target that appears between the two could
+    be lost: an empty folder, or on such a disk a file.
+    """
+    if os.name != "nt" and not Path(source).is_dir():
+        try:
+            os.link(source, target, follow_symlinks=False)
+        except FileExistsError:
+            raise
+        except (OSError, NotImplementedError):
+            pass
+        else:
+            Path(source).unlink()
+            return
+    if os.path.lexists(target):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.fspath(target))
+    Path(source).rename(target)
+
+
+def no_room(error: BaseException | None) -> bool:
+    """Whether an error, or the system's own below it, says that there are too many open files."""
+    found = error.__cause__ if isinstance(error, DiskError) else error
+    return isinstance(found, OSError) and found.errno in (errno.EMFILE, errno.ENFILE)

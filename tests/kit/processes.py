@@ -1,0 +1,307 @@
+"""Trackers and peers as real processes, for tests: started on free ports, read with a deadline, always
+stopped by their own pid.
+
+with start_tracker(tmp_path) as tracker, start_peer(tmp_path, "serve", str(folder), tracker=tracker.address)
+as seed:
+    shared = seed.event("shared")
+    done = run_peer(tmp_path, "download", shared["id"], "-o", str(out), tracker=tracker.address)
+    assert done.code == 0
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+DEADLINE = 20.0
+"""Seconds that a test waits for an event or an end; what is right comes in a fraction of it."""
+SLACK = 3.0
+"""Seconds for a busy machine, besides the 2 s within which everything promises to stop."""
+
+Event = dict[str, Any]
+
+
+def command(name: str) -> list[str]:
+    """How to start `tracker`, `peer` or `demo` with nothing but the standard library; in development mode if
+    we are."""
+    strict = ["-X", "dev", "-W", "error::ResourceWarning"] if sys.flags.dev_mode else []
+    return [sys.executable, "-I", "-S", *strict, str(ROOT / "bin" / name)]
+
+
+def check_said(err: str) -> None:
+    """Fail if a program wrote to standard error what only a fault of its own makes Python write."""
+    for word in (
+        "Traceback (most recent call last)",
+        "Exception ignored in",
+        "ResourceWarning",
+        "was never awaited",
+        "never retrieved",
+    ):
+        assert word not in err, err
+
+
+def clean_environment(state: Path, more: Mapping[str, str] | None = None) -> dict[str, str]:
+    """This process's environment without `P2P_` variables of its own, with a state folder for the test."""
+    clean = {
+        key: value for key, value in os.environ.items() if not key.startswith("P2P_") and key != "NO_COLOR"
+    }
+    return {**clean, "P2P_STATE": str(state), "TERM": "xterm", **(more or {})}
+
+
+def events_of(text: str) -> list[Event]:
+    """The events of a `--json` output. Fails when a line is no JSON object with `event`."""
+    events = [json.loads(line) for line in text.splitlines()]
+    assert all(isinstance(event, dict) and isinstance(event.get("event"), str) for event in events), text
+    return events
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A command that has run to its end."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def events(self) -> list[Event]:
+        """What it printed with `--json`."""
+        return events_of(self.out)
+
+    def event(self, kind: str) -> Event:
+        """The only event of this kind."""
+        found = [event for event in self.events if event["event"] == kind]
+        assert len(found) == 1, f"{len(found)} events {kind!r} in {self.out}\n{self.err}"
+        return found[0]
+
+
+class Running:
+    """A command that runs; use it in a `with`, which stops it."""
+
+    def __init__(self, words: Sequence[str], environ: Mapping[str, str], *, json_output: bool = True) -> None:
+        self._process = subprocess.Popen(
+            list(words),
+            env=dict(environ),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        self._json = json_output
+        self._lines: queue.Queue[str | None] = queue.Queue()
+        self._out: list[str] = []
+        self._err: list[str] = []
+        self._threads = [
+            threading.Thread(target=self._read_out, daemon=True),
+            threading.Thread(target=self._read_err, daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def __enter__(self) -> Running:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(5)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait(5)
+        for thread in self._threads:
+            thread.join(5)
+        for stream in (self._process.stdout, self._process.stderr):
+            if stream is not None:
+                stream.close()
+        if kind is None:
+            check_said(self.err)
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    @property
+    def out(self) -> str:
+        """All that it printed so far."""
+        return "".join(self._out)
+
+    @property
+    def err(self) -> str:
+        """All that it complained so far."""
+        return "".join(self._err)
+
+    @property
+    def address(self) -> str:
+        """`127.0.0.1:PORT` of its `listening` event; to be asked once, before other events are waited for."""
+        return f"127.0.0.1:{self.port}"
+
+    port: int = 0
+
+    def line(self, timeout: float = DEADLINE) -> str:
+        """The next line of its standard output."""
+        try:
+            found = self._lines.get(timeout=timeout)
+        except queue.Empty:
+            raise AssertionError(f"nothing came within {timeout} s; so far: {self.out}\n{self.err}") from None
+        assert found is not None, f"it ended with {self._process.wait(5)}: {self.out}\n{self.err}"
+        return found
+
+    def event(self, kind: str, timeout: float = DEADLINE, **match: object) -> Event:
+        """Wait for the next event of this kind whose keys are as in `match`; what comes before is passed
+        over."""
+        until = time.monotonic() + timeout
+        while True:
+            event: Event = json.loads(self.line(max(until - time.monotonic(), 0.01)))
+            if event["event"] == kind and all(event.get(key) == value for key, value in match.items()):
+                return event
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self._process.send_signal(number)
+
+    def poll(self) -> int | None:
+        """The exit code, or None while it runs."""
+        return self._process.poll()
+
+    def wait(self, timeout: float = DEADLINE) -> int:
+        """Wait for its end; returns the exit code."""
+        code = self._process.wait(timeout)
+        for thread in self._threads:
+            thread.join(5)
+        return code
+
+    def stop(self, number: signal.Signals = signal.SIGTERM, timeout: float = DEADLINE) -> tuple[int, float]:
+        """Send a signal and wait; returns the exit code, and the seconds that it took."""
+        began = time.monotonic()
+        self.send(number)
+        code = self.wait(timeout)
+        return code, time.monotonic() - began
+
+    def _read_out(self) -> None:
+        stream = self._process.stdout
+        assert stream is not None
+        with contextlib.suppress(ValueError):
+            for raw in stream:
+                line = raw.decode()
+                self._out.append(line)
+                self._lines.put(line)
+        self._lines.put(None)
+
+    def _read_err(self) -> None:
+        stream = self._process.stderr
+        assert stream is not None
+        with contextlib.suppress(ValueError):
+            for raw in stream:
+                self._err.append(raw.decode(errors="replace"))
+
+
+@contextlib.contextmanager
+def held_port() -> Iterator[int]:
+    """A port of loopback at which nobody listens, and which the system gives to nobody. Whoever is told it
+    may listen (`p2p/net/acceptor.py`)."""
+    with socket.socket() as holder:
+        if os.name == "posix":
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("127.0.0.1", 0))
+        if os.name != "posix":  # there no two sockets may have one port
+            holder.close()
+        yield holder.getsockname()[1]
+
+
+@contextlib.contextmanager
+def start_tracker(folder: Path, *options: str, port: int = 0, store: str = "memory") -> Iterator[Running]:
+    """A tracker on loopback that has printed where it listens (`.port`, `.address`)."""
+    words = [
+        *command("tracker"),
+        "--json",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--store",
+        store,
+        *options,
+    ]
+    with Running(words, clean_environment(folder / "state")) as tracker:
+        tracker.port = tracker.event("listening")["port"]
+        yield tracker
+
+
+@contextlib.contextmanager
+def start_peer(
+    folder: Path,
+    *words: str,
+    tracker: str,
+    name: str = "peer",
+    env: Mapping[str, str] | None = None,
+    port: int = 0,
+) -> Iterator[Running]:
+    """A peer on loopback with `--json`, of that command and name, with a state folder of its own; wait for
+    its events yourself."""
+    line = [
+        *command("peer"),
+        words[0],
+        "--json",
+        "--tracker",
+        tracker,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--name",
+        name,
+        *words[1:],
+    ]
+    with Running(line, clean_environment(folder / f"state-{name}", env)) as peer:
+        yield peer
+
+
+def run_peer(
+    folder: Path,
+    *words: str,
+    tracker: str = "127.0.0.1:1",
+    env: Mapping[str, str] | None = None,
+    text: bool = False,
+    timeout: float = 60.0,
+) -> Ended:
+    """Run a peer command to its end, with `--json` unless `text`."""
+    line = [*command("peer"), words[0], *([] if text else ["--json"]), "--tracker", tracker, *words[1:]]
+    return run(line, clean_environment(folder / "state-run", env), timeout=timeout)
+
+
+def run(words: Sequence[str], environ: Mapping[str, str], *, timeout: float = 60.0) -> Ended:
+    """Run anything to its end."""
+    done = subprocess.run(
+        list(words),
+        env=dict(environ),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=timeout,
+        check=False,
+    )
+    ended = Ended(done.returncode, done.stdout.decode(), done.stderr.decode(errors="replace"))
+    check_said(ended.err)
+    return ended
+
+
+def old_file(path: Path, data: bytes) -> Path:
+    """A file that was last changed a while ago, so that it is shared at the first look."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    before = time.time() - 60
+    os.utime(path, (before, before))
+    return path

@@ -1,0 +1,165 @@
+"""A swarm in one process, for tests: a real tracker and real peers on free ports of loopback, with what each
+reported.
+
+async with Swarm(tmp_path) as swarm:
+    seed, leech = await swarm.peer("seed"), await swarm.peer("leech")
+    shared = await seed.share(old_file(tmp_path / "image.bin", data))
+    done = await leech.download(shared.id, tmp_path / "out")
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from random import Random
+from types import TracebackType
+from typing import Any, TypeVar
+
+from p2p.errors import Refused
+from p2p.model import MIB, Address, ContentId
+from p2p.peer.node import Node, NodeSettings
+from p2p.peer.reports import Report
+from p2p.peer.tracker_client import TrackerClient
+from p2p.protocol.tracker_messages import HitRow, HitsAnswer, List, Lookup, LookupAnswer, Source
+from p2p.swarm.peer_stats import Policy
+from p2p.tracker.server import ServerConfig, TrackerServer
+from p2p.tracker.service import TrackerService
+from p2p.tracker.store import open_store
+from transports import load
+
+R = TypeVar("R", bound=Report)
+
+
+@contextmanager
+def folder_in_memory(otherwise: Path) -> Iterator[Path]:
+    """A folder on a disk in memory where the system has one with room, else `otherwise`: for a test that
+    bounds what peers take.
+
+    A sync of a real disk waits for what others write to it, and other tests write gigabytes.
+    """
+    place = Path("/dev/shm")
+    if not place.is_dir() or shutil.disk_usage(place).free < 40 * MIB or not os.access(place, os.W_OK):
+        yield otherwise
+        return
+    with tempfile.TemporaryDirectory(prefix="enjambre-test-", dir=place) as folder:
+        yield Path(folder)
+
+
+def old_file(path: Path, data: bytes) -> Path:
+    """Write a file as if it had been at rest for years."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    os.utime(path, (1, 1))
+    return path
+
+
+class Swarm:
+    """A tracker and the peers made with it; leaving the `async with` stops them all."""
+
+    def __init__(self, folder: Path, *, ttl: int = 30) -> None:
+        self.folder = folder
+        self.ttl = ttl
+        self.address = Address("127.0.0.1", 1)
+        self.nodes: dict[str, Node] = {}
+        self.reports: dict[str, list[Report]] = {}
+        self._server: TrackerServer | None = None
+
+    async def __aenter__(self) -> Swarm:
+        await self.start_tracker()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.gather(*(node.stop() for node in self.nodes.values()))
+        await self.stop_tracker()
+
+    async def start_tracker(self) -> None:
+        """Start a tracker that knows nothing; again at the same port if there was one before."""
+        now = asyncio.get_running_loop().time()
+        service = TrackerService(
+            open_store("memory", now), Random(1), lambda: secrets.token_hex(16), ttl=self.ttl, started=now
+        )
+        port = self.address.port if self.address.port > 1 else 0
+        self._server = TrackerServer(service, ServerConfig(host="127.0.0.1", port=port, tick=0.1))
+        self.address = (await self._server.start())[0]
+
+    async def stop_tracker(self) -> None:
+        """Stop the tracker, if it runs."""
+        server, self._server = self._server, None
+        if server is not None:
+            await server.stop()
+
+    async def peer(
+        self,
+        name: str,
+        *,
+        announce: bool = True,
+        require_tracker: bool = True,
+        policy: Policy | None = None,
+        **settings: Any,
+    ) -> Node:
+        """Start a peer; what it reports goes to `reports[name]`. With `policy`, it decides by other
+        numbers."""
+        reports = self.reports[name] = []
+        node = Node(
+            NodeSettings(
+                **{
+                    "name": name,
+                    "tracker": self.address,
+                    "state": self.folder / "state" / name,
+                    "host": "127.0.0.1",
+                    "port": 0,
+                    **settings,
+                }
+            ),
+            load,
+            reports.append,
+            rng=Random(name),
+        )
+        self.nodes[name] = node
+        if policy is not None:
+            node._tools = dataclasses.replace(node._tools, policy=policy)
+        await node.start(announce=announce, require_tracker=require_tracker and announce)
+        return node
+
+    async def stop(self, name: str) -> None:
+        """Stop one peer."""
+        await self.nodes.pop(name).stop()
+
+    def told(self, name: str, kind: type[R]) -> list[R]:
+        """What a peer reported of one kind."""
+        return [report for report in self.reports[name] if isinstance(report, kind)]
+
+    async def listed(self) -> list[HitRow]:
+        """All contents that the tracker lists now."""
+        client = TrackerClient(self.address)
+        try:
+            hits: list[HitRow] = []
+            offset: int | None = 0
+            while offset is not None:
+                page = await client.expect(List(offset=offset, limit=100), HitsAnswer)
+                hits += page.hits
+                offset = page.next
+            return hits
+        finally:
+            await client.close()
+
+    async def sources(self, content: ContentId) -> list[Source]:
+        """Who has a content, as the tracker says now."""
+        client = TrackerClient(self.address)
+        try:
+            return list((await client.expect(Lookup(id=content), LookupAnswer)).sources)
+        except Refused as refused:
+            if refused.code != "not_found":
+                raise
+            return []
+        finally:
+            await client.close()
