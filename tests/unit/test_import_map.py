@@ -39,6 +39,7 @@ PURE: Final = [
     "p2p.model",
     "p2p.cli.config",
     "p2p.content.uri",
+    "p2p.net.admission",
     "p2p.peer.trace",
     "p2p.protocol.strict_json",
     "p2p.protocol.framing",
