@@ -1,4 +1,7 @@
-"""How many examples the random tests try. `P2P_TEST_EXAMPLES=20` multiplies every count, for a nightly run."""
+"""How many examples the random tests try.
+
+`P2P_TEST_EXAMPLES=20` multiplies every count, for a nightly run.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +33,8 @@ def examples(count: int = 100) -> settings:
 def statistics(count: int) -> settings:
     """Settings for a property that holds nearly always, such as a bound on copies or time.
 
-    The examples are the same in each run. New ones in each run would fail, once in thousands of swarms, where
-    nothing is wrong. `P2P_TEST_EXAMPLES` asks for new ones.
+    The examples are the same in each run, because one unlucky swarm in thousands would fail where nothing
+    is wrong. With `P2P_TEST_EXAMPLES` they are new ones.
     """
     return settings(max_examples=times(count), deadline=None, print_blob=True, derandomize=not _ASKED)
 

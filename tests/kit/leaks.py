@@ -1,7 +1,7 @@
 """Check that a test leaves descriptors, threads, tasks, child processes and temporary files as it found them.
 
-`tests/conftest.py` applies this to every test. A snapshot is taken before and compared after; because threads and
-sockets need a moment to end, the comparison is repeated for `SETTLE_S` seconds before it fails.
+`tests/conftest.py` applies this to every test. A snapshot is taken before and compared after. Threads and sockets
+need a moment to end, so the comparison is repeated for `SETTLE_S` seconds before it fails.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ T = TypeVar("T")
 SETTLE_S: Final = 5.0
 """Seconds within which everything must be back: the common rule of the hostile cases, and a bound on real time."""
 KEPT_BY_GRPC: Final = ("anon_inode:[eventpoll]", "anon_inode:[eventfd]")
-"""Descriptors that gRPC's library keeps while the process lives. A test module that uses gRPC assigns this to
-`KEPT`. In any other module such a descriptor belongs to an event loop that was not closed."""
+"""Descriptors that gRPC's library keeps while the process lives. A test module that uses gRPC assigns this
+to `KEPT`. In any other module such a descriptor belongs to an event loop that was not closed."""
 GRPC_MODULE: Final = "grpc._cython.cygrpc"
 _KEPT_ONCE_GRPC_IS_LOADED: Final = ("anon_inode:[eventfd]",)
-"""The library's threads may open these in any later test of the same process. An unclosed loop is still found: it
-has an eventpoll and two sockets, and no eventfd."""
+"""The library's threads may open these in any later test of the same process. An unclosed loop is still
+found: it has an eventpoll and two sockets, and no eventfd."""
 _DESCRIPTORS: Final = Path("/proc/self/fd")
 
 
@@ -114,7 +114,8 @@ def contained(
 ) -> T:
     """Run `work` in an event loop of its own and return its result.
 
-    Fails if `work` hangs, leaves tasks, descriptors or threads, or loses an exception. `kept` as in `check_back_to`.
+    Fails if `work` hangs, leaves tasks, descriptors or threads, or loses an exception.
+    `kept` is as in `check_back_to`.
     """
     before = Snapshot.take()
     lost: list[str] = []

@@ -1,4 +1,4 @@
-"""Start trackers and peers as real processes on free ports, read their events, and stop them by their own pid.
+"""Start trackers and peers as real processes on free ports, read their events, stop them by their pid.
 
 with (
     start_tracker(tmp_path) as tracker,
@@ -40,13 +40,15 @@ Event = dict[str, Any]
 
 
 def check_stopped(seconds: float) -> None:
-    """Fail if a process took longer to stop than it promises. The only bound on real time for all commands: the
-    promise is about real processes and real time."""
+    """Fail if a process took longer to stop than it promises.
+
+    This is a bound on real time, in one place, because the promise is about real time.
+    """
     assert seconds < STOP_S + SLACK, f"{seconds:.1f} s to stop"
 
 
 def command(name: str) -> list[str]:
-    """The words that start `bin/NAME` with the standard library alone, in development mode if these tests run in it."""
+    """The words that start `bin/NAME` with the standard library alone; in development mode if we are."""
     strict = ["-X", "dev", "-W", "error::ResourceWarning"] if sys.flags.dev_mode else []
     return [sys.executable, "-I", "-S", *strict, str(ROOT / "bin" / name)]
 

@@ -1,7 +1,7 @@
 """An event loop with a virtual clock: when every task waits, the clock jumps to the next timer.
 
-A test of minutes takes milliseconds, and a busy machine cannot break it. The loop cannot see threads, sockets or
-processes: code under test gets memory transports and a clock as arguments.
+A test of minutes takes milliseconds, and a busy machine cannot break it. The loop does not wait for threads,
+sockets or processes: code under test gets memory transports and a clock as arguments.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Wait, in tests, for what must happen.
 
-A wait here ends as soon as its condition holds. `HANG_S` is no promise of the product and measures nothing: it
-only turns a hang into a failure that says what was awaited. No test gives a shorter limit of its own, because a
-busy machine would break that test. Policies about time are tested in virtual time (`virtual_time.py`).
+A wait here ends as soon as its condition holds. `HANG_S` is no promise of the product and measures nothing:
+it only turns a hang into a failure that says what was awaited. No test gives a shorter limit of its own,
+because a busy machine would break that test. Policies about time are tested in virtual time.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 T = TypeVar("T")
 
 HANG_S: Final = 60.0
-"""Seconds after which a test is taken to hang; less than pytest's own limit for a test, which names no condition."""
+"""Seconds after which a test is taken to hang; less than pytest's limit for a test, which says nothing."""
 POLL_S: Final = 0.005
 
 
@@ -31,7 +31,7 @@ async def until(condition: Callable[[], object], seconds: float = HANG_S, what: 
 
 
 def eventually(condition: Callable[[], T], what: str = "") -> T:
-    """Block this thread until `condition()` is true, and return what it returned. For processes and threads."""
+    """Block this thread until `condition()` is true, and return what it returned."""
     end = time.monotonic() + HANG_S
     while not (found := condition()):
         assert time.monotonic() < end, f"hangs{': not ' + what if what else ''}"
