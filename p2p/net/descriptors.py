@@ -1,8 +1,17 @@
-"""How many files and sockets this process may open; on Windows there is no such limit."""
+"""How many files and sockets this process may open, and which errors say that there is none left."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+
+from p2p.errors import DiskError
+
+
+def out_of_descriptors(error: BaseException | None) -> bool:
+    """Whether an error, or the system's own below it, says that there are too many open files."""
+    found = error.__cause__ if isinstance(error, DiskError) else error
+    return isinstance(found, OSError) and found.errno in (errno.EMFILE, errno.ENFILE)
 
 
 def descriptor_limit() -> int | None:

@@ -97,7 +97,7 @@ class Announcer:
         self._settled = asyncio.Event()
         self.ended: asyncio.Future[EnjambreError] = asyncio.get_running_loop().create_future()
         """Done when somebody else ended the session; its result says why."""
-        client.on_broken = self._broke
+        client.watch(self._broke)
 
     async def start(self, *, require: bool) -> None:
         """Log in and announce; then keep at it. With `require`, raises `Unreachable` or `Refused` when that

@@ -14,9 +14,9 @@ from typing import Final
 
 from p2p.errors import WIRE_CODES, DiskError, Refused
 from p2p.model import KIB, BlockSpan, ContentId, FileSpan, is_loopback
+from p2p.net.descriptors import out_of_descriptors
 from p2p.net.threads import in_thread
 from p2p.peer.local_content import LocalContent
-from p2p.storage.disk import no_room
 from p2p.storage.file_set import MAX_SPANS
 from p2p.swarm.rate_limit import TokenBucket
 from p2p.swarm.upload_queue import SLOTS, Ticket, UploadQueue, host_of, least_rate
@@ -343,7 +343,7 @@ class BlockServer:
         try:
             return stack.enter_context(holding.storage.opened(span))
         except DiskError as error:
-            if no_room(error):
+            if out_of_descriptors(error):
                 raise Refused("busy", "this side has too many open files now; ask again later") from error
             raise Refused("disk", WIRE_CODES["disk"]) from error
 

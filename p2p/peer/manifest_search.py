@@ -15,12 +15,14 @@ from typing import Final
 from p2p.content.manifest import content_id, parse
 from p2p.errors import EnjambreError, IntegrityError, ProtocolError, Refused, Unreachable
 from p2p.model import ContentId, Manifest, PeerKey
-from p2p.peer.control import MANIFEST_TIME, ControlConnection, ControlConnections
+from p2p.net.limits import TIMEOUTS
+from p2p.peer.control import ControlConnection, ControlConnections
 from p2p.peer.finder import Finder
 from p2p.storage.hashing import HashPool
 from p2p.swarm.topology import EAGER_TIME
 from p2p.value import frozen
 
+MANIFEST_TIME: Final = TIMEOUTS.manifest_s
 ROUNDS: Final = 3
 """How often all listed peers are tried before a download that never began says that nobody can be reached.
 Where the tracker knows of more that were not tried yet, it goes on for as long as its patience lasts: the one

@@ -20,6 +20,7 @@ from p2p.content.geometry import choose_piece_length
 from p2p.content.manifest import build, content_id, to_bytes
 from p2p.errors import DiskError, EnjambreError, Refused, UsageError
 from p2p.model import Address, ContentId, Manifest, PeerId, PeerKey, peer_key
+from p2p.net.limits import LIMITS, TIMEOUTS, Limits, Timeouts
 from p2p.net.wire import WireTrace
 from p2p.peer.announcer import Announcer, Identity
 from p2p.peer.block_server import BlockServer
@@ -89,6 +90,8 @@ class Node:
         trace: WireTrace | None = None,
         note: Callable[[SwarmEvent], None] | None = None,
         rng: Random | None = None,
+        timeouts: Timeouts = TIMEOUTS,
+        limits: Limits = LIMITS,
     ) -> None:
         """`load` makes transports by name; `report` is told what happens, `trace` of control lines, `note` of
         the swarm.
@@ -97,20 +100,23 @@ class Node:
         """
         self.settings = settings
         self.peer = _new_id()
-        self.tracker = TrackerClient(settings.tracker, trace)
+        self.tracker = TrackerClient(settings.tracker, trace, timeouts, limits)
         self._report = report
         self._rng = rng or Random(SystemRandom().getrandbits(64))
         self._io = disk_io(settings.portable)
         names = ["tcp"] if settings.transport == "tcp" else [settings.transport, "tcp"]
-        self._transports: list[Transport] = [load(name, self._io, trace) for name in names]
+        self._transports: list[Transport] = [
+            load(name, self._io, trace, timeouts=timeouts, limits=limits) for name in names
+        ]
         self._listeners: list[Listener] = []
         self._pool = HashPool(io=self._io)
         self._remembered = HashCache(settings.state / "hashes")
         self._kept = ReplicaCache(settings.state / "kept")
         self._serving = BlockServer(self._files_changed, settings.limit_up)
-        self._lanes = DataPool(self._transports, self.peer)
+        self._lanes = DataPool(self._transports, lambda: self.peer, timeouts, limits)
+        self._me = Me(self.peer, settings.name, {})
         self._links = ControlConnections(
-            Me(self.peer, settings.name, {}), self, self._serving, self._io, trace
+            lambda: self._me, self, self._serving, self._io, trace, timeouts, limits
         )
         self._keeper = Replicas(
             settings.folder,
@@ -150,7 +156,7 @@ class Node:
             listener = await self._listen(transport, ports)
             self._listeners.append(listener)
             ports[transport.name] = listener.port
-        self._links.me = Me(self.peer, self.settings.name, self._dialled_at(ports))
+        self._me = Me(self.peer, self.settings.name, self._dialled_at(ports))
         if announce:
             settings, advertise = self.settings, self.settings.advertise
             identity = Identity(
@@ -177,8 +183,7 @@ class Node:
     def _renew(self) -> PeerId:
         """Go on under a new id. Links are opened anew, so that both sides of each know the same one."""
         self.peer = _new_id()
-        self._links.me = replace(self._links.me, peer=self.peer)
-        self._lanes.me = self.peer
+        self._me = replace(self._me, peer=self.peer)
         for link in self._links.all():
             link.close()
         return self.peer

@@ -48,6 +48,11 @@ class Message:
 class Answer(Message):
     """The "yes" to a request."""
 
+    @property
+    def final(self) -> bool:
+        """Whether no other answer to the same request follows."""
+        return True
+
 
 @frozen
 class Request(Message):
@@ -178,6 +183,10 @@ class ReplicateAnswer(Answer):
     """`accepted` at once, and a second answer with the same `seq` at the end: `verified`, or an error."""
 
     state: str = wire(Choice(("accepted", "verified")), about="how far it is")
+
+    @property
+    def final(self) -> bool:
+        return self.state != "accepted"
 
 
 # {"op":"replicate","id":"ab…","name":"lab.img","size":7,"seq":3}

@@ -18,7 +18,7 @@ from enum import Enum
 from typing import Final
 
 from p2p.errors import ProtocolError, Refused
-from p2p.model import FileSpan
+from p2p.model import FileSpan, PeerId
 from p2p.protocol.codec import (
     Heard,
     decode_answer,
@@ -30,7 +30,7 @@ from p2p.protocol.codec import (
     encode_request,
 )
 from p2p.protocol.framing import LineBuffer
-from p2p.protocol.peer_messages import Answer, Hello, Request
+from p2p.protocol.peer_messages import VERSION, Answer, Hello, HelloAnswer, Request
 from p2p.value import frozen
 
 Chunk = bytes | FileSpan
@@ -135,6 +135,9 @@ class Session:
         self._eof = False
         self.state = State.FRESH
         self.body_missing = 0
+        """Bytes of the body that follows the last event and have not come yet."""
+        self.peer: PeerId | None = None
+        """The id that the other side gave in its hello; None is nobody."""
 
     @property
     def closed(self) -> bool:
@@ -217,17 +220,16 @@ class Session:
         """Return the line that says no."""
         return self._sent(encode_error(error, seq))
 
-    def expect_more(self, seq: int, request: type[Request]) -> None:
-        """Say that another answer with this `seq` will come, as after `replicate` was accepted."""
-        self._pending[seq] = request
-
     # -- inside
     # --------------------------------------------------------------------------------------------------------------------
 
     def _hear(self, heard: Heard) -> Event:
         if heard.is_request:
             self._step(Step.HELLO if heard.data["op"] == Hello.OP else Step.LINE, heard.seq)
-            return Asked(decode_request(heard, self._ops), heard.seq)
+            request = decode_request(heard, self._ops)
+            if isinstance(request, Hello) and request.version == VERSION:
+                self.peer = request.peer
+            return Asked(request, heard.seq)
         self._step(Step.LINE)
         try:
             return self._hear_answer(heard)
@@ -237,16 +239,21 @@ class Session:
             raise ProtocolError(error.code, str(error), fatal=True) from None
 
     def _hear_answer(self, heard: Heard) -> Answered:
-        asked = self._pending.pop(heard.seq, None) if heard.seq is not None else None
-        if asked is None:
-            if heard.seq is None and heard.data.get("ok") is False:
+        seq = heard.seq
+        asked = self._pending.pop(seq, None) if seq is not None else None
+        if seq is None or asked is None:
+            if seq is None and heard.data.get("ok") is False:
                 return Answered(decode_refusal(heard), None, 0)
             raise ProtocolError("bad_field", "seq: answers nothing that was asked", fatal=True)
         answer = decode_answer(heard, asked)
+        if isinstance(answer, HelloAnswer):
+            self.peer = answer.peer
+        elif isinstance(answer, Answer) and not answer.final:
+            self._pending[seq] = asked
         if heard.body:
             self.body_missing = heard.body
             self._step(Step.BODY_BEGINS)
-        return Answered(answer, heard.seq, heard.body)
+        return Answered(answer, seq, heard.body)
 
     def _step(self, step: Step, seq: int | None = None) -> None:
         state = TRANSITIONS.get((self.state, step))

@@ -403,9 +403,3 @@ def move_new(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> 
     if os.path.lexists(target):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.fspath(target))
     Path(source).rename(target)
-
-
-def no_room(error: BaseException | None) -> bool:
-    """Whether an error, or the system's own below it, says that there are too many open files."""
-    found = error.__cause__ if isinstance(error, DiskError) else error
-    return isinstance(found, OSError) and found.errno in (errno.EMFILE, errno.ENFILE)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import errno
 import os
-import select
 import socket
 import threading
 import time
@@ -14,6 +13,7 @@ from typing import Final, Protocol
 
 from p2p.errors import DiskError
 from p2p.model import KIB, MIB, FileSpan
+from p2p.net.sending import wait_writable
 from p2p.storage.disk import disk_error
 
 _CHUNK: Final = MIB
@@ -106,7 +106,7 @@ class _PosixIO:
                         out.fileno(), span.fd, span.offset + sent, min(chunk, span.length - sent)
                     )
                 except BlockingIOError:
-                    _wait_writable(out, quiet_since + timeout - time.monotonic())
+                    wait_writable(out, quiet_since + timeout - time.monotonic())
                     continue
                 except OSError as error:
                     if error.errno == errno.EIO:
@@ -123,18 +123,6 @@ class _PosixIO:
                 if pace:
                     pace(moved)
                 quiet_since = time.monotonic()
-
-
-def send_bytes(sock: socket.socket, data: bytes, timeout: float) -> None:
-    """Send all of `data` as `DiskIO.send_span` sends a file. Raises `TimeoutError` if no byte moves for
-    `timeout` seconds, `OSError`."""
-    rest = memoryview(data)
-    with sock.dup() as out:
-        while rest:
-            try:
-                rest = rest[out.send(rest) :]
-            except BlockingIOError:
-                _wait_writable(out, timeout)
 
 
 def _send_copied(
@@ -156,27 +144,12 @@ def _send_copied(
             try:
                 moved = sock.send(rest)
             except BlockingIOError:
-                _wait_writable(sock, quiet_since + timeout - time.monotonic())
+                wait_writable(sock, quiet_since + timeout - time.monotonic())
                 continue
             rest = rest[moved:]
             if pace:
                 pace(moved)
             quiet_since = time.monotonic()
-
-
-def _wait_writable(sock: socket.socket, seconds: float) -> None:
-    """Wait until `sock` may take bytes or has failed. Raises `TimeoutError` when `seconds` have passed."""
-    if seconds > 0:
-        if hasattr(select, "poll"):
-            poll = select.poll()
-            poll.register(sock, select.POLLOUT)
-            ready = bool(poll.poll(seconds * 1000))
-        else:
-            _, writable, failed = select.select([], [sock], [sock], seconds)
-            ready = bool(writable or failed)
-        if ready:
-            return
-    raise TimeoutError("the other side takes no bytes")
 
 
 def _moved(count: int) -> int:

@@ -17,6 +17,7 @@ from grpc import StatusCode
 from p2p.cli.config import DemoConfig, PeerConfig, Setting, SimConfig, TrackerConfig
 from p2p.errors import WIRE_CODES, ProtocolError, Refused, Unreachable, UsageError
 from p2p.model import Address, BlockSpan, ContentId
+from p2p.net.limits import TIMEOUTS
 from p2p.peer.trace import Trace
 from p2p.protocol.codec import by_op, decode_answer, decode_line
 from p2p.protocol.framing import MAX_LINE
@@ -29,6 +30,7 @@ from protos.transfer_pb2 import Chunk
 from tests.fuzz.target import Target, check_refused, check_sentence
 from transports.grpc.client import GrpcDataConnection
 from transports.grpc.framing import CODE_OF_STATUS, MIN_CHUNK, chunk, code_of, data_of
+from transports.grpc.limits import GRPC_LIMITS, GRPC_TIMEOUTS
 
 # -- the tracker
 # ---------------------------------------------------------------------------------------------------------------------------
@@ -234,7 +236,9 @@ async def _fetch(messages: list[bytes]) -> None:
     size, guard = 4 * MIN_CHUNK, b"G" * 64
     buffers = [bytearray(guard + bytes(size) + guard) for _ in range(2)]
     channel = _Channel(messages)
-    opened = GrpcDataConnection(channel, Address("10.0.0.1", 7000), None)
+    opened = GrpcDataConnection(
+        channel, Address("10.0.0.1", 7000), None, TIMEOUTS.stall_s, GRPC_TIMEOUTS, GRPC_LIMITS
+    )
     views = [memoryview(buffer)[64:-64] for buffer in buffers]
     fetches = (
         opened.fetch(ContentId("ab" * 32), BlockSpan(piece, 0, size), view)

@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import resource
 import sys
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -18,15 +17,16 @@ from grpc import aio
 
 from p2p.errors import EnjambreError, ProtocolError, Refused, Unreachable
 from p2p.model import MAX_BLOCK, Address, BlockSpan
+from p2p.net.limits import TIMEOUTS, Timeouts
 from p2p.peer.transport import DataConnection, DataConnectionClosed
 from p2p.storage.disk_io import disk_io
 from protos.transfer_pb2 import Chunk, ReadRequest
 from tests.kit.leaks import KEPT_BY_GRPC, contained
 from tests.kit.shelf import CONTENT
 from tests.kit.waiting import until
-from transports.grpc import GrpcTransport
-from transports.grpc import client as lane
+from transports.grpc import GrpcTransport, client
 from transports.grpc.framing import CODE_KEY, MIN_CHUNK, SERVICE
+from transports.grpc.limits import GRPC_LIMITS, GRPC_TIMEOUTS, GrpcTimeouts
 
 KEPT = KEPT_BY_GRPC
 
@@ -43,8 +43,11 @@ def against(
     answer: Answer,
     play: Callable[[DataConnection], Awaitable[None]],
     options: tuple[tuple[str, int], ...] = (),
+    timeouts: Timeouts = TIMEOUTS,
+    call_timeouts: GrpcTimeouts = GRPC_TIMEOUTS,
 ) -> None:
     """Let our side ask a server that answers so."""
+    transport = GrpcTransport(disk_io(), timeouts=timeouts, call_timeouts=call_timeouts)
 
     async def work() -> None:
         async def read(request: Any, context: Any) -> AsyncIterator[bytes]:
@@ -57,7 +60,7 @@ def against(
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         try:
-            asker = await GrpcTransport(disk_io()).connect(Address("127.0.0.1", port))
+            asker = await transport.connect(Address("127.0.0.1", port))
             try:
                 await play(asker)
             finally:
@@ -254,7 +257,7 @@ def test_what_a_server_says_is_shortened_and_loses_its_control_characters() -> N
     async def play(asker: DataConnection) -> None:
         with pytest.raises(Refused) as refused:
             await fetched(asker)
-        assert len(str(refused.value)) <= lane.MESSAGE_TEXT
+        assert len(str(refused.value)) <= client.MAX_DETAILS
         assert str(refused.value).isprintable()
 
     against(ends(grpc.StatusCode.NOT_FOUND, "\x1b[2J\n" + "a" * 2000), play)
@@ -284,14 +287,6 @@ def test_a_refusal_in_the_middle_is_of_that_block_and_the_others_are_asked_for_a
 # ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Times in tenths of a second."""
-    monkeypatch.setattr(lane, "TURN_TIME", 0.3)
-    monkeypatch.setattr(lane, "BLOCK_TIME", 0.3)
-    monkeypatch.setattr(lane, "STALL_TIME", 0.3)
-
-
 def silent(*first: bytes) -> tuple[Answer, list[str]]:
     """A server that sends these and then nothing; and what became of its calls."""
     ended: list[str] = []
@@ -307,7 +302,6 @@ def silent(*first: bytes) -> tuple[Answer, list[str]]:
     return answer, ended
 
 
-@pytest.mark.usefixtures("hurried")
 @pytest.mark.parametrize(
     "first", [[], [message(2000)], [message(3000)]], ids=["at once", "half way", "before the end"]
 )
@@ -315,13 +309,12 @@ def test_case_73_a_server_that_falls_silent_is_given_up_and_told_so(first: list[
     answer, ended = silent(*first)
 
     async def play(asker: DataConnection) -> None:
-        began = time.monotonic()
         with pytest.raises(Unreachable):
             await fetched(asker, 3000)
-        assert time.monotonic() - began < 5
         await until(lambda: ended)
 
-    against(answer, play)
+    quick = GrpcTimeouts(turn_s=0.3, block_s=0.3)
+    against(answer, play, timeouts=Timeouts(stall_s=0.3), call_timeouts=quick)
 
 
 def test_case_73_every_call_has_a_deadline() -> None:
@@ -337,7 +330,7 @@ def test_case_73_every_call_has_a_deadline() -> None:
 
     against(answer, play)
     assert left
-    limit = lane.TURN_TIME + lane.BLOCKS * lane.BLOCK_TIME
+    limit = GRPC_TIMEOUTS.turn_s + GRPC_LIMITS.blocks * GRPC_TIMEOUTS.block_s
     assert all(0 < one <= 1.05 * limit for one in left), left  # on the wire a time is rounded
 
 
@@ -370,11 +363,7 @@ def test_closing_the_lane_ends_the_call_at_the_server_too() -> None:
     "greeting",
     [b"", b'{"ok":false,"error":"bad_json"}\n', b"HTTP/1.1 400 Bad Request\r\n\r\n", b"SSH-2.0-OpenSSH\r\n"],
 )
-def test_a_port_that_does_not_speak_grpc_is_unreachable_soon(
-    monkeypatch: pytest.MonkeyPatch, greeting: bytes
-) -> None:
-    monkeypatch.setattr(lane, "DIAL_TIME", 0.5)
-
+def test_a_port_that_does_not_speak_grpc_is_unreachable_soon(greeting: bytes) -> None:
     open_now: set[asyncio.StreamWriter] = set()
 
     async def work() -> None:
@@ -388,10 +377,8 @@ def test_a_port_that_does_not_speak_grpc_is_unreachable_soon(
 
         server = await asyncio.start_server(greet, "127.0.0.1", 0)
         address = Address("127.0.0.1", server.sockets[0].getsockname()[1])
-        began = time.monotonic()
         with pytest.raises(Unreachable, match=str(address)):
-            await GrpcTransport(disk_io()).connect(address)
-        assert time.monotonic() - began < 10
+            await GrpcTransport(disk_io(), timeouts=Timeouts(dial_s=0.5)).connect(address)
         await until(lambda: not open_now, what="gRPC hangs up")
         server.close()
         await server.wait_closed()
@@ -413,8 +400,8 @@ def test_a_server_without_our_service_is_unreachable_and_not_busy() -> None:
     contained(work, kept=KEPT)
 
 
-def test_case_74_the_asking_side_pings_no_oftener_than_a_server_allows_that_was_told_nothing() -> None:
+def test_case_74_the_client_pings_no_oftener_than_any_server_allows() -> None:
     # A server's default is five minutes between pings while it sends nothing, and two strikes (gRPC proposal
     # A8).
-    assert dict(lane.OPTIONS)["grpc.keepalive_time_ms"] >= 300_000
-    assert "grpc.keepalive_permit_without_calls" not in dict(lane.OPTIONS)
+    assert dict(client.OPTIONS)["grpc.keepalive_time_ms"] >= 300_000
+    assert "grpc.keepalive_permit_without_calls" not in dict(client.OPTIONS)

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from p2p.model import MIB, Address
-from p2p.net import wire
-from p2p.peer import data as lanes
+from p2p.net.limits import Timeouts
 from p2p.peer import fetcher as fetching
 from p2p.peer.reports import Downloaded
 from p2p.swarm.peer_stats import Policy
@@ -30,13 +29,12 @@ QUICK = Policy(
     tail_patience=0.4,
     busy_pause=0.2,
 )
+TIMES = Timeouts(stall_s=2.0, silent_s=1.0)
 DATA = random.Random(3).randbytes(1_500_000)
 
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "STALL_TIME", 2.0)
-    monkeypatch.setattr(lanes, "SILENT_TIME", 1.0)
     monkeypatch.setattr(fetching, "SLOWEST", 64 * MIB)
 
 
@@ -45,12 +43,12 @@ def fetch(tmp_path: Path, faults: Callable[[int], Fault], data: bytes = DATA) ->
 
     async def work() -> Downloaded:
         async with Swarm(tmp_path) as swarm, FaultyNetwork(Address("127.0.0.1", 1), faults) as network:
-            seed = await swarm.peer("seed", transport="grpc")
+            seed = await swarm.peer("seed", transport="grpc", timeouts=TIMES)
             listen = seed._links.me.listen
             network.target = Address("127.0.0.1", listen["grpc"])
             listen["grpc"] = network.address.port
             shared = await seed.share(old_file(tmp_path / "image.bin", data))
-            leech = await swarm.peer("leech", transport="grpc", policy=QUICK)
+            leech = await swarm.peer("leech", transport="grpc", policy=QUICK, timeouts=TIMES)
             async with asyncio.timeout(40):
                 done = await leech.download(shared.id, tmp_path / "out")
             assert done.path.read_bytes() == data

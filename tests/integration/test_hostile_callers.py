@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
+from p2p.errors import Unreachable
 from p2p.model import MIB, Address, ContentId
-from p2p.net import wire
-from p2p.peer import control as links
-from p2p.peer import conversation
+from p2p.net.admission import AdmissionLimits
+from p2p.net.limits import LIMITS, Limits, Timeouts
 from p2p.peer.node import Node
 from tests.kit.bad_peers import Caller, encoded
 from tests.kit.leaks import Snapshot, contained, open_descriptors
@@ -316,20 +316,19 @@ def test_a_link_that_reads_nothing_of_what_it_is_told_is_hung_up_on(tmp_path: Pa
                         20,
                         "it is read or hung up on",
                     )
-                    assert sum(len(link._outbox) for link in node._links.all()) <= links.OUTBOX
+                    assert all(link.outbox_bytes <= LIMITS.outbox_bytes for link in node._links.all())
             caller.hang_up()
 
     contained(work, 40)
 
 
 def test_case_25_hundreds_of_links_that_say_nothing_shut_out_nobody(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(links, "LINKS", 60)
-    monkeypatch.setattr(links, "SPEAK_TIME", 0.1)
+    limits = Limits(control_connections=AdmissionLimits(total=60, idle_s=0.1))
 
     async def work() -> None:
-        async with sharer(tmp_path) as (swarm, node, content, port):
+        async with sharer(tmp_path, limits=limits) as (swarm, node, content, port):
             callers = [await Caller.dial(port) for _ in range(60)]
             for number, caller in enumerate(callers):
                 await caller.hello(f"{number + 1:032x}")
@@ -350,15 +349,12 @@ def test_case_25_hundreds_of_links_that_say_nothing_shut_out_nobody(
 
 
 def test_case_26_a_handshake_that_is_never_finished_is_ended_in_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     """With the ten seconds shortened."""
-    for module in (wire, conversation):
-        monkeypatch.setattr(module, "LINE_TIME", 0.5)
-    monkeypatch.setattr(conversation.converse, "__kwdefaults__", {"first_line": 0.5})
 
     async def work() -> None:
-        async with sharer(tmp_path) as (_, _, _, port):
+        async with sharer(tmp_path, timeouts=Timeouts(line_s=0.5)) as (_, _, _, port):
             callers = [await Caller.dial(port) for _ in range(300)]
             for number, caller in enumerate(callers):
                 if number % 3:
@@ -477,7 +473,8 @@ def test_a_link_that_is_closed_before_its_first_step_is_gone_and_whoever_waits_o
             await one._links.close()
             assert link.wire.closed
             assert one._links.all() == []
-            assert link._pinging.cancelled() or link._pinging.cancelling()
+            with pytest.raises(Unreachable):
+                await link.manifest(ContentId(WRONG_ID))
 
     contained(work)
 
@@ -535,13 +532,13 @@ def test_whoever_asks_for_the_same_copy_thousands_of_times_waits_for_it_once(tmp
 
 
 def test_one_link_waits_for_a_few_copies_and_is_busy_for_more(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(links, "COPIES", 2)
-
     async def work() -> None:
         async with Swarm(tmp_path) as swarm:
-            node = await swarm.peer("keeper", accept_uploads=MIB, folder=tmp_path / "keeper")
+            node = await swarm.peer(
+                "keeper", accept_uploads=MIB, folder=tmp_path / "keeper", limits=Limits(copies=2)
+            )
             caller = await Caller.dial(node._links.me.listen["tcp"])
             await caller.hello("5f" * 16)
             answers = []

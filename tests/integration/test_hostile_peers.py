@@ -14,8 +14,7 @@ import pytest
 
 from p2p.errors import EnjambreError, IntegrityError, NotFound, Unreachable
 from p2p.model import MIB, PeerId
-from p2p.net import wire
-from p2p.peer import control as links
+from p2p.net.limits import Timeouts
 from p2p.peer import fetcher as fetching
 from p2p.peer import finder
 from p2p.peer import manifest_search as manifests
@@ -38,6 +37,7 @@ QUICK = Policy(
     busy_pause=0.2,
 )
 """The real policy with short times, so that a test of a stall takes two seconds and not twenty."""
+TIMES = Timeouts(stall_s=1.5, line_s=1.5, answer_s=1.0, ping_s=0.7)
 SAMPLE = kit.Sample.random("image.bin", 2_000_000)
 BIG = kit.Sample("big.bin", kit.Sample.random("", 9 * MIB).data, piece_length=4 * MIB)
 """Its pieces have four blocks each, so that one piece comes from several peers."""
@@ -52,10 +52,6 @@ def tmp_path(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "STALL_TIME", 1.5)
-    monkeypatch.setattr(wire, "LINE_TIME", 1.5)
-    monkeypatch.setattr(links, "ANSWER_TIME", 1.0)
-    monkeypatch.setattr(links, "PING_TIME", 0.7)
     monkeypatch.setattr(fetching, "SLOWEST", 64 * MIB)
     for module in (finder, manifests):
         monkeypatch.setattr(module, "EAGER_TIME", 0.3)
@@ -63,7 +59,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def victim(swarm: Swarm, policy: Policy = QUICK) -> Node:
     """An honest peer with little patience."""
-    return await swarm.peer("victim", policy=policy)
+    return await swarm.peer("victim", policy=policy, timeouts=TIMES)
 
 
 def meet(tmp_path: Path, *peers: kit.PlainPeer, seconds: float = 15.0) -> tuple[Downloaded, float]:
@@ -355,7 +351,7 @@ def test_a_peer_that_comes_and_goes_under_new_ids_and_keeps_its_lanes_does_not_u
     async def work() -> None:
         peer = kit.LaneKeeper(SAMPLE)
         async with Swarm(tmp_path) as swarm, kit.announced(swarm.address, peer):
-            node = await swarm.peer("victim")
+            node = await swarm.peer("victim", timeouts=TIMES)
             before = len(open_descriptors())
             downloading = asyncio.create_task(node.download(SAMPLE.id, tmp_path / "out"))
             await until(lambda: peer.reads, what="the first lane")
@@ -365,7 +361,7 @@ def test_a_peer_that_comes_and_goes_under_new_ids_and_keeps_its_lanes_does_not_u
                 await peer.call(node._links.me.listen["tcp"])
                 await until(lambda: peer.reads > reads, what="a lane under this id")  # noqa: B023 (it is waited for here)
                 await until(lambda: not len(node._links), what="its link is gone")
-            await until(lambda: not node._lanes._lanes, what="its lanes are closed")
+            await until(lambda: not len(node._lanes), what="its lanes are closed")
             if before:
                 # One of each lane is the other side's, which keeps it, and a few are of the download itself.
                 await until(lambda: len(open_descriptors()) < before + rounds + rounds // 2)

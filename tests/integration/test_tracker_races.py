@@ -11,6 +11,7 @@ import pytest
 
 from p2p.errors import Refused
 from p2p.model import Address, ContentId, PeerId
+from p2p.net.limits import Timeouts
 from p2p.peer.tracker_client import TrackerClient
 from p2p.protocol.tracker_messages import (
     Announce,
@@ -42,7 +43,7 @@ class Racer:
     def __init__(self, tracker: Address, number: int, seed: int) -> None:
         self.peer = PeerId(f"{number:032x}")
         self.in_it = False
-        self._client = TrackerClient(tracker, timeout=20.0)
+        self._client = TrackerClient(tracker, timeouts=Timeouts(tracker_s=20.0))
         self._rng = random.Random(f"{seed} {number}")
 
     async def race(self, steps: int) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from p2p.model import MIB
+from p2p.net.limits import Timeouts
 from p2p.peer.node import Node
 from p2p.peer.reports import Downloaded
 from tests.kit.leaks import KEPT_BY_GRPC, contained
@@ -148,10 +149,9 @@ async def something_else(greeting: bytes) -> Any:
 
 @pytest.mark.parametrize("what", ["nobody", "its own TCP port", "silence", "a web server"])
 def test_a_peer_whose_grpc_port_is_none_is_fetched_from_over_tcp(
-    tmp_path: Path, image: tuple[Path, bytes], what: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, image: tuple[Path, bytes], what: str
 ) -> None:
     path, data = image
-    monkeypatch.setattr("transports.grpc.client.DIAL_TIME", 1.0)
 
     async def play(swarm: Swarm) -> None:
         seed = await swarm.peer("seed")
@@ -160,14 +160,13 @@ def test_a_peer_whose_grpc_port_is_none_is_fetched_from_over_tcp(
             b"HTTP/1.1 400 Bad Request\r\n\r\n" if what == "a web server" else b""
         ) as other:
             port = {"nobody": 1024, "its own TCP port": me.listen["tcp"]}.get(what, other)
-            seed._links.me = dataclasses.replace(me, listen={**me.listen, "grpc": port})
+            seed._me = dataclasses.replace(me, listen={**me.listen, "grpc": port})
             shared = await seed.share(path)
-            leech = await swarm.peer("leech", transport="grpc")
+            leech = await swarm.peer("leech", transport="grpc", timeouts=Timeouts(dial_s=1.0))
             done = await fetched(leech, shared.id, tmp_path / "out", data)
             assert set(done.bytes_by) == {"tcp"}
-            assert [set(failed) for failed in leech._lanes._failed.values()] == [{"grpc"}], (
-                "gRPC was not even tried"
-            )
+            (connection,) = leech._links.all()
+            assert leech._lanes.failed(connection.key) == {"grpc"}, "gRPC was not even tried"
             for name in ("leech", "seed"):
                 await swarm.stop(name)
 

@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 
 from p2p.errors import Refused
 from p2p.model import MIB, Address, ContentId
+from p2p.net.limits import LIMITS, TIMEOUTS, Limits, Timeouts
 from p2p.peer.node import Node, NodeSettings
 from p2p.peer.reports import Report
 from p2p.peer.tracker_client import TrackerClient
@@ -104,6 +105,8 @@ class Swarm:
         announce: bool = True,
         require_tracker: bool = True,
         policy: Policy | None = None,
+        timeouts: Timeouts = TIMEOUTS,
+        limits: Limits = LIMITS,
         **settings: Any,
     ) -> Node:
         """Start a peer; what it reports goes to `reports[name]`. With `policy`, it decides by other
@@ -123,6 +126,8 @@ class Swarm:
             load,
             reports.append,
             rng=Random(name),
+            timeouts=timeouts,
+            limits=limits,
         )
         self.nodes[name] = node
         if policy is not None:

@@ -17,7 +17,7 @@ START_S: Final = 1000.0
 """What the clock shows first. It is not 0, so that code which takes 0 for "never" fails here."""
 
 
-class _JumpingSelector(selectors.SelectSelector):
+class _JumpingSelector(selectors.DefaultSelector):
     """A selector that returns at once and adds the timeout to `elapsed`."""
 
     def __init__(self) -> None:

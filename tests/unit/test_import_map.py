@@ -40,6 +40,7 @@ PURE: Final = [
     "p2p.cli.config",
     "p2p.content.uri",
     "p2p.net.admission",
+    "p2p.net.limits",
     "p2p.peer.trace",
     "p2p.protocol.strict_json",
     "p2p.protocol.framing",
@@ -90,8 +91,8 @@ MAY_IMPORT: Final[dict[str, str]] = {
     "p2p.protocol": "p2p.protocol",
     "p2p.content": "p2p.content p2p.protocol.strict_json",
     "p2p.swarm": "p2p.swarm p2p.content.geometry p2p.content.bitmap",
-    "p2p.storage": "p2p.storage p2p.content p2p.protocol.strict_json p2p.net.threads",
-    "p2p.net": "p2p.net p2p.protocol p2p.storage.disk p2p.storage.disk_io",
+    "p2p.storage": "p2p.storage p2p.content p2p.protocol.strict_json p2p.net.threads p2p.net.sending",
+    "p2p.net": "p2p.net p2p.protocol",
     "p2p.tracker": "p2p.tracker p2p.protocol p2p.content.names p2p.storage.disk p2p.storage.disk_io p2p.net",
     "p2p.peer": "p2p.peer p2p.protocol p2p.content p2p.swarm p2p.storage p2p.net",
     "p2p.sim": "p2p.sim p2p.swarm p2p.content.geometry p2p.content.bitmap p2p.protocol"

@@ -47,8 +47,11 @@ class FakeTracker:
         self.shares: dict[ContentId, Share] = {}
         self.sessions: set[str] = set()
         self.fault: Callable[[Request], EnjambreError | None] = lambda request: None
-        self.on_broken: Callable[[Unreachable], None] = lambda error: None
+        self._on_broken: Callable[[Unreachable], None] = lambda error: None
         self.logins = 0
+
+    def watch(self, on_broken: Callable[[Unreachable], None]) -> None:
+        self._on_broken = on_broken
 
     async def ask(self, request: Request) -> Answer:
         self.asked.append((asyncio.get_running_loop().time(), request))
@@ -90,7 +93,7 @@ class FakeTracker:
 
     def hang_up(self) -> None:
         """End the connection while nothing is asked."""
-        self.on_broken(Unreachable(f"tracker {TRACKER} hung up"))
+        self._on_broken(Unreachable(f"tracker {TRACKER} hung up"))
 
     def times(self, kind: type[Request] = Request) -> list[float]:
         return [time for time, request in self.asked if isinstance(request, kind)]

@@ -13,8 +13,7 @@ import pytest
 
 from p2p.errors import EnjambreError, Unreachable
 from p2p.model import MIB
-from p2p.peer.control import MANIFEST_TIME
-from p2p.peer.manifest_search import OVERTIME, PATIENCE, ManifestSearch
+from p2p.peer.manifest_search import MANIFEST_TIME, OVERTIME, PATIENCE, ManifestSearch
 from tests.kit import bad_peers as kit
 from tests.kit.virtual_time import in_virtual_time
 
