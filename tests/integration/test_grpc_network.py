@@ -3,7 +3,6 @@ cases 54, 57, 73)."""
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ from tests.kit.effort import times
 from tests.kit.faulty_network import NONE, Fault, FaultyNetwork
 from tests.kit.leaks import KEPT_BY_GRPC, contained
 from tests.kit.swarm_kit import Swarm, old_file
+from tests.kit.waiting import hang_guard
 
 KEPT = KEPT_BY_GRPC
 QUICK = Policy(
@@ -49,7 +49,7 @@ def fetch(tmp_path: Path, faults: Callable[[int], Fault], data: bytes = DATA) ->
             listen["grpc"] = network.address.port
             shared = await seed.share(old_file(tmp_path / "image.bin", data))
             leech = await swarm.peer("leech", transport="grpc", policy=QUICK, timeouts=TIMES)
-            async with asyncio.timeout(40):
+            async with hang_guard():
                 done = await leech.download(shared.id, tmp_path / "out")
             assert done.path.read_bytes() == data
             assert network.count, "it was tried"

@@ -117,7 +117,7 @@ def test_a_peer_that_loses_its_grpc_port_in_the_middle_goes_on_over_tcp(
         task = asyncio.create_task(fetched(leech, shared.id, tmp_path / "out", data))
         holding = seed._serving.holdings[shared.id]
         await until(lambda: holding.sent > MIB)
-        (door,) = [one for one in seed._listeners if type(one).__name__ == "GrpcDoor"]
+        (door,) = [one for one in seed._listeners if type(one).__name__ == "GrpcServer"]
         await door.close()
         done = await task
         assert set(done.bytes_by) == {"grpc", "tcp"}
@@ -173,7 +173,7 @@ def test_a_peer_whose_grpc_port_is_none_is_fetched_from_over_tcp(
     swarm(tmp_path, play)
 
 
-def test_a_peer_that_sends_wrong_bytes_over_grpc_is_dropped_and_nothing_wrong_is_kept(
+def test_a_peer_that_sends_wrong_bytes_over_grpc_is_dropped(
     tmp_path: Path, image: tuple[Path, bytes]
 ) -> None:
     path, data = image
@@ -247,7 +247,7 @@ def grpc_peer(folder: Path, *words: str, tracker: str, name: str) -> Iterator[Ru
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
-def test_case_73_a_grpc_seed_that_is_killed_or_stopped_in_the_middle_is_replaced_by_another(
+def test_case_73_a_grpc_seed_killed_or_stopped_half_way_is_replaced(
     tmp_path: Path, image: tuple[Path, bytes], how: signal.Signals
 ) -> None:
     path, data = image

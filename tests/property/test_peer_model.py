@@ -9,12 +9,10 @@ import itertools
 import os
 import tempfile
 from collections.abc import Coroutine
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any, ClassVar, Final, TypeVar
-from unittest.mock import patch
 
 import pytest
 from hypothesis import strategies as st
@@ -27,8 +25,7 @@ from hypothesis.stateful import (
 )
 
 from p2p.model import Address, ContentId, PeerId
-from p2p.peer import control as links
-from p2p.peer import conversation
+from p2p.net.limits import Timeouts
 from p2p.peer.node import Node, NodeSettings
 from p2p.protocol.framing import MAX_LINE
 from tests.kit.bad_peers import Caller, Message, encoded
@@ -139,12 +136,6 @@ class PeerMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.patches = ExitStack()
-        # The model knows no clock: a slow machine must not see a ping, or the end of a connection that is
-        # only slow.
-        self.patches.enter_context(patch.object(links, "PING_TIME", 3600.0))
-        self.patches.enter_context(patch.object(conversation, "IDLE_TIME", 3600.0))
-        self.patches.enter_context(patch.dict(conversation.converse.__kwdefaults__, first_line=3600.0))
         self.folder = tempfile.TemporaryDirectory(prefix="peer-model-")
         self.runner = asyncio.Runner()
         self.seqs = itertools.count(1)
@@ -222,7 +213,9 @@ class PeerMachine(RuleBasedStateMachine):
                 folder=self.path / "kept",
             )
             (self.path / "kept").mkdir()
-            self.node = Node(settings, load, lambda _report: None, rng=Random(1))
+            # The model knows no clock. A slow machine must not see a ping, or the end of a slow connection.
+            timeouts = Timeouts(ping_s=3600.0, idle_s=3600.0, line_s=3600.0)
+            self.node = Node(settings, load, lambda _report: None, rng=Random(1), timeouts=timeouts)
             await self.node.start(announce=False)
             self.port = self.node._links.me.listen["tcp"]
             await self.dial()
@@ -601,7 +594,6 @@ class PeerMachine(RuleBasedStateMachine):
         finally:
             self.runner.close()
             self.folder.cleanup()
-            self.patches.close()
 
     async def all_in_order(self) -> None:
         """Every connection that the model has open is answered, a fresh one too, the links are those of the

@@ -89,7 +89,7 @@ def test_what_a_peer_says_is_known_by_its_trailer(code: str) -> None:
 
 
 @pytest.mark.parametrize("status", list(grpc.StatusCode))
-def test_a_status_without_the_trailer_is_a_refusal_only_where_grpc_never_gives_it_by_itself(
+def test_a_status_without_trailer_is_a_refusal_only_where_grpc_never_gives_it(
     status: grpc.StatusCode,
 ) -> None:
     ours = {"INVALID_ARGUMENT", "UNAUTHENTICATED", "PERMISSION_DENIED", "NOT_FOUND", "OUT_OF_RANGE"}

@@ -273,7 +273,7 @@ def test_a_connection_on_which_nothing_comes_is_closed_after_its_ping() -> None:
     play(act, timeouts=QUICK)
 
 
-def test_a_connection_on_which_a_manifest_comes_slowly_lives_without_an_answer_to_pings() -> None:
+def test_a_connection_on_which_a_manifest_comes_slowly_needs_no_answered_ping() -> None:
     """The answer to the ping stands behind the manifest."""
 
     async def act(scene: Scene) -> None:

@@ -114,10 +114,10 @@ def test_brackets_in_strings_do_not_nest_and_quotes_in_strings_do_not_hide_brack
     ],
 )
 def test_cases_4_10_no_line_takes_long_to_refuse(data: bytes) -> None:
-    """One line must not hold up everybody else; it takes about a millisecond."""
-    started = time.perf_counter()
+    """One line must not hold up the other connections. It takes about a millisecond of processor time."""
+    began = time.thread_time()
     refusal(data)
-    assert time.perf_counter() - started < 0.25
+    assert time.thread_time() - began < 0.25
 
 
 def test_cases_42_64_a_refusal_never_repeats_what_came() -> None:

@@ -151,7 +151,7 @@ def test_a_hello_from_the_other_side_may_follow_our_own() -> None:
 # --------------------------------------------------------------------------------------------------------------------------
 
 
-def test_cases_6_7_requests_come_in_order_and_a_bad_one_among_them_harms_none_of_the_others() -> None:
+def test_cases_6_7_a_bad_request_among_others_harms_none_of_them() -> None:
     session = a_peer()
     bad = b'{"op":"steal","seq":2}\r\n{"op":"read","seq":3}\n{"op":"ping","seq":-4}\n'
     found = events(session, b'{"op":"ping","seq":1}\n' + bad + b'{"op":"ping","seq":5}\n')
@@ -206,9 +206,7 @@ def test_cases_6_7_requests_come_in_order_and_a_bad_one_among_them_harms_none_of
         pytest.param(b"{}\n", "bad_field", id="neither request nor answer"),
     ],
 )
-def test_cases_1_2_3_4_5_8_a_gross_fault_ends_the_conversation_with_one_clean_error_and_no_more_is_read(
-    data: bytes, code: str
-) -> None:
+def test_cases_1_2_3_4_5_8_a_gross_fault_ends_all_with_one_clean_error(data: bytes, code: str) -> None:
     """The number before each name is the case."""
     session = a_peer()
     found = events(session, encode_request(Ping(), 1) + data)
@@ -290,7 +288,7 @@ def test_an_answer_that_comes_twice_ends_the_conversation() -> None:
     assert fault(second) == ("bad_field", True, None)
 
 
-def test_a_fault_in_an_answer_is_told_without_a_seq_so_that_it_is_no_answer_to_the_other_side() -> None:
+def test_a_fault_in_an_answer_is_told_without_a_seq() -> None:
     """Both sides of a link count their own questions, so the other may well wait for an answer with the same
     number."""
     for body in (2**20 + 1, -1):

@@ -115,10 +115,10 @@ def test_a_peer_that_says_hello_is_known_by_its_id_and_host_and_a_nobody_by_its_
         listener = await transport.listen(source, LOOPBACK, control)
         address = Address("127.0.0.1", listener.port)
         for me in (PeerId("5f" * 16), None):
-            lane = await transport.connect(address, me)
+            connection = await transport.connect(address, me)
             with pytest.raises(Unreachable):
-                await lane.fetch(CONTENT, BlockSpan(0, 0, 4), memoryview(bytearray(4)))
-            await lane.close()
+                await connection.fetch(CONTENT, BlockSpan(0, 0, 4), memoryview(bytearray(4)))
+            await connection.close()
         await listener.close()
         assert source.client == ["5f" * 16 + "@127.0.0.1", "127.0.0.1"]
         assert control.gone_wires == 2
@@ -191,14 +191,14 @@ def test_a_full_listener_is_busy_for_a_data_connection_and_not_broken(early: boo
         transport = TcpTransport(disk_io(), limits=at_most(0))
         listener = await transport.listen(NoSource(RuntimeError()), LOOPBACK)
         for _ in range(20):
-            lane = await transport.connect(Address("127.0.0.1", listener.port), PeerId("5f" * 16))
+            connection = await transport.connect(Address("127.0.0.1", listener.port), PeerId("5f" * 16))
             if early:
-                await until(lambda: lane.ended)  # noqa: B023 (it is waited for here)
+                await until(lambda: connection.ended)  # noqa: B023 (it is waited for here)
             for _ in range(2):
                 with pytest.raises(Refused) as refused:
-                    await lane.fetch(CONTENT, BlockSpan(0, 0, 4), memoryview(bytearray(4)))
+                    await connection.fetch(CONTENT, BlockSpan(0, 0, 4), memoryview(bytearray(4)))
                 assert refused.value.code == "busy"
-            await lane.close()
+            await connection.close()
         await listener.close()
 
     contained(work)
@@ -211,10 +211,12 @@ def test_a_listener_that_refuses_for_another_reason_is_unreachable() -> None:
 
     async def work() -> None:
         server = await asyncio.start_server(refuse, "127.0.0.1", 0)
-        lane = await TcpTransport(disk_io()).connect(Address("127.0.0.1", server.sockets[0].getsockname()[1]))
+        connection = await TcpTransport(disk_io()).connect(
+            Address("127.0.0.1", server.sockets[0].getsockname()[1])
+        )
         with pytest.raises(Unreachable, match=r"no such content|ended|broke"):
-            await lane.fetch(CONTENT, BlockSpan(0, 0, 4), memoryview(bytearray(4)))
-        await lane.close()
+            await connection.fetch(CONTENT, BlockSpan(0, 0, 4), memoryview(bytearray(4)))
+        await connection.close()
         server.close()
         await server.wait_closed()
 
