@@ -1,11 +1,11 @@
-"""Requests and their answers on one connection: who waits for which answer, what waits to be written, and
-whether the other side still lives.
+"""Requests and their answers on one connection: which request waits for which answer, what waits to be
+written, and whether the other side still lives.
 
 A channel is the half of a conversation in which this side asks. Control connections, the tracker client and
 TCP data connections are each built with one:
 
 - *Requests to answers.* A request carries a `seq`, its answer the same. `ask` waits for the answer; `fetch`
-  receives the answer's body straight into the caller's buffer. An answer for which nobody waits any more is
+  receives the answer's body straight into the caller's buffer. An answer that is not waited for any more is
   read and dropped.
 - *Outbox.* Lines are written by one task, in order, together with what else waits by then. So many requests
   of one turn of the loop cost one system call. The outbox is bounded: a peer that does not read is
@@ -85,7 +85,7 @@ class RequestChannel:
         """The request whose body is being received."""
         self._outbox = bytearray()
         self._batch: asyncio.Future[None] | None = None
-        """Done when what is in the outbox now has been written; made for the first who waits for it."""
+        """Done when what is in the outbox now has been written; made when it is first waited for."""
         self._writer: asyncio.Task[None] | None = None
         self._write_error: OSError | None = None
         self._fault: EnjambreError | None = None
@@ -166,8 +166,8 @@ class RequestChannel:
         return seq, pending
 
     def _forget(self, seq: int, pending: _Pending) -> None:
-        """Nobody waits for this answer any more. An error that stands in its place, or would later, is not
-        one that nobody saw."""
+        """This answer is not waited for any more. An error in its place counts as seen, so that the loop does
+        not log it."""
         self._pending.pop(seq, None)
         if not pending.done.cancel() and not pending.done.cancelled():
             pending.done.exception()
@@ -283,7 +283,7 @@ class RequestChannel:
         self.wire.close()
 
     def close(self) -> None:
-        """Hang up; nobody is to blame."""
+        """Hang up; no peer is to blame."""
         self.end(self._closed(f"connection to {self.name} was closed"))
 
     def end(self, error: EnjambreError | None = None) -> None:

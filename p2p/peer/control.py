@@ -115,11 +115,6 @@ class ControlConnection:
         return self.wire.closed
 
     @property
-    def waiting(self) -> int:
-        """Requests of ours that wait for an answer."""
-        return self._channel.waiting
-
-    @property
     def outbox_bytes(self) -> int:
         """Bytes that wait to be written."""
         return self._channel.outbox_bytes

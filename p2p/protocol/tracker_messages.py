@@ -125,11 +125,13 @@ class AnnounceAnswer(Answer):
     ttl: int = wire(SECONDS, about="announce again well before this has passed")
     known: int = wire(
         COUNT,
-        about="how many contents of this peer the tracker knows now; fewer than expected: announce them all again",
+        about="how many contents of this peer the tracker knows now;"
+        " fewer than expected: announce them all again",
     )
 
 
-# {"op":"announce","peer":"5f…","name":"lab-07","listen":{"tcp":6970},"contents":[{"id":"ab…","name":"lab.img","size":7,"have":7}],"seq":4}
+# {"op":"announce","peer":"5f…","name":"lab-07","listen":{"tcp":6970},
+#  "contents":[{"id":"ab…","name":"lab.img","size":7,"have":7}],"seq":4}
 @frozen
 class Announce(Request):
     """Says where a peer listens and what it has; with no contents, it is the heartbeat of all that was
@@ -229,7 +231,8 @@ class List(Request):
     limit: int = wire(LIMIT, 50, about="most contents wanted")
 
 
-# {"ok":true,"total":1,"peers":[{"peer":"5f…","name":"lab-07","user":"alice","host":"10.0.0.7","listen":{"tcp":6970},"contents":4,"age":3}]}
+# {"ok":true,"total":1,"peers":[{"peer":"5f…","name":"lab-07","user":"alice","host":"10.0.0.7",
+#  "listen":{"tcp":6970},"contents":4,"age":3}]}
 @frozen
 class PeersAnswer(Answer):
     """A page of peers."""
@@ -276,7 +279,8 @@ class Place(Request):
     )
 
 
-# {"ok":true,"version":"0.1.0","uptime":60,"peers":3,"contents":4,"shares":9,"bytes":28,"sessions":3,"requests":120,"user":"alice","seq":11}
+# {"ok":true,"version":"0.1.0","uptime":60,"peers":3,"contents":4,"shares":9,"bytes":28,"sessions":3,
+#  "requests":120,"user":"alice","seq":11}
 @frozen
 class StatsAnswer(Answer):
     """The tracker's figures, and the asker's session."""

@@ -1,5 +1,5 @@
-"""Fetches blocks over gRPC: one connection to a peer, a few calls at once, and chunks copied straight into the
-buffer of the fetch."""
+"""Fetches blocks over gRPC: one connection to a peer, a few calls at once, and chunks copied straight into
+the buffer of the fetch."""
 
 from __future__ import annotations
 
@@ -217,8 +217,8 @@ class GrpcDataConnection:
                     if not isinstance(error, Refused):
                         self._fail(error if isinstance(error, Unreachable) else Unreachable(str(error)))
         finally:
-            # Not only when the task is over: a fetch that comes between would count this task as one that asks
-            # for it.
+            # Not only when the task is over: a fetch that comes between would count this task as one that
+            # asks for it.
             if me is not None:
                 self._calls.discard(me)
 
@@ -283,9 +283,8 @@ class GrpcDataConnection:
         code = code_of(error.code(), trailer if isinstance(trailer, str) else None)
         if code is not None:
             return Refused(code, details or code)
-        return Unreachable(
-            f"connection to {self._address} broke: {error.code().name.lower()}{': ' if details else ''}{details}"
-        )
+        status = error.code().name.lower()
+        return Unreachable(f"connection to {self._address} broke: {status}{': ' if details else ''}{details}")
 
 
 def _not_as_asked(asked: int, came: str) -> ProtocolError:

@@ -1,5 +1,5 @@
-"""Bounds what incoming gRPC calls may hold: a handler thread without having sent a request, and streams of the
-services that are not ours."""
+"""Bounds what incoming gRPC calls may hold: a handler thread for which no request was sent, and streams of
+the services that are not ours."""
 
 from __future__ import annotations
 
