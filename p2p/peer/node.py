@@ -21,7 +21,8 @@ from p2p.content.manifest import build, content_id, to_bytes
 from p2p.errors import DiskError, EnjambreError, Refused, UsageError
 from p2p.model import Address, ContentId, Manifest, PeerId, PeerKey, peer_key
 from p2p.net.wire import WireTrace
-from p2p.peer.announcer import Announcer, Identity
+from p2p.peer.announcements import Identity
+from p2p.peer.announcer import Announcer
 from p2p.peer.block_server import BlockServer
 from p2p.peer.control import ControlConnection, ControlConnections, Me
 from p2p.peer.data import DataPool
@@ -154,15 +155,12 @@ class Node:
         if announce:
             settings, advertise = self.settings, self.settings.advertise
             identity = Identity(
-                self.peer,
-                settings.name,
-                settings.user,
-                self._links.me.listen,
-                advertise.host if advertise else None,
+                self.peer, settings.name, self._links.me.listen, advertise.host if advertise else None
             )
             self._announcer = Announcer(
                 self.tracker,
                 identity,
+                settings.user,
                 lambda: self._keeper.room,
                 self._report,
                 self._rng,
