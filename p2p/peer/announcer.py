@@ -59,7 +59,7 @@ class Announcer:
         rng: Random,
         state: Path,
         renew: Callable[[], PeerId],
-        timeouts: SessionTimeouts | None = None,
+        timeouts: SessionTimeouts,
     ) -> None:
         """`user` was asked to log in; None: the user of the stored session, or else one with the peer's name.
 
@@ -74,7 +74,7 @@ class Announcer:
         self._report = report
         self._state = state
         self._renew = renew
-        self._timeouts = timeouts or SessionTimeouts()
+        self._timeouts = timeouts
         self._session = TrackerSession(client.address, identity, room, rng, self._timeouts)
         self._effects: deque[Effect] = deque()
         self._settled = asyncio.Event()

@@ -24,6 +24,7 @@ from p2p.net.wire import WireTrace
 from p2p.peer.announcements import Identity
 from p2p.peer.announcer import Announcer
 from p2p.peer.block_server import BlockServer
+from p2p.peer.candidates import FinderTimeouts
 from p2p.peer.control import ControlConnection, ControlConnections, Me
 from p2p.peer.data import DataPool
 from p2p.peer.download import Download
@@ -34,6 +35,7 @@ from p2p.peer.replicas import Replicas
 from p2p.peer.reports import Downloaded, Listening, Progress, Report, Shared, Warned, Withdrawn
 from p2p.peer.trace import SwarmEvent
 from p2p.peer.tracker_client import TrackerClient
+from p2p.peer.tracker_session import SessionTimeouts
 from p2p.peer.transport import Listener, LoadTransport, Transport
 from p2p.peer.watcher import Watcher
 from p2p.protocol.peer_messages import Have, Replicate
@@ -77,6 +79,8 @@ class NodeSettings:
     hash_name: str = "blake2b-256"
     rehash: bool = False
     """Whether to read again what is remembered to be unchanged."""
+    session_timeouts: SessionTimeouts = SessionTimeouts()
+    finder_timeouts: FinderTimeouts = FinderTimeouts()
 
 
 class Node:
@@ -127,7 +131,9 @@ class Node:
             links=self._links,
             lanes=self._lanes,
             pool=self._pool,
-            finder=lambda content, wanted: Finder(content, self.tracker, self._links, wanted),
+            finder=lambda content, wanted: Finder(
+                content, self.tracker, self._links, wanted, settings.finder_timeouts
+            ),
             register=self._register,
             unregister=self._unregister,
             changed=self._register,
@@ -166,6 +172,7 @@ class Node:
                 self._rng,
                 settings.state,
                 self._renew,
+                settings.session_timeouts,
             )
             await self._announcer.start(require=require_tracker)
         listening = Listening(Address(self.settings.host, ports["tcp"]), ports)

@@ -64,6 +64,7 @@ class Scene:
             Random(1),
             state,
             self._renew,
+            SessionTimeouts(),
         )
 
     def _renew(self) -> PeerId:
