@@ -7,9 +7,9 @@ most ten seconds, so that a download goes on soon after its network is back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from itertools import islice
 
 from p2p.model import PeerKey
 from p2p.swarm.topology import CALM_TIME, EAGER_TIME, dials
@@ -46,8 +46,9 @@ class Candidates:
         """`wanted` says whether a peer is worth dialling."""
         self._wanted = wanted
         self._timeouts = timeouts
-        self._named: tuple[PeerKey, ...] = ()
+        self._named: dict[PeerKey, str] = {}
         self._swarm_size = 0
+        self._tried_at: Counter[str] = Counter()
         self._tried: set[PeerKey] = set()
         self._dialling: set[PeerKey] = set()
         self._failures: dict[PeerKey, _Failure] = {}
@@ -59,12 +60,12 @@ class Candidates:
         """Whether the tracker knows more peers than were ever connected or dialled."""
         return self._new_ones and self._swarm_size > len(self._tried)
 
-    def on_listed(self, named: Iterable[PeerKey], connected: Iterable[PeerKey], swarm_size: int) -> int:
-        """The tracker has named these peers of a swarm of this size, and some of them are connected.
+    def on_listed(self, named: Mapping[PeerKey, str], connected: Iterable[PeerKey], swarm_size: int) -> int:
+        """The tracker has named these peers, with their hosts, of a swarm of this size; some are connected.
 
         Returns how many of them are wanted.
         """
-        self._named = tuple(named)
+        self._named = dict(named)
         self._swarm_size = swarm_size
         self._new_ones = not self._tried.issuperset(self._named)
         self._tried.update(connected)
@@ -80,8 +81,13 @@ class Candidates:
         are enough.
         """
         missing = dials(members + len(self._dialling), eager=eager)
-        free = (key for key in self._named if self._is_free(key, now) and key not in connected)
-        chosen = list(islice(free, missing))
+        free = [key for key in self._named if self._is_free(key, now) and key not in connected]
+        chosen: list[PeerKey] = []
+        while free and len(chosen) < missing:
+            key = min(free, key=lambda key: self._tried_at[self._named[key]])  # the first named of equals
+            free.remove(key)
+            chosen.append(key)
+            self._tried_at[self._named[key]] += 1
         self._tried.update(chosen)
         self._dialling.update(chosen)
         return chosen

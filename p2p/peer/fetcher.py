@@ -20,6 +20,7 @@ from p2p.model import KIB, BlockSpan, ContentId, PeerKey, peer_of
 from p2p.peer.control import ControlConnection, ControlConnections
 from p2p.peer.data import DataPool
 from p2p.peer.finder import Finder
+from p2p.peer.hedging import SearchLimits
 from p2p.peer.local_content import LocalContent
 from p2p.peer.reports import Report
 from p2p.peer.swarm_trace import swarm_event
@@ -89,6 +90,7 @@ class Tools:
     pace: TokenBucket
     """The download rate of all downloads together."""
     policy: Policy
+    search_limits: SearchLimits
 
 
 class Fetcher:

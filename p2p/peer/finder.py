@@ -48,6 +48,11 @@ class Finder:
         """Return why peers could not be reached, a sentence each."""
         return self._candidates.reasons()
 
+    @property
+    def dials(self) -> list[asyncio.Task[None]]:
+        """The dials under way."""
+        return list(self._dials.values())
+
     async def look(self) -> None:
         """Ask the tracker once, and begin to dial. Raises `NotFound` when no peer has the content,
         `Unreachable`, `Refused`."""
@@ -83,14 +88,9 @@ class Finder:
             on_listed(self.listed)
             await asyncio.sleep(self._timeouts.eager if eager() else self._timeouts.calm)
 
-    async def settled(self) -> None:
-        """Wait until every dial under way has ended."""
-        if self._dials:
-            await asyncio.wait(list(self._dials.values()))
-
     async def close(self) -> None:
         """Stop dialling."""
-        tasks = list(self._dials.values())
+        tasks = self.dials
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -108,7 +108,8 @@ class Finder:
             self.listed = None
             raise
         self._sources = {_key(source): source for source in answer.sources if "tcp" in source.listen}
-        self.listed = self._candidates.on_listed(self._sources, self._connected(), answer.content.peers)
+        hosts = {key: source.host for key, source in self._sources.items()}
+        self.listed = self._candidates.on_listed(hosts, self._connected(), answer.content.peers)
 
     def _connected(self) -> dict[PeerKey, ControlConnection]:
         """The connections to peers that the tracker named at the last lookup."""

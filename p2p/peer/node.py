@@ -30,6 +30,7 @@ from p2p.peer.data import DataPool
 from p2p.peer.download import Download
 from p2p.peer.fetcher import Tools
 from p2p.peer.finder import Finder
+from p2p.peer.hedging import SearchLimits
 from p2p.peer.local_content import LocalContent
 from p2p.peer.replicas import Replicas
 from p2p.peer.reports import Downloaded, Listening, Progress, Report, Shared, Warned, Withdrawn
@@ -81,6 +82,7 @@ class NodeSettings:
     """Whether to read again what is remembered to be unchanged."""
     session_timeouts: SessionTimeouts = SessionTimeouts()
     finder_timeouts: FinderTimeouts = FinderTimeouts()
+    search_limits: SearchLimits = SearchLimits()
 
 
 class Node:
@@ -144,6 +146,7 @@ class Node:
             rng=self._rng,
             pace=TokenBucket(settings.limit_down),
             policy=_policy(settings.patience),
+            search_limits=settings.search_limits,
         )
 
     # -- coming and going

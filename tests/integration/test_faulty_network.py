@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,8 +21,8 @@ from p2p.model import MIB, Address, ContentId, PeerId
 from p2p.net import wire
 from p2p.peer import control as links
 from p2p.peer import fetcher as fetching
-from p2p.peer import finder
-from p2p.peer import manifest_search as manifests
+from p2p.peer.candidates import FinderTimeouts
+from p2p.peer.hedging import SearchLimits
 from p2p.peer.node import Node
 from p2p.peer.reports import Progress, SessionChanged, Shared
 from p2p.peer.tracker_client import TrackerClient
@@ -52,6 +53,11 @@ QUICK = Policy(
     tail_patience=0.4,
     busy_pause=0.2,
 )
+OFTEN: dict[str, Any] = {
+    "finder_timeouts": FinderTimeouts(eager=0.05, redial_first=0.02),
+    "search_limits": SearchLimits(pause=0.05),
+}
+"""Settings of a peer that asks the tracker and dials often."""
 SMALL = random.Random(1).randbytes(1500)
 DATA = random.Random(2).randbytes(3_000_000)
 
@@ -62,9 +68,6 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(links, "ANSWER_TIME", 1.0)
     monkeypatch.setattr(links, "PING_TIME", 0.7)
     monkeypatch.setattr(fetching, "SLOWEST", 64 * MIB)
-    monkeypatch.setattr(finder, "RETRY_TIME", 0.02)
-    for module in (finder, manifests):
-        monkeypatch.setattr(module, "EAGER_TIME", 0.05)
 
 
 def offsets(total: int, count: int) -> list[int]:
@@ -91,7 +94,7 @@ def between_peers(
             port = next(listener.port for listener in seed._listeners)
             network.target = Address("127.0.0.1", port)
             shared = await seed.share(old_file(tmp_path / "image.bin", data))
-            await play(await swarm.peer("leech", policy=policy), shared, network)
+            await play(await swarm.peer("leech", policy=policy, **OFTEN), shared, network)
 
     contained(work, seconds)
 
@@ -246,7 +249,7 @@ def test_case_55_a_partition_is_survived_and_what_waits_is_told(tmp_path: Path, 
             seed = await swarm.peer("seed", advertise=network.address, limit_up=2 * MIB)
             network.target = Address("127.0.0.1", seed._listeners[0].port)
             shared = await seed.share(old_file(tmp_path / "image.bin", DATA))
-            leech = await swarm.peer("leech", policy=QUICK)
+            leech = await swarm.peer("leech", policy=QUICK, **OFTEN)
             task = asyncio.create_task(leech.download(shared.id, tmp_path / "out"))
             await until(lambda: any(report.bytes for report in swarm.told("leech", Progress)))
             network.flowing.clear()

@@ -21,6 +21,11 @@ def keys(count: int) -> list[PeerKey]:
     return [key(number) for number in range(count)]
 
 
+def named(*peers: PeerKey) -> dict[PeerKey, str]:
+    """These peers with their hosts, as a lookup names them."""
+    return {peer: peer.partition("@")[2].partition(":")[0] for peer in peers}
+
+
 def candidates(*unwanted: PeerKey) -> Candidates:
     return Candidates(lambda peer: peer not in unwanted, TIMES)
 
@@ -39,7 +44,7 @@ def fail(some: Candidates, peer: PeerKey, now: float) -> None:
 
 def test_named_peers_are_dialled_once_and_connected_ones_are_not() -> None:
     some = candidates()
-    some.on_listed(keys(5), [key(3)], 5)
+    some.on_listed(named(*keys(5)), [key(3)], 5)
     first = some.to_dial([key(3)], 1, 0.0, eager=True)
     assert first == [key(0), key(1), key(2), key(4)]
     assert some.to_dial([key(3)], 1, 1.0, eager=True) == [], "they are being dialled"
@@ -49,7 +54,7 @@ def test_named_peers_are_dialled_once_and_connected_ones_are_not() -> None:
 
 def test_unwanted_peers_are_neither_dialled_nor_counted() -> None:
     some = candidates(key(1))
-    assert some.on_listed(keys(3), [], 3) == 2
+    assert some.on_listed(named(*keys(3)), [], 3) == 2
     assert some.to_dial([], 0, 0.0, eager=True) == [key(0), key(2)]
 
 
@@ -59,13 +64,13 @@ def test_unwanted_peers_are_neither_dialled_nor_counted() -> None:
 )
 def test_as_many_are_dialled_as_the_topology_asks_for(members: int, eager: bool, count: int) -> None:
     some = candidates()
-    some.on_listed(keys(100), [], 100)
+    some.on_listed(named(*keys(100)), [], 100)
     assert len(some.to_dial([], members, 0.0, eager=eager)) == count
 
 
 def test_dials_under_way_count_as_members() -> None:
     some = candidates()
-    some.on_listed(keys(100), [], 100)
+    some.on_listed(named(*keys(100)), [], 100)
     under_way = some.to_dial([], 0, 0.0, eager=False)
     some.on_dialled(under_way[0])
     assert len(some.to_dial([], 0, 1.0, eager=False)) == 1
@@ -76,7 +81,7 @@ def test_case_55_a_peer_that_is_away_is_dialled_later_and_later_up_to_ten_second
     some = candidates()
     times: list[float] = []
     for now in range(600):
-        some.on_listed([key(1)], [], 1)
+        some.on_listed(named(key(1)), [], 1)
         for peer in some.to_dial([], 0, float(now), eager=True):
             times.append(now)
             fail(some, peer, float(now))
@@ -88,7 +93,7 @@ def test_case_55_a_peer_that_is_away_is_dialled_later_and_later_up_to_ten_second
 
 def test_a_peer_that_was_reached_has_no_reason_against_it() -> None:
     some = candidates()
-    some.on_listed([key(1)], [], 1)
+    some.on_listed(named(key(1)), [], 1)
     some.to_dial([], 0, 0.0, eager=True)
     fail(some, key(1), 0.0)
     some.to_dial([], 0, 5.0, eager=True)
@@ -98,21 +103,31 @@ def test_a_peer_that_was_reached_has_no_reason_against_it() -> None:
 
 def test_a_peer_with_a_new_address_is_dialled_there_at_once() -> None:
     some = candidates()
-    some.on_listed([key(1)], [], 1)
+    some.on_listed(named(key(1)), [], 1)
     some.to_dial([], 0, 0.0, eager=True)
     fail(some, key(1), 0.0)
-    some.on_listed([key(1, "10.0.0.99")], [], 1)
+    some.on_listed(named(key(1, "10.0.0.99")), [], 1)
     assert some.to_dial([], 0, 0.0, eager=True) == [key(1, "10.0.0.99")]
     assert some.reasons() == [], "the former address is of no interest"
 
 
+def test_one_host_with_many_peers_does_not_keep_the_others_from_being_dialled() -> None:
+    """One machine may announce hundreds of peers that do not exist: a neighbour of hostile case 15."""
+    some = candidates()
+    made_up = [key(number, "10.0.0.66") for number in range(49)]
+    some.on_listed(named(*made_up, key(1)), [], 300)
+    first = some.to_dial([], ENOUGH - 2, 0.0, eager=True)
+    assert set(first) == {made_up[0], key(1)}
+    assert some.to_dial([], ENOUGH - 4, 0.0, eager=True) == made_up[1:3], "of one host, as they were named"
+
+
 def test_there_are_more_peers_while_lookups_name_untried_ones_of_a_larger_swarm() -> None:
     some = candidates()
-    some.on_listed(keys(2), [key(0)], 3)
+    some.on_listed(named(*keys(2)), [key(0)], 3)
     assert some.more
     some.to_dial([key(0)], 1, 0.0, eager=True)
-    some.on_listed(keys(2), [key(0)], 3)
+    some.on_listed(named(*keys(2)), [key(0)], 3)
     assert not some.more, "nobody new is named"
-    some.on_listed([key(2)], [], 3)
+    some.on_listed(named(key(2)), [], 3)
     some.to_dial([], 1, 0.0, eager=True)
     assert not some.more, "all three were tried"

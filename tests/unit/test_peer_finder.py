@@ -216,13 +216,15 @@ def test_closing_ends_the_dials_under_way() -> None:
     play(act)
 
 
-def test_a_finder_is_settled_when_its_dials_have_ended() -> None:
+def test_the_dials_under_way_are_known() -> None:
     async def act(world: World, finder: Finder) -> None:
         for number in range(3):
             world.add(number)
         await finder.look()
-        await finder.settled()
+        assert len(finder.dials) == 3
+        await asyncio.wait(finder.dials)
         assert len(world.connections) == 3
+        assert finder.dials == []
         assert not finder.more
 
     play(act)
