@@ -38,7 +38,7 @@ from p2p.peer.trace import SwarmEvent
 from p2p.peer.tracker_client import TrackerClient
 from p2p.peer.tracker_session import SessionTimeouts
 from p2p.peer.transport import Listener, LoadTransport, Transport
-from p2p.peer.watcher import Watcher
+from p2p.peer.watcher import Watcher, WatchLimits
 from p2p.protocol.peer_messages import Have, Replicate
 from p2p.protocol.tracker_messages import Share
 from p2p.storage.disk_io import disk_io
@@ -83,6 +83,7 @@ class NodeSettings:
     session_timeouts: SessionTimeouts = SessionTimeouts()
     finder_timeouts: FinderTimeouts = FinderTimeouts()
     search_limits: SearchLimits = SearchLimits()
+    watch_limits: WatchLimits = WatchLimits()
 
 
 class Node:
@@ -128,7 +129,7 @@ class Node:
             report,
         )
         self._announcer: Announcer | None = None
-        self._watcher = Watcher(self, self._pool, report)
+        self._watcher = Watcher(self, self._pool, report, settings.watch_limits)
         self._tools = Tools(
             links=self._links,
             lanes=self._lanes,
