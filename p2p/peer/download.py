@@ -52,7 +52,14 @@ class Download:
         self._made = made
         self._finder = tools.finder(content, self._wanted)
         self._search = ManifestSearch(
-            content, tools.links, tools.pool, self._finder, self._progress, tools.policy.patience, tools.rng
+            content,
+            tools.links,
+            tools.pool,
+            self._finder,
+            self._progress,
+            tools.policy.patience,
+            tools.rng,
+            tools.search_limits,
         )
         self._fetching: Fetcher | None = None
         self.manifest: Manifest | None = None

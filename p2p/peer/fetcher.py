@@ -20,6 +20,7 @@ from p2p.model import KIB, BlockSpan, ContentId, PeerKey, peer_of
 from p2p.peer.control import ControlConnection, ControlConnections
 from p2p.peer.data import DataPool
 from p2p.peer.finder import Finder
+from p2p.peer.hedging import SearchLimits
 from p2p.peer.local_content import LocalContent
 from p2p.peer.reports import Report
 from p2p.peer.swarm_trace import swarm_event
@@ -89,6 +90,7 @@ class Tools:
     pace: TokenBucket
     """The download rate of all downloads together."""
     policy: Policy
+    search_limits: SearchLimits
 
 
 class Fetcher:
@@ -148,10 +150,6 @@ class Fetcher:
         holding = self._holding
         holding.news = self._tell
         self._tools.register(holding)
-        self._finder.members = lambda: holding.members
-        self._finder.greet = lambda link: (
-            None if holding.member(link.key) is link else holding.introduce(link)
-        )
         reporting = asyncio.create_task(self._report_often())
         finding = asyncio.create_task(self._find())
         try:
@@ -215,11 +213,16 @@ class Fetcher:
 
     async def _find(self) -> None:
         await self._tools.announced()
-        await self._finder.run(self._told)
+        await self._finder.run(
+            members=lambda: self._holding.members,
+            eager=lambda: self._scheduler.sources < EAGER_BELOW,
+            on_named=self._on_named,
+            on_listed=lambda listed: self._tell(Listed(listed)),
+        )
 
-    def _told(self, listed: int | None) -> None:
-        self._tell(Listed(listed))
-        self._finder.eager = self._scheduler.sources < EAGER_BELOW
+    def _on_named(self, connection: ControlConnection) -> None:
+        if self._holding.member(connection.key) is not connection:
+            self._holding.introduce(connection)
 
     def _carry_out(self, wish: Effect) -> None:
         match wish:

@@ -22,20 +22,24 @@ from p2p.errors import DiskError, EnjambreError, Refused, UsageError
 from p2p.model import Address, ContentId, Manifest, PeerId, PeerKey, peer_key
 from p2p.net.limits import LIMITS, TIMEOUTS, Limits, Timeouts
 from p2p.net.wire import WireTrace
-from p2p.peer.announcer import Announcer, Identity
+from p2p.peer.announcements import Identity
+from p2p.peer.announcer import Announcer
 from p2p.peer.block_server import BlockServer
+from p2p.peer.candidates import FinderTimeouts
 from p2p.peer.control import ControlConnection, ControlConnections, Me
 from p2p.peer.data import DataPool
 from p2p.peer.download import Download
 from p2p.peer.fetcher import Tools
 from p2p.peer.finder import Finder
+from p2p.peer.hedging import SearchLimits
 from p2p.peer.local_content import LocalContent
 from p2p.peer.replicas import Replicas
 from p2p.peer.reports import Downloaded, Listening, Progress, Report, Shared, Warned, Withdrawn
 from p2p.peer.trace import SwarmEvent
 from p2p.peer.tracker_client import TrackerClient
+from p2p.peer.tracker_session import SessionTimeouts
 from p2p.peer.transport import Listener, LoadTransport, Transport
-from p2p.peer.watcher import Watcher
+from p2p.peer.watcher import Watcher, WatchLimits
 from p2p.protocol.peer_messages import Have, Replicate
 from p2p.protocol.tracker_messages import Share
 from p2p.storage.disk_io import disk_io
@@ -77,6 +81,10 @@ class NodeSettings:
     hash_name: str = "blake2b-256"
     rehash: bool = False
     """Whether to read again what is remembered to be unchanged."""
+    session_timeouts: SessionTimeouts = SessionTimeouts()
+    finder_timeouts: FinderTimeouts = FinderTimeouts()
+    search_limits: SearchLimits = SearchLimits()
+    watch_limits: WatchLimits = WatchLimits()
 
 
 class Node:
@@ -127,12 +135,14 @@ class Node:
             report,
         )
         self._announcer: Announcer | None = None
-        self._watcher = Watcher(self, self._pool, report)
+        self._watcher = Watcher(self, self._pool, report, settings.watch_limits)
         self._tools = Tools(
             links=self._links,
             lanes=self._lanes,
             pool=self._pool,
-            finder=lambda content, wanted: Finder(content, self.tracker, self._links, wanted),
+            finder=lambda content, wanted: Finder(
+                content, self.tracker, self._links, wanted, settings.finder_timeouts
+            ),
             register=self._register,
             unregister=self._unregister,
             changed=self._register,
@@ -143,6 +153,7 @@ class Node:
             rng=self._rng,
             pace=TokenBucket(settings.limit_down),
             policy=_policy(settings.patience),
+            search_limits=settings.search_limits,
         )
 
     # -- coming and going
@@ -160,20 +171,18 @@ class Node:
         if announce:
             settings, advertise = self.settings, self.settings.advertise
             identity = Identity(
-                self.peer,
-                settings.name,
-                settings.user,
-                self._links.me.listen,
-                advertise.host if advertise else None,
+                self.peer, settings.name, self._links.me.listen, advertise.host if advertise else None
             )
             self._announcer = Announcer(
                 self.tracker,
                 identity,
+                settings.user,
                 lambda: self._keeper.room,
                 self._report,
                 self._rng,
                 settings.state,
                 self._renew,
+                settings.session_timeouts,
             )
             await self._announcer.start(require=require_tracker)
         listening = Listening(Address(self.settings.host, ports["tcp"]), ports)

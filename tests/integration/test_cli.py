@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from p2p.peer.announcer import LEAVE_TIME
+from p2p.peer.tracker_session import SessionTimeouts
 from tests.kit.processes import (
     ROOT,
     SLACK,
@@ -716,7 +716,7 @@ def test_a_second_signal_does_not_wait_for_a_clean_stop(
         tracker.send(signal.SIGCONT)
     assert seconds < 2.0 + SLACK
     # A machine that pauses for longer than it takes to leave the directory tells nothing.
-    assert ended == code or between > LEAVE_TIME / 2
+    assert ended == code or between > SessionTimeouts().leave / 2
 
 
 @POSIX

@@ -11,6 +11,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,8 +19,8 @@ from p2p.errors import Refused, Unreachable
 from p2p.model import MIB, Address, ContentId, PeerId
 from p2p.net.limits import TIMEOUTS, Timeouts
 from p2p.peer import fetcher as fetching
-from p2p.peer import finder
-from p2p.peer import manifest_search as manifests
+from p2p.peer.candidates import FinderTimeouts
+from p2p.peer.hedging import SearchLimits
 from p2p.peer.node import Node
 from p2p.peer.reports import Progress, SessionChanged, Shared
 from p2p.peer.tracker_client import TrackerClient
@@ -52,6 +53,11 @@ QUICK = Policy(
 )
 """Each fault is noticed soon, and a download waits for as long as this machine needs: its end is the proof."""
 TIMES = Timeouts(stall_s=1.5, answer_s=1.0, ping_s=0.7)
+OFTEN: dict[str, Any] = {
+    "finder_timeouts": FinderTimeouts(eager=0.05, redial_first=0.02),
+    "search_limits": SearchLimits(pause=0.05),
+}
+"""Settings of a peer that asks the tracker and dials often."""
 SMALL = random.Random(1).randbytes(1500)
 PATIENT = Timeouts(tracker_s=1000.0)
 """A connection that was cut is noticed by its end, and not by a timeout."""
@@ -61,9 +67,6 @@ DATA = random.Random(2).randbytes(3_000_000)
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetching, "SLOWEST", 64 * MIB)
-    monkeypatch.setattr(finder, "RETRY_TIME", 0.02)
-    for module in (finder, manifests):
-        monkeypatch.setattr(module, "EAGER_TIME", 0.05)
 
 
 def offsets(total: int, count: int) -> list[int]:
@@ -91,7 +94,7 @@ def between_peers(
             port = next(listener.port for listener in seed._listeners)
             network.target = Address("127.0.0.1", port)
             shared = await seed.share(old_file(tmp_path / "image.bin", data))
-            await play(await swarm.peer("leech", policy=policy, timeouts=timeouts), shared, network)
+            await play(await swarm.peer("leech", policy=policy, timeouts=timeouts, **OFTEN), shared, network)
 
     contained(work, seconds)
 
@@ -245,7 +248,7 @@ def test_case_55_a_partition_is_survived_and_what_waits_is_told(tmp_path: Path, 
             seed = await swarm.peer("seed", advertise=network.address, limit_up=2 * MIB, timeouts=TIMES)
             network.target = Address("127.0.0.1", seed._listeners[0].port)
             shared = await seed.share(old_file(tmp_path / "image.bin", DATA))
-            leech = await swarm.peer("leech", policy=QUICK, timeouts=TIMES)
+            leech = await swarm.peer("leech", policy=QUICK, timeouts=TIMES, **OFTEN)
             task = asyncio.create_task(leech.download(shared.id, tmp_path / "out"))
             await until(lambda: any(report.bytes for report in swarm.told("leech", Progress)))
             network.flowing.clear()

@@ -8,6 +8,7 @@ import dataclasses
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,8 +16,8 @@ from p2p.errors import EnjambreError, IntegrityError, NotFound, Unreachable
 from p2p.model import MIB, PeerId
 from p2p.net.limits import Timeouts
 from p2p.peer import fetcher as fetching
-from p2p.peer import finder
-from p2p.peer import manifest_search as manifests
+from p2p.peer.candidates import FinderTimeouts
+from p2p.peer.hedging import SearchLimits
 from p2p.peer.node import Node
 from p2p.peer.reports import Downloaded
 from p2p.peer.tracker_client import TrackerClient
@@ -39,6 +40,11 @@ QUICK = Policy(
 PATIENT = dataclasses.replace(QUICK, patience=1000.0, patience_alone=1000.0, patience_offline=1000.0)
 """The same, for a download that must succeed however busy this machine is."""
 TIMES = Timeouts(stall_s=1.5, line_s=1.5, answer_s=1.0, ping_s=0.7)
+OFTEN: dict[str, Any] = {
+    "finder_timeouts": FinderTimeouts(eager=0.3),
+    "search_limits": SearchLimits(pause=0.3),
+}
+"""Settings of a peer that asks the tracker often."""
 SAMPLE = kit.Sample.random("image.bin", 2_000_000)
 BIG = kit.Sample("big.bin", kit.Sample.random("", 9 * MIB).data, piece_length=4 * MIB)
 """Its pieces have four blocks each, so that one piece comes from several peers."""
@@ -54,13 +60,11 @@ def tmp_path(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetching, "SLOWEST", 64 * MIB)
-    for module in (finder, manifests):
-        monkeypatch.setattr(module, "EAGER_TIME", 0.3)
 
 
 async def victim(swarm: Swarm, policy: Policy = QUICK) -> Node:
     """An honest peer with little patience."""
-    return await swarm.peer("victim", policy=policy, timeouts=TIMES)
+    return await swarm.peer("victim", policy=policy, timeouts=TIMES, **OFTEN)
 
 
 def meet(tmp_path: Path, *peers: kit.PlainPeer) -> Downloaded:
@@ -115,38 +119,30 @@ def test_a_bad_peer_does_not_keep_a_download_from_its_end(tmp_path: Path, vice: 
     assert done.size == len(SAMPLE.data)
 
 
-class Slowly(kit.PlainPeer):
-    """Sends its manifest in crumbs, and breaks off in the middle as often as it is told to."""
+class BreaksOffOnce(kit.PlainPeer):
+    """Sends its manifest in crumbs, and breaks off in the middle the first time."""
 
-    vice = "slowly"
-    resets = 0
+    vice = "breaks off once"
+    asked = 0
 
     async def on_manifest(self, talk: kit.Talk, message: kit.Message) -> None:
+        self.asked += 1
         data = self.sample.manifest
         step = len(data) // 12
         await talk.raw(kit.encoded({"ok": True, "seq": message.get("seq"), "body": len(data)}))
         for at in range(0, len(data), step):
-            await asyncio.sleep(0.05)
-            if self.resets and at > len(data) * 0.9:
-                self.resets -= 1
+            if self.asked == 1 and at > len(data) // 2:
                 talk.hang_up()
                 return
             await talk.raw(data[at : at + step])
+            await asyncio.sleep(0.01)
 
 
-@pytest.mark.parametrize(("peers", "resets"), [(6, 0), (1, 1)])
-def test_a_slow_manifest_is_waited_for_and_asked_for_again_when_it_breaks_off(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, peers: int, resets: int
-) -> None:
-    """Those who send are not those who say nothing: there, it makes room for others, and is never asked
-    again."""
-    monkeypatch.setattr(manifests, "PATIENCE", 0.3)
-    monkeypatch.setattr(manifests, "HEDGE_TIME", 0.05)
-    slow = [Slowly(SAMPLE, f"slow {number}") for number in range(peers)]
-    for peer in slow:
-        peer.resets = resets
-    done = meet(tmp_path, *slow)
+def test_a_manifest_whose_transfer_broke_off_is_asked_for_again(tmp_path: Path) -> None:
+    peer = BreaksOffOnce(SAMPLE)
+    done = meet(tmp_path, peer)
     assert done.size == len(SAMPLE.data)
+    assert peer.asked == 2
 
 
 @pytest.mark.parametrize(
@@ -348,7 +344,7 @@ def test_a_peer_that_returns_under_new_ids_does_not_use_up_descriptors(
     async def work() -> None:
         peer = kit.LaneKeeper(SAMPLE)
         async with Swarm(tmp_path) as swarm, kit.announced(swarm.address, peer):
-            node = await swarm.peer("victim", timeouts=TIMES)
+            node = await swarm.peer("victim", timeouts=TIMES, **OFTEN)
             before = len(open_descriptors())
             downloading = asyncio.create_task(node.download(SAMPLE.id, tmp_path / "out"))
             await until(lambda: peer.reads, what="the first lane")

@@ -12,10 +12,10 @@ import pytest
 from p2p.errors import NotFound, Refused
 from p2p.model import MIB, Address, PeerId
 from p2p.peer import operations as errands
-from p2p.peer import watcher
 from p2p.peer.node import Node
 from p2p.peer.operations import upload
 from p2p.peer.reports import Received, Shared, Uploaded
+from p2p.peer.watcher import WatchLimits
 from p2p.protocol.peer_messages import Replicate
 from p2p.protocol.tracker_messages import Source
 from tests.kit.bad_peers import Message, PlainPeer, Sample, Talk
@@ -30,9 +30,18 @@ DATA = Random(5).randbytes(5_000_000)
 # -------------------------------------------------------------------------------------------------------------------------
 
 
-async def keeper(swarm: Swarm, name: str, room: int = 100 * MIB) -> Node:
+async def keeper(swarm: Swarm, name: str, room: int = 100 * MIB, **settings: Any) -> Node:
     """A peer that accepts uploads."""
-    return await swarm.peer(name, accept_uploads=room, folder=swarm.folder / name)
+    return await swarm.peer(name, accept_uploads=room, folder=swarm.folder / name, **settings)
+
+
+async def look_once(node: Node, folder: Path) -> None:
+    """Let a peer look once at the folder that it watches."""
+    looked = asyncio.Event()
+    watching = asyncio.create_task(node.watch(folder, looked.set))
+    await looked.wait()
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
 
 
 def test_an_upload_puts_copies_on_other_peers_and_counts_them(tmp_path: Path) -> None:
@@ -129,14 +138,13 @@ def test_what_a_peer_will_not_keep_is_refused(tmp_path: Path, room: int, size: i
 
 
 def test_a_copy_that_was_deleted_since_the_last_look_is_fetched_anew_and_stays_shared(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(watcher, "LOOK_TIME", 3600.0)
-    monkeypatch.setattr(watcher, "LOOK_MOST", 3600.0)
+    never = WatchLimits(pause=3600.0, longest_pause=3600.0)
 
     async def work() -> None:
         async with Swarm(tmp_path) as swarm:
-            node, origin = await keeper(swarm, "keeper"), await swarm.peer("origin")
+            node, origin = await keeper(swarm, "keeper", watch_limits=never), await swarm.peer("origin")
             shared = await origin.share(old_file(tmp_path / "x.bin", DATA))
             link = await origin.link_to(node.peer, Address("127.0.0.1", node._links.me.listen["tcp"]))
             request, copy = (
@@ -144,18 +152,14 @@ def test_a_copy_that_was_deleted_since_the_last_look_is_fetched_anew_and_stays_s
                 tmp_path / "keeper" / "x.bin",
             )
             await link.replicate(request, lambda: None)
-            looked = asyncio.Event()
-            watching = asyncio.create_task(node.watch(tmp_path / "keeper", looked.set))
-            await looked.wait()
+            await look_once(node, copy.parent)
             copy.unlink()
             await link.replicate(request, lambda: None)
             assert copy.read_bytes() == DATA
-            # What the watcher remembers of the first copy must not make it take back the second.
-            await node._watcher._look([copy], strict=False)
+            # What the watcher remembers of the first copy must not make it retract the second.
+            await look_once(node, copy.parent)
             assert node.held_at(copy) == shared.id
             assert not swarm.told("keeper", Shared)
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
 
     contained(work)
 

@@ -81,6 +81,11 @@ PURE: Final = [
     "p2p.peer.reports",
     "p2p.peer.swarm_trace",
     "p2p.peer.transport",
+    "p2p.peer.announcements",
+    "p2p.peer.candidates",
+    "p2p.peer.hedging",
+    "p2p.peer.session_events",
+    "p2p.peer.tracker_session",
     "p2p.cli.render",
 ]
 
