@@ -11,7 +11,7 @@ from p2p.errors import EnjambreError, NotFound, Refused, Unreachable
 from p2p.model import Address, ContentId, PeerKey, peer_key
 from p2p.peer.control import ControlConnection, ControlConnections
 from p2p.peer.tracker_client import TrackerClient
-from p2p.protocol.tracker_messages import Lookup, LookupAnswer, Source
+from p2p.protocol.tracker_messages import Contact, Lookup, LookupAnswer
 from p2p.swarm.topology import CALM_TIME, EAGER_TIME, LOOKUP, dials
 
 RETRY_TIME: Final = 2.0
@@ -124,7 +124,7 @@ class Finder:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _dial(self, places: Mapping[PeerKey, Source]) -> None:
+    def _dial(self, places: Mapping[PeerKey, Contact]) -> None:
         now = asyncio.get_running_loop().time()
         linked = (
             self.members() if self.members else sum(1 for key in places if self._links.get(key) is not None)
@@ -141,7 +141,7 @@ class Finder:
                 self._dialling[key] = asyncio.create_task(self._connect(key, source))
                 room -= 1
 
-    async def _connect(self, key: PeerKey, source: Source) -> None:
+    async def _connect(self, key: PeerKey, source: Contact) -> None:
         try:
             await self._links.connect(_place(source), source.peer)
         except Unreachable as error:
@@ -155,9 +155,9 @@ class Finder:
             self._dialling.pop(key, None)
 
 
-def _place(source: Source) -> Address:
+def _place(source: Contact) -> Address:
     return Address(source.host, source.listen["tcp"])
 
 
-def _key(source: Source) -> PeerKey:
+def _key(source: Contact) -> PeerKey:
     return peer_key(source.peer, _place(source))

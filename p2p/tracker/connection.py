@@ -19,7 +19,7 @@ from p2p.errors import ProtocolError, Refused
 from p2p.model import Address, canonical_host
 from p2p.protocol.peer_messages import Answer
 from p2p.protocol.session import Asked, BadRequest, Session
-from p2p.tracker.service import WRITES, Asker
+from p2p.tracker.service import WRITES, Client
 
 if TYPE_CHECKING:
     from p2p.tracker.server import TrackerServer
@@ -94,7 +94,7 @@ class Connection(asyncio.BufferedProtocol):
         remote = transport.get_extra_info("peername") or ("", 0)
         local = transport.get_extra_info("sockname") or ("", 0)
         self._address = Address(canonical_host(str(remote[0])), int(remote[1]))
-        self.asker = Asker(self._address.host, canonical_host(str(local[0])))
+        self.asker = Client(self._address.host, canonical_host(str(local[0])))
         trace = self._server.trace
         self._session = Session(
             self._server.ops, None if trace is None else partial(_traced, trace, str(self._address))

@@ -32,6 +32,7 @@ from p2p.protocol.peer_messages import (
 from p2p.protocol.tracker_messages import (
     Announce,
     AnnounceAnswer,
+    Contact,
     HitRow,
     HitsAnswer,
     List,
@@ -47,7 +48,6 @@ from p2p.protocol.tracker_messages import (
     Place,
     PlaceAnswer,
     Search,
-    Source,
     Stats,
     StatsAnswer,
     Withdraw,
@@ -70,11 +70,11 @@ _CONTENT_HEAD: Final = 700
 WRITES: Final[frozenset[type[Request]]] = frozenset({Login, Logout, Announce, Withdraw})
 """Requests whose answer promises something, so it may leave only when the store has nothing unsaved."""
 
-R = TypeVar("R", HitRow, Source, PeerRow)
+R = TypeVar("R", HitRow, Contact, PeerRow)
 
 
 @dataclass(slots=True)
-class Asker:
+class Client:
     """What the service knows of one connection: its other side's host, the host by which that side reached
     us, and its session's key.
 
@@ -114,7 +114,7 @@ class TrackerService:
         self._started = started
         self._requests = 0
         self._due = started
-        self._handlers: dict[type[Request], Callable[[Any, Asker, float], Answer]] = {
+        self._handlers: dict[type[Request], Callable[[Any, Client, float], Answer]] = {
             Hello: self._hello,
             Ping: self._ping,
             Login: self._login,
@@ -129,7 +129,7 @@ class TrackerService:
             Stats: self._stats,
         }
 
-    def handle(self, request: Request, asker: Asker, now: float) -> Answer:
+    def handle(self, request: Request, asker: Client, now: float) -> Answer:
         """Answer one request. Raises `Refused`, or `ProtocolError("bad_field")` naming the field; nothing is
         changed then, but for an announce refused with `quota`: the peer itself lives on."""
         self._requests += 1
@@ -137,7 +137,7 @@ class TrackerService:
             self.expire(now)
         return self._handlers[type(request)](request, asker, now)
 
-    def has_session(self, asker: Asker) -> bool:
+    def has_session(self, asker: Client) -> bool:
         """Whether the asker is in a session that is open."""
         return asker.session is not None and self.store.session(asker.session) is not None
 
@@ -149,7 +149,7 @@ class TrackerService:
     # -- sessions
     # ------------------------------------------------------------------------------------------------------------------
 
-    def _hello(self, request: Hello, asker: Asker, now: float) -> HelloAnswer:
+    def _hello(self, request: Hello, asker: Client, now: float) -> HelloAnswer:
         if request.version != VERSION:
             raise Refused("unsupported", f"version: this tracker speaks version {VERSION}")
         if request.session is not None:
@@ -160,23 +160,23 @@ class TrackerService:
             asker.session = key
         return HelloAnswer(version=VERSION, role="tracker", name=self._name)
 
-    def _ping(self, _request: Ping, _asker: Asker, _now: float) -> PingAnswer:
+    def _ping(self, _request: Ping, _asker: Client, _now: float) -> PingAnswer:
         return PingAnswer()
 
-    def _login(self, request: Login, asker: Asker, now: float) -> LoginAnswer:
+    def _login(self, request: Login, asker: Client, now: float) -> LoginAnswer:
         secret = self._token()
         key = _digest(secret)
         self.store.put_session(key, request.user, now, asker.host)
         asker.session = key
         return LoginAnswer(session=secret, ttl=self.ttl)
 
-    def _logout(self, _request: Logout, asker: Asker, _now: float) -> LogoutAnswer:
+    def _logout(self, _request: Logout, asker: Client, _now: float) -> LogoutAnswer:
         session = self._session(asker)
         gone = self.store.drop_session(session.key)
         asker.session = None
         return LogoutAnswer(peers=gone.peers, contents=gone.pairs)
 
-    def _session(self, asker: Asker) -> SessionRecord:
+    def _session(self, asker: Client) -> SessionRecord:
         session = self.store.session(asker.session) if asker.session is not None else None
         if session is None:
             raise Refused("login_needed", "log in first")
@@ -191,7 +191,7 @@ class TrackerService:
     # -- what peers have
     # -----------------------------------------------------------------------------------------------------------
 
-    def _announce(self, request: Announce, asker: Asker, now: float) -> AnnounceAnswer:
+    def _announce(self, request: Announce, asker: Client, now: float) -> AnnounceAnswer:
         session = self._session(asker)
         peer = self._own_peer(request, session)
         advertised = None
@@ -226,7 +226,7 @@ class TrackerService:
             self.store.put_claims(peer, claims)
         return AnnounceAnswer(ttl=self.ttl, known=peer.contents)
 
-    def _withdraw(self, request: Withdraw, asker: Asker, now: float) -> WithdrawAnswer:
+    def _withdraw(self, request: Withdraw, asker: Client, now: float) -> WithdrawAnswer:
         session = self._session(asker)
         peer = self._own_peer(request, session)
         if peer is None:
@@ -240,7 +240,7 @@ class TrackerService:
     # -- questions
     # -----------------------------------------------------------------------------------------------------------------
 
-    def _lookup(self, request: Lookup, asker: Asker, _now: float) -> LookupAnswer:
+    def _lookup(self, request: Lookup, asker: Client, _now: float) -> LookupAnswer:
         content = self.store.content(request.id)
         if content is None:
             raise Refused("not_found", "nobody here has this content")
@@ -253,22 +253,22 @@ class TrackerService:
         sources = self._fit(map(_source, chosen), request, asker, _CONTENT_HEAD)
         return LookupAnswer(content=_hit(content), sources=tuple(sources))
 
-    def _search(self, request: Search, asker: Asker, _now: float) -> HitsAnswer:
+    def _search(self, request: Search, asker: Client, _now: float) -> HitsAnswer:
         found = self.store.find(terms(request.text))
         return self._hits(rank(found, request.text, request.offset, request.limit), request, asker)
 
-    def _list(self, request: List, asker: Asker, _now: float) -> HitsAnswer:
+    def _list(self, request: List, asker: Client, _now: float) -> HitsAnswer:
         contents = self.store.contents()
         return self._hits(
             Page(len(contents), contents[request.offset : request.offset + request.limit]), request, asker
         )
 
-    def _hits(self, page: Page, request: Search | List, asker: Asker) -> HitsAnswer:
+    def _hits(self, page: Page, request: Search | List, asker: Client) -> HitsAnswer:
         hits = self._fit(map(_hit, page.hits), request, asker, _ANSWER_HEAD)
         end = request.offset + len(hits)
         return HitsAnswer(total=page.total, hits=tuple(hits), next=end if end < page.total and hits else None)
 
-    def _peers(self, request: Peers, asker: Asker, now: float) -> PeersAnswer:
+    def _peers(self, request: Peers, asker: Client, now: float) -> PeersAnswer:
         peers = self.store.peers()
         host_for = self._host_for(asker)
         page = peers[request.offset : request.offset + request.limit]
@@ -284,7 +284,7 @@ class TrackerService:
             total=len(peers), peers=tuple(rows), next=end if request.offset < end < len(peers) else None
         )
 
-    def _place(self, request: Place, asker: Asker, _now: float) -> PlaceAnswer:
+    def _place(self, request: Place, asker: Client, _now: float) -> PlaceAnswer:
         content = self.store.content(request.id)
         holders = content.holders if content is not None else {}
         exclude = frozenset(request.exclude)
@@ -301,7 +301,7 @@ class TrackerService:
             self.store.placed(target.peer)
         return PlaceAnswer(targets=tuple(targets))
 
-    def _stats(self, _request: Stats, asker: Asker, now: float) -> StatsAnswer:
+    def _stats(self, _request: Stats, asker: Client, now: float) -> StatsAnswer:
         totals = self.store.totals()
         session = self.store.session(asker.session) if asker.session is not None else None
         return StatsAnswer(
@@ -322,7 +322,7 @@ class TrackerService:
     # -- rows
     # ----------------------------------------------------------------------------------------------------------------------
 
-    def _host_for(self, asker: Asker) -> Callable[[PeerRecord], str | None]:
+    def _host_for(self, asker: Client) -> Callable[[PeerRecord], str | None]:
         def host_for(peer: PeerRecord) -> str | None:
             return reachable_host(
                 peer.host, peer.advertised if self._trust_advertised else None, asker.host, asker.reached
@@ -330,7 +330,7 @@ class TrackerService:
 
         return host_for
 
-    def _fit(self, rows: Iterable[R], request: Request, asker: Asker, head: int) -> list[R]:
+    def _fit(self, rows: Iterable[R], request: Request, asker: Client, head: int) -> list[R]:
         """As many of the rows, from the first, as the answer may carry beside its `head` bytes; one at
         least."""
         left = PAGE_BYTES
@@ -370,9 +370,9 @@ def _hit(content: ContentRecord) -> HitRow:
     )
 
 
-def _source(choice: Choice) -> Source:
+def _source(choice: Choice) -> Contact:
     peer = choice.peer
-    return Source(peer=peer.id, name=peer.name, host=choice.host, listen=peer.listen, have=choice.have)
+    return Contact(peer=peer.id, name=peer.name, host=choice.host, listen=peer.listen, have=choice.have)
 
 
 def _row(peer: PeerRecord, host: str, now: float) -> PeerRow:

@@ -22,7 +22,7 @@ from p2p.tracker.store.base import (
     TrackerStore,
     fold,
 )
-from p2p.tracker.store.directory import MemoryStore
+from p2p.tracker.store.directory import Directory
 from p2p.tracker.store.journal import SqliteStore
 
 TTL = 30.0
@@ -47,7 +47,7 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
         caps: Caps | None = None, *, again: TrackerStore | None = None, now: float = 0.0
     ) -> TrackerStore:
         if request.param == "memory":
-            return again or MemoryStore(caps)
+            return again or Directory(caps)
         if again is not None:
             save(again)
             again.close()

@@ -22,9 +22,9 @@ from p2p.protocol.codec import by_op, decode_answer, decode_line
 from p2p.protocol.framing import MAX_LINE
 from p2p.protocol.session import Asked, BadRequest, Ended, Session
 from p2p.protocol.tracker_messages import TRACKER_OPS
-from p2p.tracker.service import AMPLIFY, Asker, TrackerService
+from p2p.tracker.service import AMPLIFY, Client, TrackerService
 from p2p.tracker.store.base import Caps
-from p2p.tracker.store.directory import MemoryStore
+from p2p.tracker.store.directory import Directory
 from protos.transfer_pb2 import Chunk
 from tests.fuzz.target import Target, check_refused, check_sentence
 from transports.grpc.client import GrpcDataConnection
@@ -50,11 +50,11 @@ class _TrackerScene:
     def __init__(self, trusts: bool) -> None:
         tokens = (f"{number:032x}" for number in itertools.count(1))
         caps = Caps(contents_per_peer=8, peers=6, pairs=24, sessions=4)
-        self.store = MemoryStore(caps)
+        self.store = Directory(caps)
         self.service = TrackerService(
             self.store, random.Random(1), lambda: next(tokens), ttl=30, trust_advertised=trusts
         )
-        self.askers = [Asker(host, reached) for host, reached in _ASKERS]
+        self.askers = [Client(host, reached) for host, reached in _ASKERS]
         self.sessions = [Session(_OPS) for _ in _ASKERS]
         self.now = 0.0
 
@@ -82,7 +82,7 @@ class _TrackerScene:
             assert isinstance(event, Ended)
         if session.closed:
             self.sessions[client] = Session(_OPS)
-            self.askers[client] = Asker(*_ASKERS[client])
+            self.askers[client] = Client(*_ASKERS[client])
 
 
 def bytes_of(chunks: list[Any]) -> list[bytes]:

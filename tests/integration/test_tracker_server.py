@@ -35,7 +35,7 @@ from p2p.tracker import connection as connection_module
 from p2p.tracker.server import ServerConfig, TrackerServer
 from p2p.tracker.service import TrackerService
 from p2p.tracker.store.base import Caps, TrackerStore
-from p2p.tracker.store.directory import MemoryStore
+from p2p.tracker.store.directory import Directory
 from p2p.tracker.store.journal import SqliteStore
 from tests.kit.effort import limit, times
 from tests.kit.processes import SLACK
@@ -169,7 +169,7 @@ def start() -> Iterator[Starter]:
         **config: Any,
     ) -> Running:
         settings = ServerConfig(**{"host": LOOPBACK, "port": 0, "tick": 0.05, **config})
-        running.append(Running(store or MemoryStore(), settings, trace, **(service or {})))
+        running.append(Running(store or Directory(), settings, trace, **(service or {})))
         return running[-1]
 
     yield start_one
@@ -507,7 +507,7 @@ def test_case_14_connections_that_come_and_go_leave_nothing(start: Starter) -> N
 
 
 def test_case_15_contents_beyond_the_quota_are_refused(start: Starter) -> None:
-    running = start(MemoryStore(Caps(contents_per_peer=100)))
+    running = start(Directory(Caps(contents_per_peer=100)))
     client = running.logged_in()
     assert client.announce(PEER, *range(64))["known"] == 64
     refused = client.announce(PEER, *range(64, 128))
@@ -791,7 +791,7 @@ def test_an_address_that_cannot_be_had_is_a_usage_error(start: Starter) -> None:
     taken = start().address
 
     async def listen(config: ServerConfig) -> None:
-        await TrackerServer(TrackerService(MemoryStore(), random.Random(1), str), config).start()
+        await TrackerServer(TrackerService(Directory(), random.Random(1), str), config).start()
 
     for config in (ServerConfig(LOOPBACK, taken.port), ServerConfig("host.invalid", 0)):
         with pytest.raises(UsageError, match="cannot listen on"):
@@ -799,7 +799,7 @@ def test_an_address_that_cannot_be_had_is_a_usage_error(start: Starter) -> None:
 
 
 def test_a_server_that_never_started_can_be_stopped() -> None:
-    asyncio.run(TrackerServer(TrackerService(MemoryStore(), random.Random(1), str)).stop())
+    asyncio.run(TrackerServer(TrackerService(Directory(), random.Random(1), str)).stop())
 
 
 # -- a store with a disk

@@ -27,7 +27,7 @@ from p2p.model import MIB, Address, ContentId
 from p2p.peer.node import Node, NodeSettings
 from p2p.peer.reports import Report
 from p2p.peer.tracker_client import TrackerClient
-from p2p.protocol.tracker_messages import HitRow, HitsAnswer, List, Lookup, LookupAnswer, Source
+from p2p.protocol.tracker_messages import Contact, HitRow, HitsAnswer, List, Lookup, LookupAnswer
 from p2p.swarm.peer_stats import Policy
 from p2p.tracker.server import ServerConfig, TrackerServer
 from p2p.tracker.service import TrackerService
@@ -152,7 +152,7 @@ class Swarm:
         finally:
             await client.close()
 
-    async def sources(self, content: ContentId) -> list[Source]:
+    async def sources(self, content: ContentId) -> list[Contact]:
         """Who has a content, as the tracker says now."""
         client = TrackerClient(self.address)
         try:

@@ -47,9 +47,9 @@ from p2p.protocol.tracker_messages import (
     Withdraw,
     WithdrawAnswer,
 )
-from p2p.tracker.service import Asker, TrackerService, _digest
+from p2p.tracker.service import Client, TrackerService, _digest
 from p2p.tracker.store.base import TrackerStore, fold
-from p2p.tracker.store.directory import MemoryStore
+from p2p.tracker.store.directory import Directory
 from p2p.tracker.store.journal import SqliteStore
 from tests.kit.effort import stateful
 
@@ -89,11 +89,11 @@ class TrackerMachine(RuleBasedStateMachine):
         self.order: dict[ContentId, list[PeerId]] = {}
         self.accepting: list[PeerId] = []
         self.in_session: dict[int, str | None] = {}
-        self.askers: dict[int, Asker] = {}
+        self.askers: dict[int, Client] = {}
         self.next_connection = 0
 
     def open(self) -> TrackerStore:
-        return SqliteStore(Path(self.folder.name) / "tracker.db", self.now) if self.durable else MemoryStore()
+        return SqliteStore(Path(self.folder.name) / "tracker.db", self.now) if self.durable else Directory()
 
     def serve(self) -> TrackerService:
         return TrackerService(
@@ -150,14 +150,14 @@ class TrackerMachine(RuleBasedStateMachine):
     @rule(target=connections)
     def connect(self) -> int:
         self.next_connection += 1
-        self.askers[self.next_connection] = Asker(HOST, HOST)
+        self.askers[self.next_connection] = Client(HOST, HOST)
         self.in_session[self.next_connection] = None
         return self.next_connection
 
     @rule(connection=connections)
     def disconnect(self, connection: int) -> None:
         """The connection is lost and made anew: nothing leaves the directory, but the new one is nobody."""
-        self.askers[connection] = Asker(HOST, HOST)
+        self.askers[connection] = Client(HOST, HOST)
         self.in_session[connection] = None
 
     @rule(target=secrets, connection=connections, user=st.sampled_from(["alice", "bob"]))
@@ -292,7 +292,7 @@ class TrackerMachine(RuleBasedStateMachine):
     def search(self, text: str) -> None:
         self.let_leases_end()
         words = text.casefold().split()
-        answer = self.service.handle(Search(text=text), Asker(HOST, HOST), self.now)
+        answer = self.service.handle(Search(text=text), Client(HOST, HOST), self.now)
         expected = {
             cid for cid in self.known() if all(word in self.name_of(cid).casefold() for word in words)
         }
@@ -303,7 +303,7 @@ class TrackerMachine(RuleBasedStateMachine):
     @rule(offset=st.integers(0, 3), limit=st.integers(1, 3))
     def list_a_page(self, offset: int, limit: int) -> None:
         self.let_leases_end()
-        answer = self.service.handle(List(offset=offset, limit=limit), Asker(HOST, HOST), self.now)
+        answer = self.service.handle(List(offset=offset, limit=limit), Client(HOST, HOST), self.now)
         assert isinstance(answer, HitsAnswer)
         everything = sorted(self.known(), key=lambda cid: (fold(self.name_of(cid)), cid))
         page = everything[offset : offset + limit]
@@ -322,7 +322,7 @@ class TrackerMachine(RuleBasedStateMachine):
         self.let_leases_end()
         answer = self.service.handle(
             Place(id=content_id, size=size, copies=copies, exclude=tuple(exclude)),
-            Asker(HOST, HOST, self.a_session()),
+            Client(HOST, HOST, self.a_session()),
             self.now,
         )
         assert isinstance(answer, PlaceAnswer)
@@ -363,7 +363,7 @@ class TrackerMachine(RuleBasedStateMachine):
     @invariant()
     def the_figures_and_the_peers_agree(self) -> None:
         self.let_leases_end()
-        stats = self.service.handle(Stats(), Asker(HOST, HOST), self.now)
+        stats = self.service.handle(Stats(), Client(HOST, HOST), self.now)
         assert isinstance(stats, StatsAnswer)
         pairs = sum(len(peer.has) for peer in self.peers.values())
         assert (stats.peers, stats.contents, stats.shares, stats.bytes, stats.sessions) == (
@@ -373,7 +373,7 @@ class TrackerMachine(RuleBasedStateMachine):
             SIZE * len(self.known()),
             len(self.users),
         )
-        answer = self.service.handle(Peers(), Asker(HOST, HOST), self.now)
+        answer = self.service.handle(Peers(), Client(HOST, HOST), self.now)
         assert isinstance(answer, PeersAnswer)
         assert [(row.peer, row.name, row.user, row.contents) for row in answer.peers] == [
             (peer_id, peer.name, self.users[peer.secret], len(peer.has))

@@ -13,7 +13,7 @@ from p2p.errors import NotFound, Refused, Unreachable
 from p2p.model import Address, ContentId, PeerId, PeerKey, peer_of
 from p2p.peer.finder import RETRY_MOST, RETRY_TIME, Finder
 from p2p.protocol.peer_messages import Answer
-from p2p.protocol.tracker_messages import HitRow, Lookup, LookupAnswer, Source
+from p2p.protocol.tracker_messages import Contact, HitRow, Lookup, LookupAnswer
 from p2p.swarm.topology import CALM_TIME, EAGER_TIME, ENOUGH, HUNGRY
 from tests.kit.virtual_time import in_virtual_time
 
@@ -34,7 +34,7 @@ class FakeLink:
 class World:
     """A tracker and a network: who is listed, who answers where, and what was dialled when."""
 
-    listed: list[Source] = field(default_factory=list)
+    listed: list[Contact] = field(default_factory=list)
     at: dict[Address, PeerId] = field(default_factory=dict)
     links: dict[PeerId, FakeLink] = field(default_factory=dict)
     dialled: list[tuple[float, Address]] = field(default_factory=list)
@@ -50,7 +50,7 @@ class World:
     def add(self, number: int, host: str | None = None, answers: int | None = None) -> None:
         address = Address(host or f"10.0.0.{number}", 6970)
         self.listed.append(
-            Source(peer=peer(number), name=f"p{number}", host=address.host, listen={"tcp": 6970}, have=7)
+            Contact(peer=peer(number), name=f"p{number}", host=address.host, listen={"tcp": 6970}, have=7)
         )
         self.at[address] = peer(number if answers is None else answers)
 
@@ -126,7 +126,7 @@ def test_a_peer_that_is_not_wanted_or_speaks_no_tcp_is_not_dialled() -> None:
     async def work() -> None:
         world = World()
         world.add(1)
-        world.listed.append(Source(peer=peer(2), name="x", host="10.0.0.2", listen={"grpc": 7000}, have=7))
+        world.listed.append(Contact(peer=peer(2), name="x", host="10.0.0.2", listen={"grpc": 7000}, have=7))
         finder = world.finder(frozenset({peer(1)}))
         told = await looking(finder, 5)
         assert world.dialled == []
@@ -293,7 +293,7 @@ def test_those_that_are_linked_or_cannot_be_dialled_are_not_waited_for_as_untrie
         world = World(takes=0.1)
         for number in range(3):
             world.add(number)
-        world.listed.append(Source(peer=peer(9), name="x", host="10.0.0.9", listen={"grpc": 7000}, have=7))
+        world.listed.append(Contact(peer=peer(9), name="x", host="10.0.0.9", listen={"grpc": 7000}, have=7))
         finder = world.finder()
         await finder.look()
         await finder.settled()

@@ -12,10 +12,10 @@ import pytest
 from p2p.errors import Refused
 from p2p.tracker import committer
 from p2p.tracker.committer import Committer
-from p2p.tracker.store.directory import MemoryStore
+from p2p.tracker.store.directory import Directory
 
 
-class SlowDisk(MemoryStore):
+class SlowDisk(Directory):
     """A store whose commits do what the test says."""
 
     def __init__(self) -> None:
@@ -179,7 +179,7 @@ def test_a_stop_writes_what_is_left_but_waits_for_no_disk_that_hangs() -> None:
 def test_a_store_in_memory_never_starts_a_thread() -> None:
     async def run() -> None:
         before = threading.active_count()
-        group = Committer(MemoryStore())
+        group = Committer(Directory())
         group.kick()
         await group.stop(1)
         assert threading.active_count() == before

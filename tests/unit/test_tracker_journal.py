@@ -20,7 +20,7 @@ from p2p.model import ContentId, PeerId
 from p2p.tracker.store import journal as sqlite
 from p2p.tracker.store import open_store
 from p2p.tracker.store.base import Caps, Claim, PeerRecord
-from p2p.tracker.store.directory import MemoryStore
+from p2p.tracker.store.directory import Directory
 from p2p.tracker.store.journal import SqliteStore
 
 PEER = PeerId("5f" * 16)
@@ -328,7 +328,7 @@ def test_case_52_start_with_100_000_contents_is_quick(file: Path, store: SqliteS
 
 
 def test_a_store_is_opened_by_its_name(tmp_path: Path) -> None:
-    assert isinstance(open_store("memory", 0.0), MemoryStore)
+    assert isinstance(open_store("memory", 0.0), Directory)
     with closing(open_store(f"sqlite:{tmp_path / 'a.db'}", 0.0)) as store:
         assert isinstance(store, SqliteStore)
 

@@ -12,7 +12,7 @@ import pytest
 from p2p.model import ContentId, PeerId
 from p2p.tracker.search import MAX_TERMS, rank, terms
 from p2p.tracker.store.base import Caps, Claim, ContentRecord, PeerRecord, fold
-from p2p.tracker.store.directory import MemoryStore
+from p2p.tracker.store.directory import Directory
 
 
 def records(*rows: tuple[str, int]) -> list[ContentRecord]:
@@ -106,8 +106,8 @@ def test_ranks_and_pages_are_those_of_a_plain_sort() -> None:
         )
 
 
-def filled(*names: str) -> tuple[MemoryStore, PeerRecord]:
-    store = MemoryStore(Caps(contents_per_peer=101_000))
+def filled(*names: str) -> tuple[Directory, PeerRecord]:
+    store = Directory(Caps(contents_per_peer=101_000))
     store.put_session("s", "alice", 0.0)
     peer = PeerRecord(PeerId("5f" * 16), "s", "one", "alice", "10.0.0.7", None, {}, 0, 0.0)
     store.put_peer(peer)
@@ -116,7 +116,7 @@ def filled(*names: str) -> tuple[MemoryStore, PeerRecord]:
     return store, peer
 
 
-def slowest(store: MemoryStore, peer: PeerRecord, texts: Iterable[str]) -> tuple[float, str]:
+def slowest(store: Directory, peer: PeerRecord, texts: Iterable[str]) -> tuple[float, str]:
     """Seconds of processor time for the text that takes longest, the best of five runs each. Each run comes
     just after a change."""
     fresh = itertools.count(1 << 200)
@@ -156,9 +156,7 @@ TEXTS = [
 ]
 
 
-def assert_about_one_look_at_each_name(
-    store: MemoryStore, peer: PeerRecord, seconds: float, text: str
-) -> None:
+def assert_about_one_look_at_each_name(store: Directory, peer: PeerRecord, seconds: float, text: str) -> None:
     """Fail if a text takes ten times as long as a word that nobody has, on the same machine at the same time:
     five are needed at most."""
     once, _ = slowest(store, peer, ["nowhere"])

@@ -35,9 +35,9 @@ from p2p.protocol.tracker_messages import (
     Withdraw,
     WithdrawAnswer,
 )
-from p2p.tracker.service import AMPLIFY, PAGE_BYTES, Asker, TrackerService
+from p2p.tracker.service import AMPLIFY, PAGE_BYTES, Client, TrackerService
 from p2p.tracker.store.base import SESSION_IDLE, Caps, PeerRecord
-from p2p.tracker.store.directory import MemoryStore
+from p2p.tracker.store.directory import Directory
 
 A = TypeVar("A", bound=Answer)
 
@@ -49,29 +49,29 @@ class World:
 
     def __init__(self, caps: Caps | None = None, *, trust_advertised: bool = False) -> None:
         secrets = (f"{number:032x}" for number in itertools.count(1))
-        self.store = MemoryStore(caps)
+        self.store = Directory(caps)
         self.service = TrackerService(
             self.store, random.Random(5), lambda: next(secrets), ttl=30, trust_advertised=trust_advertised
         )
         self.now = 0.0
 
-    def ask(self, asker: Asker, request: Request, kind: type[A]) -> A:
+    def ask(self, asker: Client, request: Request, kind: type[A]) -> A:
         answer = self.service.handle(request, asker, self.now)
         assert type(answer) is kind
         return answer
 
-    def refused(self, asker: Asker, request: Request) -> str:
+    def refused(self, asker: Client, request: Request) -> str:
         with pytest.raises((Refused, ProtocolError)) as caught:
             self.service.handle(request, asker, self.now)
         return cast(Refused, caught.value).code
 
-    def asker(self, host: str = HOME, reached: str = HOME, *, user: str | None = None) -> Asker:
-        asker = Asker(host, reached)
+    def asker(self, host: str = HOME, reached: str = HOME, *, user: str | None = None) -> Client:
+        asker = Client(host, reached)
         if user is not None:
             self.ask(asker, Login(user=user), LoginAnswer)
         return asker
 
-    def announce(self, asker: Asker, number: int, *shares: Share, **more: object) -> int:
+    def announce(self, asker: Client, number: int, *shares: Share, **more: object) -> int:
         return self.ask(asker, announced(number, *shares, **more), AnnounceAnswer).known
 
 

@@ -16,9 +16,9 @@ def open_store(spec: str, now: float) -> TrackerStore:
     """
     kind, colon, rest = spec.partition(":")
     if spec == "memory":
-        from p2p.tracker.store.directory import MemoryStore
+        from p2p.tracker.store.directory import Directory
 
-        return MemoryStore()
+        return Directory()
     if kind == "sqlite" and colon and rest:
         try:
             from p2p.tracker.store.journal import SqliteStore

@@ -41,7 +41,7 @@ _BLOCK: Final = 1024
 processor's cache."""
 
 
-class MemoryStore:
+class Directory:
     """`TrackerStore` in memory. A store that also writes to disk overrides `_session_changed`,
     `_peer_changed` and `_claim_changed`."""
 

@@ -28,7 +28,7 @@ from p2p.errors import DiskError, Refused, UsageError
 from p2p.model import ContentId, PeerId
 from p2p.storage.disk import make_private
 from p2p.tracker.store.base import EVICT_IDLE, Caps, Claim, PeerRecord, SessionRecord
-from p2p.tracker.store.directory import MemoryStore
+from p2p.tracker.store.directory import Directory
 
 APPLICATION_ID: Final = 0x456E6A31
 """Marks a SQLite file as ours ("Enj1")."""
@@ -74,7 +74,7 @@ Key = tuple[str, str | int, str]
 """The kind of change (as in `_STATEMENTS`), whose, and of which content if of one."""
 
 
-class SqliteStore(MemoryStore):
+class SqliteStore(Directory):
     """`TrackerStore` on disk. Opening loads everything.
 
     Raises `DiskError` when the file cannot be used or is damaged, `UsageError` when it belongs to something
