@@ -193,7 +193,7 @@ def test_case_9_a_session_with_the_tracker_that_ends_after_any_number_of_bytes_l
 
 def _connections(swarm: Swarm) -> int:
     assert swarm._server is not None
-    return len(swarm._server._connections)
+    return swarm._server.connections
 
 
 # -- slow, late, in crumbs

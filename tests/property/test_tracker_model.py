@@ -47,10 +47,10 @@ from p2p.protocol.tracker_messages import (
     Withdraw,
     WithdrawAnswer,
 )
-from p2p.tracker.service import Client, TrackerService, _digest
+from p2p.tracker.service import Client, TrackerService, session_key
 from p2p.tracker.store.base import TrackerStore, fold
-from p2p.tracker.store.directory import Directory
-from p2p.tracker.store.journal import SqliteStore
+from p2p.tracker.store.memory import MemoryStore
+from p2p.tracker.store.sqlite import SqliteStore
 from tests.kit.effort import stateful
 
 TTL = 30
@@ -89,15 +89,15 @@ class TrackerMachine(RuleBasedStateMachine):
         self.order: dict[ContentId, list[PeerId]] = {}
         self.accepting: list[PeerId] = []
         self.in_session: dict[int, str | None] = {}
-        self.askers: dict[int, Client] = {}
+        self.clients: dict[int, Client] = {}
         self.next_connection = 0
 
     def open(self) -> TrackerStore:
-        return SqliteStore(Path(self.folder.name) / "tracker.db", self.now) if self.durable else Directory()
+        return SqliteStore(Path(self.folder.name) / "tracker.db", self.now) if self.durable else MemoryStore()
 
     def serve(self) -> TrackerService:
         return TrackerService(
-            self.store, random.Random(1), lambda: next(self.tokens), ttl=TTL, started=self.now
+            self.store.directory, random.Random(1), lambda: next(self.tokens), ttl=TTL, started=self.now
         )
 
     def teardown(self) -> None:
@@ -131,7 +131,7 @@ class TrackerMachine(RuleBasedStateMachine):
     def ask(self, connection: int, request: Request) -> Answer | str:
         """The answer, or the code of the refusal."""
         try:
-            return self.service.handle(request, self.askers[connection], self.now)
+            return self.service.handle(request, self.clients[connection], self.now)
         except Refused as error:
             return error.code
 
@@ -150,19 +150,19 @@ class TrackerMachine(RuleBasedStateMachine):
     @rule(target=connections)
     def connect(self) -> int:
         self.next_connection += 1
-        self.askers[self.next_connection] = Client(HOST, HOST)
+        self.clients[self.next_connection] = Client(HOST, HOST)
         self.in_session[self.next_connection] = None
         return self.next_connection
 
     @rule(connection=connections)
     def disconnect(self, connection: int) -> None:
         """The connection is lost and made anew: nothing leaves the directory, but the new one is nobody."""
-        self.askers[connection] = Client(HOST, HOST)
+        self.clients[connection] = Client(HOST, HOST)
         self.in_session[connection] = None
 
     @rule(target=secrets, connection=connections, user=st.sampled_from(["alice", "bob"]))
     def login(self, connection: int, user: str) -> str:
-        answer = self.service.handle(Login(user=user), self.askers[connection], self.now)
+        answer = self.service.handle(Login(user=user), self.clients[connection], self.now)
         assert isinstance(answer, LoginAnswer)
         self.users[answer.session] = user
         self.in_session[connection] = answer.session
@@ -279,11 +279,11 @@ class TrackerMachine(RuleBasedStateMachine):
         self.store.close()
         self.store = self.open()
         self.service = self.serve()
-        self.accepting = [peer.id for peer in self.store.accepting()]
+        self.accepting = [peer.id for peer in self.store.directory.accepting()]
         assert set(self.accepting) == {peer_id for peer_id, peer in self.peers.items() if peer.room}
         for peer in self.peers.values():
             peer.seen = self.now
-        for connection in self.askers:
+        for connection in self.clients:
             self.disconnect(connection)
 
     # -- what must hold
@@ -339,25 +339,25 @@ class TrackerMachine(RuleBasedStateMachine):
 
     def a_session(self) -> str | None:
         """The key of a session that is open: whoever has none gets shorter answers."""
-        return next(iter(map(_digest, self.users)), None)
+        return next(iter(map(session_key, self.users)), None)
 
     @rule(connection=connections, content_id=st.sampled_from(IDS))
     def lookup(self, connection: int, content_id: ContentId) -> None:
         self.let_leases_end()
-        holders = {
+        peers = {
             peer_id: self.peers[peer_id].has[content_id][1] for peer_id in self.order.get(content_id, [])
         }
         answer = self.ask(connection, Lookup(id=content_id))
-        if not holders:
+        if not peers:
             assert answer == "not_found"
             return
         assert isinstance(answer, LookupAnswer)
-        assert {source.peer: source.have for source in answer.sources} == holders
-        seeds = sum(have == SIZE for have in holders.values())
+        assert {source.peer: source.have for source in answer.sources} == peers
+        seeds = sum(have == SIZE for have in peers.values())
         assert (answer.content.name, answer.content.seeds, answer.content.peers) == (
             self.name_of(content_id),
             seeds,
-            len(holders),
+            len(peers),
         )
 
     @invariant()
@@ -365,11 +365,11 @@ class TrackerMachine(RuleBasedStateMachine):
         self.let_leases_end()
         stats = self.service.handle(Stats(), Client(HOST, HOST), self.now)
         assert isinstance(stats, StatsAnswer)
-        pairs = sum(len(peer.has) for peer in self.peers.values())
+        shares = sum(len(peer.has) for peer in self.peers.values())
         assert (stats.peers, stats.contents, stats.shares, stats.bytes, stats.sessions) == (
             len(self.peers),
             len(self.known()),
-            pairs,
+            shares,
             SIZE * len(self.known()),
             len(self.users),
         )

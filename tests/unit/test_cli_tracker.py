@@ -11,8 +11,8 @@ import pytest
 from p2p.cli import tracker
 from p2p.errors import UsageError
 from p2p.tracker import store as stores
-from p2p.tracker.store.directory import Directory
-from p2p.tracker.store.journal import SqliteStore
+from p2p.tracker.store.memory import MemoryStore
+from p2p.tracker.store.sqlite import SqliteStore
 from tests.kit.leaks import contained
 from tests.kit.waiting import until
 
@@ -37,7 +37,7 @@ def test_case_62_a_store_is_opened_also_when_no_thread_can_be_started(
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", fail)
-    assert isinstance(asyncio.run(tracker._open("memory", 0.0)), Directory)
+    assert isinstance(asyncio.run(tracker._open("memory", 0.0)), MemoryStore)
 
 
 def test_a_store_that_is_open_only_after_nobody_wants_it_any_more_is_closed(
@@ -45,11 +45,11 @@ def test_a_store_that_is_open_only_after_nobody_wants_it_any_more_is_closed(
 ) -> None:
     begun, goes_on, closed = threading.Event(), threading.Event(), threading.Event()
 
-    class Slow(Directory):
+    class Slow(MemoryStore):
         def close(self) -> None:
             closed.set()
 
-    def open_slowly(spec: str, now: float) -> Directory:
+    def open_slowly(spec: str, now: float) -> MemoryStore:
         begun.set()
         assert goes_on.wait(20)
         return Slow()

@@ -10,14 +10,15 @@ from collections.abc import Iterable
 import pytest
 
 from p2p.model import ContentId, PeerId
+from p2p.protocol.tracker_messages import Share
 from p2p.tracker.search import MAX_TERMS, rank, terms
-from p2p.tracker.store.base import Caps, Claim, ContentRecord, PeerRecord, fold
+from p2p.tracker.store.base import ContentRecord, PeerRecord, StoreLimits, Title, fold
 from p2p.tracker.store.directory import Directory
 
 
 def records(*rows: tuple[str, int]) -> list[ContentRecord]:
     made = [
-        ContentRecord(ContentId(f"{at:064x}"), name, 1, seeds, fold(name), {})
+        ContentRecord(ContentId(f"{at:064x}"), Title(name, 1), fold(name), seeds)
         for at, (name, seeds) in enumerate(rows)
     ]
     return sorted(made, key=lambda record: record.order)
@@ -47,7 +48,7 @@ def test_a_text_is_split_into_folded_words(text: str, expected: tuple[str, ...])
     assert terms(text) == expected
 
 
-def test_terms_beyond_the_limit_are_passed_over() -> None:
+def test_terms_beyond_the_limit_are_ignored() -> None:
     assert len(terms(" ".join(chr(0x4E00 + number) for number in range(MAX_TERMS + 9)))) == MAX_TERMS
 
 
@@ -107,11 +108,14 @@ def test_ranks_and_pages_are_those_of_a_plain_sort() -> None:
 
 
 def filled(*names: str) -> tuple[Directory, PeerRecord]:
-    store = Directory(Caps(contents_per_peer=101_000))
+    store = Directory(StoreLimits(contents_per_peer=101_000))
     store.put_session("s", "alice", 0.0)
     peer = PeerRecord(PeerId("5f" * 16), "s", "one", "alice", "10.0.0.7", None, {}, 0, 0.0)
     store.put_peer(peer)
-    store.put_claims(peer, [Claim(ContentId(f"{n:064x}"), name, 7, n % 9) for n, name in enumerate(names)])
+    store.put_shares(
+        peer,
+        [Share(id=ContentId(f"{n:064x}"), name=name, size=7, have=n % 9) for n, name in enumerate(names)],
+    )
     store.contents()
     return store, peer
 
@@ -125,7 +129,9 @@ def slowest(store: Directory, peer: PeerRecord, texts: Iterable[str]) -> tuple[f
         best = float("inf")
         for _ in range(5):
             number = next(fresh)
-            store.put_claims(peer, [Claim(ContentId(f"{number:064x}"), f"New {number}", 7, 7)])
+            store.put_shares(
+                peer, [Share(id=ContentId(f"{number:064x}"), name=f"New {number}", size=7, have=7)]
+            )
             began = time.process_time()
             rank(store.find(terms(text)), text, 0, 50)
             best = min(best, time.process_time() - began)

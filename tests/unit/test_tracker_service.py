@@ -36,7 +36,7 @@ from p2p.protocol.tracker_messages import (
     WithdrawAnswer,
 )
 from p2p.tracker.service import AMPLIFY, PAGE_BYTES, Client, TrackerService
-from p2p.tracker.store.base import SESSION_IDLE, Caps, PeerRecord
+from p2p.tracker.store.base import PeerRecord, StoreLimits
 from p2p.tracker.store.directory import Directory
 
 A = TypeVar("A", bound=Answer)
@@ -47,11 +47,11 @@ HOME = "127.0.0.1"
 class World:
     """A service, a clock, and a few verbs."""
 
-    def __init__(self, caps: Caps | None = None, *, trust_advertised: bool = False) -> None:
+    def __init__(self, limits: StoreLimits | None = None, *, trust_advertised: bool = False) -> None:
         secrets = (f"{number:032x}" for number in itertools.count(1))
-        self.store = Directory(caps)
+        self.directory = Directory(limits)
         self.service = TrackerService(
-            self.store, random.Random(5), lambda: next(secrets), ttl=30, trust_advertised=trust_advertised
+            self.directory, random.Random(5), lambda: next(secrets), ttl=30, trust_advertised=trust_advertised
         )
         self.now = 0.0
 
@@ -116,10 +116,10 @@ def test_case_67_the_store_never_sees_the_secret_of_a_session() -> None:
     world = World()
     asker = world.asker()
     secret = world.ask(asker, Login(user="alice"), LoginAnswer).session
-    assert world.store.session(secret) is None
+    assert world.directory.session(secret) is None
     assert asker.session is not None
     assert secret not in asker.session
-    assert world.store.session(asker.session) is not None
+    assert world.directory.session(asker.session) is not None
 
 
 def test_to_announce_and_to_withdraw_takes_a_session_and_to_ask_does_not() -> None:
@@ -164,7 +164,7 @@ def test_cases_71_79_after_its_session_ended_an_open_connection_must_log_in(end:
     if end == "idle":
         world.now = 30.0
         world.service.expire(world.now)
-        world.now += SESSION_IDLE
+        world.now += StoreLimits().session_idle_s
     else:
         answer = world.ask(asker if end == "logout" else elsewhere, Logout(), LogoutAnswer)
         assert (answer.peers, answer.contents) == (1, 2)
@@ -207,7 +207,7 @@ def test_an_announce_with_one_wrong_content_changes_nothing_and_names_the_field(
 
 
 def test_case_15_a_quota_refuses_contents_but_keeps_the_peer_alive() -> None:
-    world = World(Caps(contents_per_peer=2))
+    world = World(StoreLimits(contents_per_peer=2))
     asker = world.asker(user="alice")
     assert world.announce(asker, 1, share(1), share(2)) == 2
     assert world.refused(asker, announced(1, share(3))) == "quota"
@@ -434,7 +434,7 @@ def test_a_hostile_number_of_holders_costs_a_lookup_no_more_than_a_look_at_each(
     world = World()
     asker = world.asker(user="alice")
     for number in range(2000):
-        world.store.put_peer(
+        world.directory.put_peer(
             PeerRecord(
                 pid(number), cast(str, asker.session), "p", "alice", "10.0.0.7", None, {"tcp": 7000}, 0, 0.0
             )
@@ -453,7 +453,7 @@ def test_case_15_figures_that_a_hostile_peer_drives_beyond_the_wire_stay_readabl
         world.announce(
             asker, 1, *(share(number, size=MAX_SIZE, have=0) for number in range(start, start + 64))
         )
-    assert world.store.totals().bytes > 2**53
+    assert world.directory.totals().bytes > 2**53
     stats = world.ask(asker, Stats(), StatsAnswer)
     assert stats.bytes == 2**53 - 1
     assert decode_answer(decode_line(encode_answer(stats)[:-1]), Stats) == stats
