@@ -45,12 +45,12 @@ class AnswerQueue:
 
     def on_commit_failed(self) -> list[Waiting]:
         """Take out all answers; those that promised something are refused. The change is made in memory and
-        will be written, but nobody may count on it yet."""
+        will be written, but no client may count on it yet."""
         refused = Refused("unavailable", "the tracker cannot write its store now; ask again later")
         ready = [one._replace(reply=refused) if one.promises else one for one in self._waiting]
         self._waiting.clear()
         return ready
 
     def clear(self) -> None:
-        """Forget them: nobody is left to read them."""
+        """Forget them: the connection is over."""
         self._waiting.clear()

@@ -1,5 +1,4 @@
-"""Group commit: one worker thread writes a store's changes to its disk, many at a time, while the loop goes on
-answering.
+"""Commits a store's changes in groups: one worker thread writes to the disk, and the loop goes on answering.
 
 An answer that promises a change takes a ticket and waits until the commit of that number is through. When a
 commit fails, all answers that wait are refused, also those of changes that came while it ran: nothing waits
@@ -45,8 +44,8 @@ class Committer:
         self._failing = False
 
     def take_ticket(self, observer: CommitObserver) -> int:
-        """The number of the commit that will carry all changes made so far, of whose end `observer` is told;
-        0 when everything is on disk."""
+        """The number of the commit that will carry all changes made so far; 0 when everything is on disk.
+        `observer` is called when that commit ends."""
         if not self._store.unsaved:
             return 0
         self._observers[observer] = None

@@ -237,7 +237,7 @@ class Connection(asyncio.BufferedProtocol):
             return self._shared.service.handle(request, self._client, now)
         except (Refused, ProtocolError) as error:
             return error
-        except Exception as error:  # noqa: BLE001 - a fault of ours is answered as `internal`, logged, and ends nothing
+        except Exception as error:  # noqa: BLE001 - a fault of ours is answered as `internal` and logged
             self._shared.log.on_bug(error)
             return error
 

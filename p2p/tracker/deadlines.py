@@ -1,4 +1,4 @@
-"""Decides when a connection of the tracker is closed for what its client does not do: end a line, read, or ask."""
+"""Decides when a connection is closed because its client ends no line, does not read, or asks nothing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from p2p.tracker.limits import Timeouts
 
 
 class Deadlines:
-    """The times of one connection. `now` is the caller's clock, in seconds."""
+    """The times of one connection. `now` is the clock of the caller, in seconds."""
 
     __slots__ = ("_blocked_at", "_ended_at", "_idle_s", "_line_at", "_opened_at", "_request_at", "_timeouts")
 

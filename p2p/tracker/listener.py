@@ -13,8 +13,8 @@ from p2p.tracker.limits import Limits
 
 
 class Listener:
-    """Accepts connections and gives each a protocol of its own. `on_failure` is called with what the system
-    said when it gave no connection."""
+    """Accepts connections and gives each a protocol of its own. `on_failure` is called with the system's
+    reason when it gives no connection."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Starts and stops a tracker's sockets, and looks at deadlines and leases once a tick. A stop loses nothing."""
+"""Starts and stops a tracker, and checks deadlines and leases once a tick. A stop loses nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _STOP_STEP_S = 0.03
 
 class TrackerServer:
     """Serves one `TrackerService`, on the directory of `store`, until it is stopped. Belongs to the loop that
-    calls `start`. The store stays the caller's."""
+    calls `start`. It does not close the store."""
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class TrackerServer:
             connection.on_tick(now)
 
     def _on_accept_failed(self, error: OSError) -> None:
-        """The system gives no more connections: evict idle ones, so that those that wait can come in."""
+        """The system gives no more connections: evict idle ones, so that waiting clients can be accepted."""
         for _ in range(self._shared.limits.accept.burst):
             if not self._shared.evict_idle():
                 break

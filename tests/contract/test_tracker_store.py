@@ -1,5 +1,4 @@
-"""The duties of a tracker's store, proved for each kind; where it is durable, also after it was opened
-again."""
+"""The duties of a tracker's store, proved for each kind, and for one on disk also after a restart."""
 
 from __future__ import annotations
 
@@ -163,7 +162,7 @@ def test_everything_is_still_there_after_a_restart(opened: Opener) -> None:
     store.drop_shares(two, [cid(4)])
     before = shape(store)
     after = opened(again=store, now=1000.0)
-    # Who was first to announce is part of it, so the order of holders is compared too; users come from the
+    # The order of announcers is part of it, so the order of peers is compared too; users come from the
     # session.
     assert [row[1:] for row in before[1]] == [row[1:] for row in shape(after)[1]]  # type: ignore[index]
     assert before[2] == shape(after)[2]  # type: ignore[index]
@@ -211,7 +210,7 @@ def test_a_loaded_peer_gets_a_fresh_lease(opened: Opener) -> None:
     assert store.peer(peer.id) is None
 
 
-def test_a_lease_ends_exactly_when_the_ttl_has_passed_and_takes_the_contents_along(opened: Opener) -> None:
+def test_a_lease_ends_when_the_ttl_has_passed_and_takes_the_contents_along(opened: Opener) -> None:
     store = opened()
     store.put_session("s", "alice", 0.0)
     old, young = put(store, 1, seen=0.0), put(store, 2, seen=10.0)
@@ -239,7 +238,7 @@ def test_an_idle_session_ends_but_not_while_it_has_peers(opened: Opener) -> None
     store.touch_peer(peer, IDLE)
     store.expire(IDLE, TTL)
     assert [store.session(key) is not None for key in ("idle", "resumed", "peers")] == [False, True, True]
-    # Its time begins when its last peer is gone.
+    # Its idle time begins when its last peer has left.
     store.expire(IDLE + TTL, TTL)
     assert store.peer(peer.id) is None
     store.expire(2 * IDLE + TTL - 1, TTL)
@@ -376,7 +375,7 @@ def test_a_word_matches_any_part_of_a_folded_name(
     assert [c.name for c in store.find(words)] == names
 
 
-def test_find_is_what_looking_at_each_name_gives(opened: Opener) -> None:
+def test_find_gives_the_same_as_a_look_at_each_name(opened: Opener) -> None:
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     rng = random.Random(seed)
@@ -411,7 +410,7 @@ def test_compatible_forms_and_cases_fold_to_one() -> None:
     assert fold(name) is name
 
 
-def test_a_cap_refuses_all_of_an_announce_or_nothing(opened: Opener) -> None:
+def test_a_limit_refuses_all_of_an_announce_or_nothing(opened: Opener) -> None:
     store = opened(StoreLimits(contents_per_peer=3, peers=2, shares=4, sessions=2, host_part=1.0))
     store.put_session("s", "alice", 0.0)
     one, two = put(store, 1), put(store, 2)
@@ -432,7 +431,7 @@ def test_a_cap_refuses_all_of_an_announce_or_nothing(opened: Opener) -> None:
     assert store.totals().shares == 4
 
 
-def test_sessions_at_their_cap_make_room_only_by_what_is_long_idle(opened: Opener) -> None:
+def test_at_the_limit_of_sessions_only_a_long_idle_one_makes_room(opened: Opener) -> None:
     store = opened(StoreLimits(sessions=2))
     store.put_session("s", "alice", 0.0)
     store.put_session("t", "bob", 0.0)
@@ -463,7 +462,7 @@ def test_a_heartbeat_that_changes_nothing_leaves_nothing_to_write(opened: Opener
     opened.store.interrupt()
 
 
-def test_one_host_cannot_take_all_the_room_for_sessions_peers_and_contents_but_loopback_may(
+def test_one_host_gets_a_part_of_each_limit_and_loopback_may_have_all(
     opened: Opener,
 ) -> None:
     store = opened(StoreLimits(peers=20, shares=20, sessions=20, host_part=0.1))

@@ -1,5 +1,5 @@
-"""The tracker against a model made of plain dicts: announce, ask, place, log in and out, expire, disconnect,
-restart, in any order."""
+"""The tracker against a model of plain dicts: announce, ask, place, log in and out, expire, disconnect and
+restart in any order."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ class TrackerMachine(RuleBasedStateMachine):
 
     @rule(connection=connections)
     def disconnect(self, connection: int) -> None:
-        """The connection is lost and made anew: nothing leaves the directory, but the new one is nobody."""
+        """The connection is lost and made anew: nothing leaves the directory, and the new one is in no session."""
         self.clients[connection] = Client(HOST, HOST)
         self.in_session[connection] = None
 
@@ -239,15 +239,15 @@ class TrackerMachine(RuleBasedStateMachine):
         if (why := self.may(secret, peer)) is not None:
             assert answer == why
             return
-        gone = 0
+        withdrawn = 0
         if peer is not None and ids:
             for content_id in set(ids) & set(peer.has):
                 del peer.has[content_id]
                 self.order[content_id].remove(peer_id)
-                gone += 1
+                withdrawn += 1
         elif peer is not None:
-            gone = self.forget_peer(peer_id)
-        assert answer == WithdrawAnswer(withdrawn=gone)
+            withdrawn = self.forget_peer(peer_id)
+        assert answer == WithdrawAnswer(withdrawn=withdrawn)
 
     @rule(seconds=st.sampled_from([0.5, 10.0, 29.5, 30.0, 45.0]))
     def time_goes_by(self, seconds: float) -> None:
@@ -318,7 +318,7 @@ class TrackerMachine(RuleBasedStateMachine):
         exclude=st.lists(st.sampled_from(PEERS), max_size=2),
     )
     def place(self, content_id: ContentId, size: int, copies: int, exclude: list[PeerId]) -> None:
-        """Those with room that lack the content, whoever was placed at longest ago first."""
+        """Peers with room that lack the content, the one that was placed at longest ago first."""
         self.let_leases_end()
         answer = self.service.handle(
             Place(id=content_id, size=size, copies=copies, exclude=tuple(exclude)),
@@ -338,7 +338,7 @@ class TrackerMachine(RuleBasedStateMachine):
             self.accepting.append(peer)
 
     def a_session(self) -> str | None:
-        """The key of a session that is open: whoever has none gets shorter answers."""
+        """The key of a session that is open: a client without one gets shorter answers."""
         return next(iter(map(session_key, self.users)), None)
 
     @rule(connection=connections, content_id=st.sampled_from(IDS))

@@ -17,7 +17,7 @@ RETRY_S = 0.01
 
 
 class SlowDisk(MemoryStore):
-    """A store whose commits do what the test says."""
+    """A store whose commits wait and fail as the test wants."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,18 +61,18 @@ class Observer:
     def __init__(self) -> None:
         self.committer: Committer | None = None
         self.ticket = 0
-        self.told: asyncio.Queue[int] = asyncio.Queue()
+        self.calls: asyncio.Queue[int] = asyncio.Queue()
 
     def on_committed(self, upto: int) -> None:
-        self.told.put_nowait(upto)
+        self.calls.put_nowait(upto)
         if upto < self.ticket and self.committer is not None:
             self.committer.take_ticket(self)
 
     def on_commit_failed(self) -> None:
-        self.told.put_nowait(-1)
+        self.calls.put_nowait(-1)
 
     async def next(self) -> int:
-        return await asyncio.wait_for(self.told.get(), 5)
+        return await self.calls.get()
 
 
 async def until(true: Callable[[], bool]) -> None:
@@ -104,7 +104,7 @@ def test_changes_of_one_turn_of_the_loop_share_a_commit() -> None:
 
 def test_a_change_made_during_a_commit_waits_for_the_next_one() -> None:
     async def run() -> None:
-        store, first, second, gone = SlowDisk(), Observer(), Observer(), Observer()
+        store, first, second, forgotten = SlowDisk(), Observer(), Observer(), Observer()
         committer = Committer(store, RETRY_S)
         store.pending["a"] = 1
         one = committer.take_ticket(first)
@@ -112,16 +112,16 @@ def test_a_change_made_during_a_commit_waits_for_the_next_one() -> None:
         store.pending["b"] = 1
         two = second.ticket = committer.take_ticket(second)
         second.committer = committer
-        committer.take_ticket(gone)
-        committer.forget(gone)
+        committer.take_ticket(forgotten)
+        committer.forget(forgotten)
         assert two > one
         store.may_go.set()
         assert one <= await first.next() < two
-        assert await second.next() < two  # told of the commit that was under way, it asks again
+        assert await second.next() < two  # the commit that was under way: it takes a ticket again
         assert await second.next() >= two
         await until(lambda: not store.unsaved)
         assert store.written == [{"a": 1}, {"b": 1}]
-        assert gone.told.empty()
+        assert forgotten.calls.empty()
         await committer.stop(1)
 
     asyncio.run(run())

@@ -1,4 +1,4 @@
-"""Which peers are handed to whom, and under which address."""
+"""The choice of the peers that are handed out, and of the address of each."""
 
 from __future__ import annotations
 

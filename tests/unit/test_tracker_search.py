@@ -1,4 +1,4 @@
-"""Search: what the words of a query mean, and in which order hits come."""
+"""Search: the terms of a text, and the order of its hits."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_blank_text_ranks_by_seeds_then_names() -> None:
     assert names(records(("b", 1), ("a", 1), ("c", 2)), " ") == ["c", "a", "b"]
 
 
-def test_pages_put_together_are_the_whole_and_beyond_the_end_is_nothing() -> None:
+def test_all_pages_together_are_the_whole_and_a_page_beyond_is_empty() -> None:
     rng = random.Random(7)
     found = records(
         *((f"{rng.choice('abx')} iso {number}", rng.randrange(4)) for number in range(97)),
@@ -171,14 +171,14 @@ def assert_about_one_look_at_each_name(store: Directory, peer: PeerRecord, secon
     )
 
 
-def test_case_16_a_search_in_100_000_names_is_bounded_whatever_the_text() -> None:
+def test_case_16_no_text_makes_a_search_in_100_000_names_slow() -> None:
     store, peer = filled(*(f"Holiday 20{n % 25:02} photo-{n:06}.jpeg" for n in range(100_000)))
     seconds, text = slowest(store, peer, TEXTS)
     print(f"slowest: {text!r}, {seconds * 1000:.0f} ms")
     assert_about_one_look_at_each_name(store, peer, seconds, text)
 
 
-def test_long_names_and_words_that_nearly_match_everywhere_do_not_make_a_search_slow() -> None:
+def test_words_that_nearly_match_everywhere_do_not_make_a_search_slow() -> None:
     store, peer = filled(*("a" * 249 + f"{n:06}" for n in range(100_000)))
     texts = ["a" * (length - 2) + "ba" for length in (12, 13, 16, 64, 128)]
     seconds, text = slowest(store, peer, texts)

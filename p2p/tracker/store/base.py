@@ -32,7 +32,7 @@ class StoreLimits:
     Loopback may have all of them."""
     session_evictable_s: float = 3600.0
     """A session without peers that was idle for so long makes room for a new one when sessions are at their
-    limit. Without this, whoever fills the table once would lock out everybody."""
+    limit. Without this, a client that fills the table once would lock out all others."""
     session_idle_s: float = 30 * 86400.0
     """A session without peers ends after so many idle seconds."""
     pending_rows: int = 200_000

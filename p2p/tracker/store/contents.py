@@ -64,34 +64,34 @@ class Contents:
         return found
 
     def put(self, peer: PeerRecord, share: Share) -> tuple[ContentRecord, bool]:
-        """Note what a peer says of a content; return the content, and whether that is anything new."""
-        said = Title(share.name, share.size)
+        """Note that a peer has a content; return the content, and whether that changes anything."""
+        title = Title(share.name, share.size)
         content = self._by_id.get(share.id)
         if content is None:
-            content = self._by_id[share.id] = ContentRecord(share.id, said, fold(said.name))
-            self.bytes += said.size
+            content = self._by_id[share.id] = ContentRecord(share.id, title, fold(title.name))
+            self.bytes += title.size
             self._sorted.add(content)
         old = content.peers.get(peer)
         if old is not None:
             old_title = content.titles[peer] if content.titles is not None else content.title
-            if old == share.have and said == old_title:
+            if old == share.have and title == old_title:
                 return content, False
             content.seeds -= old >= old_title.size
-        if content.titles is None and said != content.title:
+        if content.titles is None and title != content.title:
             content.titles = dict.fromkeys(content.peers, content.title)
         # The same int object for all seeds of a content: 32 bytes a share less.
         content.peers[peer] = content.size if share.have == content.size else share.have
-        content.seeds += share.have >= said.size
+        content.seeds += share.have >= title.size
         if content.titles is not None:
-            content.titles[peer] = said
+            content.titles[peer] = title
             self._retitle(content)
         return content, True
 
     def remove(self, content: ContentRecord, peer: PeerRecord) -> None:
         """Take a peer out of a content that it has; the content goes with its last peer."""
         have = content.peers.pop(peer)
-        said = content.titles.pop(peer) if content.titles is not None else content.title
-        content.seeds -= have >= said.size
+        title = content.titles.pop(peer) if content.titles is not None else content.title
+        content.seeds -= have >= title.size
         if not content.peers:
             del self._by_id[content.id]
             self.bytes -= content.size

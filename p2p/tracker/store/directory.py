@@ -1,5 +1,5 @@
-"""Keeps who has what, in memory: sessions, their peers, and the contents that the peers have. Tells a `Changes`
-of all that a restart must bring back."""
+"""Keeps sessions, their peers, and the contents that the peers have, in memory. Reports each change that a
+restart must bring back to a `Changes`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from p2p.tracker.store.view import SortedView
 
 
 class Changes(Protocol):
-    """Told of each change, after it was made."""
+    """Is called with each change, after it was made."""
 
     def check_room(self) -> None:
         """Asked before something new is kept. Raises `Refused("unavailable")` when too much waits."""
@@ -41,10 +41,10 @@ class Changes(Protocol):
         """A peer is new, or anything of it but its lease has changed."""
 
     def on_peer_dropped(self, record: PeerRecord) -> None:
-        """A peer is gone, and with it all its shares."""
+        """A peer has left, with all its shares."""
 
     def on_share(self, peer: PeerRecord, share: Share) -> None:
-        """A peer says something new of a content."""
+        """A peer has a content now, or another part of it than before."""
 
     def on_share_dropped(self, peer: PeerRecord, content_id: ContentId) -> None:
         """A peer has a content no more."""
@@ -76,7 +76,7 @@ class NoChanges:
 
 
 class Saved(NamedTuple):
-    """What a directory begins with: all that another one had told its `Changes`."""
+    """What a directory begins with: all that an earlier one had reported to its `Changes`."""
 
     sessions: Iterable[SessionRecord] = ()
     """The longest unused first."""
@@ -277,16 +277,16 @@ class Directory:
             )
 
     def _add_shares(self, peer: PeerRecord, shares: Sequence[Share]) -> list[Share]:
-        """Keep them, and return those that say anything new."""
+        """Keep them, and return those that change anything."""
         mine = self._contents_of[peer]
-        news: list[Share] = []
+        changed: list[Share] = []
         for share in shares:
             content, new = self._contents.put(peer, share)
             mine[content] = None
             if new:
-                news.append(share)
+                changed.append(share)
         self._set_contents(peer, len(mine))
-        return news
+        return changed
 
     def _set_contents(self, peer: PeerRecord, count: int) -> None:
         change = count - peer.contents

@@ -18,7 +18,7 @@ from p2p.tracker.store.directory import Saved
 
 Row = tuple[str | int | bytes | None, ...]
 Key = tuple[str, str | int, str]
-"""The kind of change, of which session or peer, and of which content if of one."""
+"""The kind of change, the session or peer, and the content if it concerns one."""
 Tables = tuple[Iterable[Row], Iterable[Row], Iterable[Row]]
 """All rows of sessions, peers and shares, as `restore` reads them, each in the order in which they were first
 written."""
@@ -37,7 +37,7 @@ class Journal:
         self._pending: dict[Key, Row] = {}
         self._in_flight = 0
 
-    # -- told by the directory
+    # -- called by the directory
 
     def check_room(self) -> None:
         """Raise `Refused("unavailable")` when too many rows wait for the disk."""
@@ -89,9 +89,9 @@ class Journal:
         self._note(("no share", number, content_id), (number, bytes.fromhex(content_id)))
 
     def _note(self, key: Key, row: Row) -> None:
-        kind, whose, content = key
+        kind, owner, content = key
         if kind.startswith(DROPPED):
-            self._pending.pop((kind.removeprefix(DROPPED), whose, content), None)
+            self._pending.pop((kind.removeprefix(DROPPED), owner, content), None)
         self._pending[key] = row
 
     # -- on the way to the disk
@@ -118,12 +118,12 @@ class Journal:
 
 
 def restore(tables: Tables, now: float, limits: StoreLimits) -> tuple[Saved, dict[PeerId, int]]:
-    """What a directory begins with at `now`, and the row number of each peer. Raises `ValueError`, `TypeError`
-    or `LookupError` when the rows make no sense.
+    """What a directory begins with at `now`, and the row number of each peer. Raises `ValueError`,
+    `TypeError` or `LookupError` when the rows make no sense.
 
-    Each peer gets a fresh lease. How long a session was idle is not kept: one without peers counts as idle
-    for long, and may be evicted at once. Otherwise a full table that a restart made young would lock everybody
-    out for `session_evictable_s`.
+    Each peer gets a fresh lease. How long a session was idle is not kept. One without peers counts as idle
+    for long, and may be evicted at once. Otherwise a restart would make all sessions of a full table young,
+    and no client could log in for `session_evictable_s`.
     """
     session_rows, peer_rows, share_rows = tables
     sessions = {str(key): SessionRecord(str(key), str(user), now, now) for key, user in session_rows}

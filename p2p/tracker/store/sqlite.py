@@ -1,5 +1,5 @@
-"""A store that survives a restart: answers come from a directory in memory, its changes go through a journal to
-a SQLite file, many of them in one transaction.
+"""A store that survives a restart. Answers come from a directory in memory. Its changes go through a journal
+to a SQLite file, many of them in one transaction.
 
 The promise: an answer that waited until nothing was `unsaved` survives the death of the process (kill -9) at
 any time. With `synchronous=NORMAL` in WAL mode a power cut or a crash of the whole machine may lose the last

@@ -1,4 +1,4 @@
-"""Keeps entries in order, for pages: changes are noted as they come, and merged when the view is asked for."""
+"""Keeps entries in order, for pages. Changes are noted as they come, and merged when the view is read."""
 
 from __future__ import annotations
 
