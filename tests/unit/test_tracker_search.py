@@ -12,13 +12,13 @@ import pytest
 from p2p.model import ContentId, PeerId
 from p2p.protocol.tracker_messages import Share
 from p2p.tracker.search import MAX_TERMS, rank, terms
-from p2p.tracker.store.base import ContentRecord, PeerRecord, StoreLimits, Title, fold
+from p2p.tracker.store.base import ContentRecord, PeerRecord, StoreLimits, fold
 from p2p.tracker.store.directory import Directory
 
 
 def records(*rows: tuple[str, int]) -> list[ContentRecord]:
     made = [
-        ContentRecord(ContentId(f"{at:064x}"), Title(name, 1), fold(name), seeds)
+        ContentRecord(ContentId(f"{at:064x}"), name, 1, fold(name), seeds)
         for at, (name, seeds) in enumerate(rows)
     ]
     return sorted(made, key=lambda record: record.order)

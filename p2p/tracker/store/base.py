@@ -84,11 +84,8 @@ class PeerRecord:
     """Its place when peers are listed: folded name, id."""
 
 
-class Title(NamedTuple):
-    """What one peer says of a content. The id is the hash of both, so honest peers agree."""
-
-    name: str
-    size: int
+Title = tuple[str, int]
+"""Name and size of a content, as one peer says. The id is the hash of both, so honest peers agree."""
 
 
 @dataclass(slots=True, eq=False)
@@ -96,8 +93,10 @@ class ContentRecord:
     """A content that at least one live peer has. Read-only for all but the store."""
 
     id: ContentId
-    title: Title
-    """The title that its first live announcer says."""
+    name: str
+    """That of its first live announcer, as the size."""
+    size: int
+    """Bytes."""
     folded: str
     """The name as search sees it."""
     seeds: int = 0
@@ -108,14 +107,9 @@ class ContentRecord:
     """The title that each peer says; None while all say the same, which costs nothing."""
 
     @property
-    def name(self) -> str:
-        """Its name."""
-        return self.title.name
-
-    @property
-    def size(self) -> int:
-        """Its size in bytes."""
-        return self.title.size
+    def title(self) -> Title:
+        """Its name and size."""
+        return (self.name, self.size)
 
     @property
     def order(self) -> tuple[str, str]:

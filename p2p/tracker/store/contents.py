@@ -20,7 +20,7 @@ from typing import Final
 
 from p2p.model import ContentId
 from p2p.protocol.tracker_messages import Share
-from p2p.tracker.store.base import ContentRecord, PeerRecord, Title, fold
+from p2p.tracker.store.base import ContentRecord, PeerRecord, fold
 from p2p.tracker.store.view import SortedView
 
 _FOLDED: Final = attrgetter("folded")
@@ -65,23 +65,23 @@ class Contents:
 
     def put(self, peer: PeerRecord, share: Share) -> tuple[ContentRecord, bool]:
         """Note that a peer has a content; return the content, and whether that changes anything."""
-        title = Title(share.name, share.size)
+        title = (share.name, share.size)
         content = self._by_id.get(share.id)
         if content is None:
-            content = self._by_id[share.id] = ContentRecord(share.id, title, fold(title.name))
-            self.bytes += title.size
+            content = self._by_id[share.id] = ContentRecord(share.id, *title, fold(share.name))
+            self.bytes += share.size
             self._sorted.add(content)
         old = content.peers.get(peer)
         if old is not None:
             old_title = content.titles[peer] if content.titles is not None else content.title
             if old == share.have and title == old_title:
                 return content, False
-            content.seeds -= old >= old_title.size
+            content.seeds -= old >= old_title[1]
         if content.titles is None and title != content.title:
             content.titles = dict.fromkeys(content.peers, content.title)
         # The same int object for all seeds of a content: 32 bytes a share less.
         content.peers[peer] = content.size if share.have == content.size else share.have
-        content.seeds += share.have >= title.size
+        content.seeds += share.have >= share.size
         if content.titles is not None:
             content.titles[peer] = title
             self._retitle(content)
@@ -90,8 +90,8 @@ class Contents:
     def remove(self, content: ContentRecord, peer: PeerRecord) -> None:
         """Take a peer out of a content that it has; the content goes with its last peer."""
         have = content.peers.pop(peer)
-        title = content.titles.pop(peer) if content.titles is not None else content.title
-        content.seeds -= have >= title.size
+        size = content.titles.pop(peer)[1] if content.titles is not None else content.size
+        content.seeds -= have >= size
         if not content.peers:
             del self._by_id[content.id]
             self.bytes -= content.size
@@ -103,14 +103,12 @@ class Contents:
         """Give a content about which peers disagree the title that its first live announcer says."""
         if content.titles is None:
             return
-        title = content.titles[next(iter(content.peers))]
-        if title == content.title:
-            return
-        self.bytes += title.size - content.size
-        if title.name != content.name:
+        name, size = content.titles[next(iter(content.peers))]
+        self.bytes += size - content.size
+        content.size = size
+        if name != content.name:
             with self._sorted.moving(content):
-                content.folded = fold(title.name)
-        content.title = title
+                content.name, content.folded = name, fold(name)
 
 
 def _matching(words: list[str], contents: list[ContentRecord]) -> list[ContentRecord]:
