@@ -51,7 +51,7 @@ async def serve(job: Job[TrackerConfig]) -> int:
     from random import Random
 
     from p2p.net.descriptors import raise_descriptor_limit
-    from p2p.tracker.server import ServerConfig, TrackerServer
+    from p2p.tracker.server import TrackerServer
     from p2p.tracker.service import TrackerService
 
     config, console = job.config, job.console
@@ -69,14 +69,14 @@ async def serve(job: Job[TrackerConfig]) -> int:
         ) from error
     try:
         service = TrackerService(
-            store,
+            store.directory,
             Random(secrets.randbits(128)),
             lambda: secrets.token_hex(16),
             ttl=config.ttl,
             trust_advertised=config.trust_advertised,
             started=now,
         )
-        server = TrackerServer(service, ServerConfig(host=config.host, port=config.port), job.trace)
+        server = TrackerServer(service, store, trace=job.trace)
         try:
             addresses = await _listen(server, config)
             console.event(
@@ -140,7 +140,7 @@ async def _open(spec: str, now: float) -> TrackerStore:
 
 async def _listen(server: TrackerServer, config: TrackerConfig) -> tuple[Address, ...]:
     try:
-        return await server.start()
+        return await server.start(config.host, config.port)
     except UsageError as error:
         if getattr(error.__cause__, "errno", None) != errno.EADDRINUSE:
             raise

@@ -15,7 +15,7 @@ def out_of_descriptors(error: BaseException | None) -> bool:
 
 
 def descriptor_limit() -> int | None:
-    """How many descriptors this process may have open; None where that is not told, or there is no limit."""
+    """How many descriptors this process may have open; None where there is no limit, or it is unknown."""
     try:
         import resource
     except ImportError:  # Windows
@@ -25,8 +25,7 @@ def descriptor_limit() -> int | None:
 
 
 def raise_descriptor_limit(wanted: int) -> None:
-    """Let this process open up to `wanted` descriptors, where the system allows more than it gave at first;
-    else as many as it may."""
+    """Let this process open up to `wanted` descriptors, or as many as the system allows."""
     try:
         import resource
     except ImportError:  # Windows
@@ -34,7 +33,6 @@ def raise_descriptor_limit(wanted: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if 0 <= soft < most:
-        with contextlib.suppress(
-            OSError, ValueError
-        ):  # macOS has a bound of its own below the one that it tells
+        # macOS has a bound of its own below the one that it tells.
+        with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

@@ -13,7 +13,7 @@ from p2p.model import Address, ContentId, PeerKey, peer_key
 from p2p.peer.candidates import Candidates, FinderTimeouts
 from p2p.peer.control import ControlConnection, ControlConnections
 from p2p.peer.tracker_client import TrackerClient
-from p2p.protocol.tracker_messages import Lookup, LookupAnswer, Source
+from p2p.protocol.tracker_messages import Contact, Lookup, LookupAnswer
 from p2p.swarm.topology import LOOKUP
 
 
@@ -36,7 +36,7 @@ class Finder:
         self._controls = controls
         self._timeouts = timeouts
         self._candidates = Candidates(wanted, timeouts)
-        self._sources: dict[PeerKey, Source] = {}
+        self._sources: dict[PeerKey, Contact] = {}
         self._dials: dict[PeerKey, asyncio.Task[None]] = {}
 
     @property
@@ -121,7 +121,7 @@ class Finder:
         for key in self._candidates.to_dial(self._connected(), members, now, eager=eager):
             self._dials[key] = asyncio.create_task(self._connect(key, self._sources[key]))
 
-    async def _connect(self, key: PeerKey, source: Source) -> None:
+    async def _connect(self, key: PeerKey, source: Contact) -> None:
         try:
             await self._controls.connect(_place(source), source.peer)
         except Unreachable as error:
@@ -133,9 +133,9 @@ class Finder:
             self._dials.pop(key, None)
 
 
-def _place(source: Source) -> Address:
+def _place(source: Contact) -> Address:
     return Address(source.host, source.listen["tcp"])
 
 
-def _key(source: Source) -> PeerKey:
+def _key(source: Contact) -> PeerKey:
     return peer_key(source.peer, _place(source))

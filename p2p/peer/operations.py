@@ -18,6 +18,7 @@ from p2p.peer.reports import Placed, Progress, Replicated, Report, Shared, Uploa
 from p2p.peer.tracker_client import TrackerClient
 from p2p.protocol.peer_messages import PAGE, Replicate
 from p2p.protocol.tracker_messages import (
+    Contact,
     HitRow,
     HitsAnswer,
     Lookup,
@@ -25,7 +26,6 @@ from p2p.protocol.tracker_messages import (
     Place,
     PlaceAnswer,
     Search,
-    Source,
 )
 from p2p.value import frozen
 
@@ -52,7 +52,7 @@ class ContentInfo:
     id: ContentId
     manifest: Manifest
     hit: HitRow
-    sources: tuple[Source, ...]
+    sources: tuple[Contact, ...]
 
 
 async def resolve(tracker: TrackerClient, target: str) -> ContentId:
@@ -171,7 +171,7 @@ async def _tell_progress(node: Node, shared: Shared, copies: int, report: Callab
         await asyncio.sleep(PROGRESS_TIME)
 
 
-async def _copy(node: Node, shared: Shared, target: Source, report: Callable[[Report], None]) -> str | None:
+async def _copy(node: Node, shared: Shared, target: Contact, report: Callable[[Report], None]) -> str | None:
     """Put one copy on one peer; returns None, or why it failed."""
     began = asyncio.get_running_loop().time()
     try:

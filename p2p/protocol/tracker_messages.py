@@ -53,7 +53,7 @@ class HitRow:
 
 
 @frozen
-class Source:
+class Contact:
     """A peer and where to dial it."""
 
     peer: PeerId = wire(PEER_ID, about="who it is")
@@ -180,7 +180,7 @@ class LookupAnswer(Answer):
     """A bounded choice of peers, best first."""
 
     content: HitRow = wire(Record(HitRow), about="what it is")
-    sources: tuple[Source, ...] = wire(ListOf(Record(Source), PAGE), about="who has it")
+    sources: tuple[Contact, ...] = wire(ListOf(Record(Contact), PAGE), about="who has it")
 
 
 # {"op":"lookup","id":"ab…","limit":50,"peer":"5f…","seq":6}
@@ -259,7 +259,7 @@ class Peers(Request):
 class PlaceAnswer(Answer):
     """Peers for new copies; fewer than asked for, when fewer accept."""
 
-    targets: tuple[Source, ...] = wire(ListOf(Record(Source), PAGE), about="whom to send `replicate`")
+    targets: tuple[Contact, ...] = wire(ListOf(Record(Contact), PAGE), about="whom to send `replicate`")
 
 
 # {"op":"place","id":"ab…","size":7,"copies":2,"seq":10}

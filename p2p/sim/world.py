@@ -22,8 +22,8 @@ from p2p.sim.network import LINE
 from p2p.sim.peer import Plan, SimPeer
 from p2p.swarm.peer_stats import Policy
 from p2p.swarm.topology import CALM_TIME, EAGER_BELOW, EAGER_TIME, ENOUGH, LOOKUP, dials
-from p2p.tracker.service import Asker, TrackerService
-from p2p.tracker.store.directory import MemoryStore
+from p2p.tracker.service import Client, TrackerService
+from p2p.tracker.store.directory import Directory
 from p2p.value import frozen
 
 CONTENT: Final = ContentId("5e" * 32)
@@ -81,10 +81,10 @@ class World:
         self.samples: list[Sample] = []
         self._digest = hashlib.blake2b(digest_size=16)
         self._service = TrackerService(
-            MemoryStore(), Random(self.rng.random()), lambda: f"{self.rng.getrandbits(128):032x}", ttl=TTL
+            Directory(), Random(self.rng.random()), lambda: f"{self.rng.getrandbits(128):032x}", ttl=TTL
         )
         self._links: set[tuple[PeerKey, PeerKey]] = set()
-        self._askers: dict[PeerKey, Asker] = {}
+        self._askers: dict[PeerKey, Client] = {}
         self.peers: list[SimPeer] = []
         self._verified = 0
         self._spread = 0
@@ -228,7 +228,7 @@ class World:
 
     def enter(self, peer: SimPeer) -> None:
         """A peer logs in, announces itself, and looks for others; again and again while it is here."""
-        asker = self._askers[peer.key] = Asker(peer.address.host, "10.255.255.1")
+        asker = self._askers[peer.key] = Client(peer.address.host, "10.255.255.1")
         self._service.handle(Login(user=peer.plan.name), asker, self.clock.now)
         self._beat(peer)
         if not peer.plan.seed:

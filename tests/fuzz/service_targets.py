@@ -23,9 +23,9 @@ from p2p.protocol.codec import by_op, decode_answer, decode_line
 from p2p.protocol.framing import MAX_LINE
 from p2p.protocol.session import Asked, BadRequest, Ended, Session
 from p2p.protocol.tracker_messages import TRACKER_OPS
-from p2p.tracker.service import AMPLIFY, Asker, TrackerService
-from p2p.tracker.store.base import Caps
-from p2p.tracker.store.directory import MemoryStore
+from p2p.tracker.service import AMPLIFY, Client, TrackerService
+from p2p.tracker.store.base import StoreLimits
+from p2p.tracker.store.directory import Directory
 from protos.transfer_pb2 import Chunk
 from tests.fuzz.target import Target, check_refused, check_sentence
 from transports.grpc.client import GrpcDataConnection
@@ -33,10 +33,9 @@ from transports.grpc.framing import CODE_OF_STATUS, MIN_CHUNK, chunk, code_of, d
 from transports.grpc.limits import GRPC_LIMITS, GRPC_TIMEOUTS
 
 # -- the tracker
-# ---------------------------------------------------------------------------------------------------------------------------
 
 _OPS: Final = by_op(TRACKER_OPS)
-_ASKERS: Final = (
+_CLIENTS: Final = (
     ("127.0.0.1", "127.0.0.1"),
     ("10.0.0.7", "10.0.0.1"),
     ("8.8.8.8", "9.9.9.9"),
@@ -51,24 +50,24 @@ class _TrackerScene:
 
     def __init__(self, trusts: bool) -> None:
         tokens = (f"{number:032x}" for number in itertools.count(1))
-        caps = Caps(contents_per_peer=8, peers=6, pairs=24, sessions=4)
-        self.store = MemoryStore(caps)
+        limits = StoreLimits(contents_per_peer=8, peers=6, shares=24, sessions=4)
+        self.store = Directory(limits)
         self.service = TrackerService(
             self.store, random.Random(1), lambda: next(tokens), ttl=30, trust_advertised=trusts
         )
-        self.askers = [Asker(host, reached) for host, reached in _ASKERS]
-        self.sessions = [Session(_OPS) for _ in _ASKERS]
+        self.clients = [Client(host, reached) for host, reached in _CLIENTS]
+        self.sessions = [Session(_OPS) for _ in _CLIENTS]
         self.now = 0.0
 
-    def hear(self, client: int, line: bytes) -> None:
-        session, asker = self.sessions[client], self.askers[client]
+    def receive(self, number: int, line: bytes) -> None:
+        session, client = self.sessions[number], self.clients[number]
         session.receive_data(line + b"\n")
         event = session.next_event()
         if isinstance(event, Asked):
-            inside = self.service.has_session(asker)
+            inside = self.service.has_session(client)
             try:
                 sent = b"".join(
-                    bytes_of(session.answer(self.service.handle(event.request, asker, self.now), event.seq))
+                    bytes_of(session.answer(self.service.handle(event.request, client, self.now), event.seq))
                 )
             except (Refused, ProtocolError) as error:
                 sent = session.refuse(error, event.seq)
@@ -83,8 +82,8 @@ class _TrackerScene:
         elif event is not None:
             assert isinstance(event, Ended)
         if session.closed:
-            self.sessions[client] = Session(_OPS)
-            self.askers[client] = Asker(*_ASKERS[client])
+            self.sessions[number] = Session(_OPS)
+            self.clients[number] = Client(*_CLIENTS[number])
 
 
 def bytes_of(chunks: list[Any]) -> list[bytes]:
@@ -94,25 +93,27 @@ def bytes_of(chunks: list[Any]) -> list[bytes]:
 
 
 def tracker(data: bytes) -> None:
-    """Each line is said by the connection that its first byte names, or lets time go by: every answer is one
-    the asker can read.
+    """Each line is sent by the connection that its first byte names, or lets time go by. The client can read
+    every answer.
 
-    Whoever is in no session gets no more than the amplification allows; the store's figures stay those of
-    what it holds.
+    A client without a session gets no more than the amplification allows. The directory's figures stay those
+    of what it holds.
     """
     scene = _TrackerScene(trusts=bool(data[:1] > b"\x7f"))
     for line in data[1:].split(b"\n")[:40]:
         if line[:1] == b"@":
             scene.now += len(line) * 5
         elif line:
-            scene.hear(line[0] % len(_ASKERS), line[1:].replace(b"AA", b"ab" * 32).replace(b"PP", b"cd" * 16))
+            scene.receive(
+                line[0] % len(_CLIENTS), line[1:].replace(b"AA", b"ab" * 32).replace(b"PP", b"cd" * 16)
+            )
     store = scene.store
     totals = store.totals()
     contents, peers = store.contents(), store.peers()
     assert (totals.contents, totals.peers) == (len(contents), len(peers))
     assert (
-        totals.pairs
-        == sum(len(content.holders) for content in contents)
+        totals.shares
+        == sum(len(content.peers) for content in contents)
         == sum(peer.contents for peer in peers)
     )
     assert totals.bytes == sum(content.size for content in contents)
@@ -153,7 +154,6 @@ def _tracker_seeds() -> Iterator[bytes]:
 
 
 # -- gRPC
-# ----------------------------------------------------------------------------------------------------------------------------------
 
 
 def words(data: bytes) -> None:
@@ -279,7 +279,6 @@ def _lane_seeds() -> Iterator[bytes]:
 
 
 # -- the trace
-# -----------------------------------------------------------------------------------------------------------------------------
 
 
 def trace(data: bytes) -> None:
@@ -304,7 +303,6 @@ def _trace_seeds() -> Iterator[bytes]:
 
 
 # -- settings
-# ------------------------------------------------------------------------------------------------------------------------------
 
 _SETTINGS: Final[list[Setting]] = [
     one for cls in (TrackerConfig, PeerConfig, DemoConfig, SimConfig) for one in cls.settings().values()

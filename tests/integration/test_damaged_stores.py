@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from p2p.model import ContentId, PeerId
-from p2p.tracker.store.base import Claim, PeerRecord
-from p2p.tracker.store.journal import SqliteStore
+from p2p.protocol.tracker_messages import Share
+from p2p.tracker.store.base import PeerRecord
+from p2p.tracker.store.sqlite import SqliteStore
 from tests.kit.crashing import Point, crash_environment, launched, points_of
 from tests.kit.processes import Ended, Running, clean_environment, command, run, run_peer, start_tracker
 
@@ -29,11 +30,15 @@ Files = dict[str, bytes | None]
 def filled(file: Path) -> None:
     """Make a store with a peer and its contents, closed in order."""
     with closing(SqliteStore(file, 0.0)) as store:
-        store.put_session("s", "alice", 0.0)
+        store.directory.put_session("s", "alice", 0.0)
         peer = PeerRecord(PEER, "s", "one", "alice", "10.0.0.7", None, {"tcp": 7000}, 0, 0.0)
-        store.put_peer(peer)
-        store.put_claims(
-            peer, [Claim(ContentId(f"{number:064x}"), f"file-{number}", 7, 7) for number in range(CONTENTS)]
+        store.directory.put_peer(peer)
+        store.directory.put_shares(
+            peer,
+            [
+                Share(id=ContentId(f"{number:064x}"), name=f"file-{number}", size=7, have=7)
+                for number in range(CONTENTS)
+            ],
         )
         changes = store.take_pending()
         store.commit(changes)
@@ -231,7 +236,7 @@ def test_case_53_a_store_that_another_program_holds_locked_is_refused_in_time_an
         assert "Traceback" not in ended.err
         other.execute("ROLLBACK")
     with closing(SqliteStore(file, 0.0)) as store:
-        assert store.totals().contents == CONTENTS
+        assert store.directory.totals().contents == CONTENTS
 
 
 def test_case_50_a_first_start_killed_at_any_call_is_followed_by_one_that_works(tmp_path: Path) -> None:

@@ -190,7 +190,7 @@ def test_case_9_a_tracker_session_cut_after_any_byte_leaves_whole_requests_only(
 
 def _connections(swarm: Swarm) -> int:
     assert swarm._server is not None
-    return len(swarm._server._connections)
+    return swarm._server.connections
 
 
 # -- slow, late, in crumbs

@@ -1,5 +1,5 @@
-"""Hostile downloaders against an honest sharer (hostile cases 23-27, 56, 80): refused in order, served in
-turn, and nothing is left."""
+"""Hostile downloaders against an honest peer (hostile cases 23-27, 56, 80): wrong requests are refused, honest
+clients are served, and nothing is leaked."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ WRONG_ID = "ab" * 32
 
 @asynccontextmanager
 async def sharer(tmp_path: Path, **settings: Any) -> AsyncIterator[tuple[Swarm, Node, ContentId, int]]:
-    """A peer that shares one content: its swarm, itself, the id, and its port."""
+    """A peer that shares one content: the swarm, the node, the content id, and the port."""
     async with Swarm(tmp_path) as swarm:
         node = await swarm.peer("sharer", **settings)
         shared = await node.share(old_file(tmp_path / "share" / "x.bin", DATA))
@@ -49,12 +49,11 @@ def read(content: str, piece: object = 0, offset: object = 0, length: object = 1
     return {"op": "read", "id": content, "piece": piece, "offset": offset, "length": length, "seq": 7}
 
 
-# -- what is asked wrongly
-# -----------------------------------------------------------------------------------------------------------
+# -- wrong requests
 
 
-def test_case_23_what_is_not_shared_is_not_found_and_nothing_more_is_told(tmp_path: Path) -> None:
-    """The same text for an unknown id, and for one that is only on the disk."""
+def test_case_23_a_content_that_is_not_shared_is_not_found(tmp_path: Path) -> None:
+    """An unknown id and one that is only on the disk get the same text."""
 
     async def work() -> None:
         async with sharer(tmp_path) as (_, node, content, port):
@@ -121,10 +120,10 @@ def test_case_23_a_path_instead_of_an_id_is_a_bad_field(tmp_path: Path, wanted: 
         (0, 0, "1", "bad_field"),
     ],
 )
-def test_case_24_a_block_that_there_is_not_reads_nothing(
+def test_case_24_a_block_that_does_not_exist_is_a_bad_range(
     tmp_path: Path, piece: object, offset: object, length: object, code: str
 ) -> None:
-    """A range that is no range of this content ends the connection."""
+    """A range outside of the content ends the connection."""
 
     async def work() -> None:
         async with sharer(tmp_path) as (_, node, content, port), await Caller.dial(port) as caller:
@@ -160,9 +159,7 @@ def test_case_24_a_block_that_there_is_not_reads_nothing(
     ],
     ids=["http", "tls", "ssh", "http2", "bytes", "list", "twice", "deep", "long", "answer", "body"],
 )
-def test_case_8_what_is_no_line_of_the_protocol_ends_the_connection_at_once(
-    tmp_path: Path, data: bytes
-) -> None:
+def test_case_8_bytes_of_another_protocol_end_the_connection(tmp_path: Path, data: bytes) -> None:
 
     async def work() -> None:
         async with sharer(tmp_path) as (_, _, _, port), await Caller.dial(port) as caller:
@@ -174,7 +171,7 @@ def test_case_8_what_is_no_line_of_the_protocol_ends_the_connection_at_once(
     contained(work)
 
 
-def test_links_are_for_those_who_say_who_they_are(tmp_path: Path) -> None:
+def test_a_control_connection_takes_a_hello_with_peer_and_listen(tmp_path: Path) -> None:
     async def work() -> None:
         async with sharer(tmp_path) as (_, _, content, port), await Caller.dial(port) as caller:
             for message in (
@@ -194,7 +191,7 @@ def test_links_are_for_those_who_say_who_they_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "told", [{"add": [96]}, {"pieces": ""}, {"pieces": "AAAA"}, {"all": True, "suggest": [200_000]}]
 )
-def test_case_24_a_have_that_does_not_fit_its_content_is_told_why_before_the_end(
+def test_case_24_a_have_that_does_not_fit_its_content_is_refused_with_a_reason(
     tmp_path: Path, told: dict[str, object]
 ) -> None:
     async def work() -> None:
@@ -209,12 +206,11 @@ def test_case_24_a_have_that_does_not_fit_its_content_is_told_why_before_the_end
     contained(work)
 
 
-# -- what is asked too often
-# ---------------------------------------------------------------------------------------------------------
+# -- too many requests
 
 
-def test_case_25_an_honest_peer_is_served_while_another_has_two_hundred_connections(tmp_path: Path) -> None:
-    """Each of them asks for blocks and takes no byte."""
+def test_case_25_an_honest_peer_is_served_beside_one_with_two_hundred_connections(tmp_path: Path) -> None:
+    """Each of them requests blocks and reads nothing."""
 
     async def work() -> None:
         async with sharer(tmp_path) as (swarm, node, content, port):
@@ -235,7 +231,7 @@ def test_case_25_an_honest_peer_is_served_while_another_has_two_hundred_connecti
 
 
 def _deaf(port: int, content: str) -> socket.socket:
-    """A connection that asks for many blocks and reads nothing."""
+    """A connection that requests many blocks and reads nothing."""
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     sock.connect(("127.0.0.1", port))
@@ -244,7 +240,7 @@ def _deaf(port: int, content: str) -> socket.socket:
 
 
 async def _stalled(node: Node) -> None:
-    """Wait until no byte has moved for a while."""
+    """Wait until no byte is sent for a while."""
     quiet, seen = 0, -1
     while quiet < 10:
         sent = sum(holding.sent for holding in node._serving.holdings.values())
@@ -253,7 +249,7 @@ async def _stalled(node: Node) -> None:
 
 
 @pytest.mark.parametrize("op", ["have", "ping", "manifest", "hello", "read"])
-def test_a_flood_of_one_kind_does_not_keep_an_honest_peer_waiting(tmp_path: Path, op: str) -> None:
+def test_a_flood_of_one_op_does_not_delay_an_honest_peer(tmp_path: Path, op: str) -> None:
     async def flood(caller: Caller, content: str) -> None:
         line = {
             "have": {"op": "have", "id": content, "add": [1]},
@@ -294,9 +290,9 @@ def test_a_flood_of_one_kind_does_not_keep_an_honest_peer_waiting(tmp_path: Path
     contained(work, 40)
 
 
-def test_a_link_that_reads_nothing_of_what_it_is_told_is_hung_up_on(tmp_path: Path) -> None:
-    """Each unknown id is answered with `none`; who never reads the answers is given up when they would fill
-    memory."""
+def test_a_control_connection_that_reads_nothing_is_closed(tmp_path: Path) -> None:
+    """Each unknown id is answered with `none`. A client that never reads the answers is disconnected before
+    they fill memory."""
 
     async def work() -> None:
         async with sharer(tmp_path) as (_, node, _, port):
@@ -322,7 +318,7 @@ def test_a_link_that_reads_nothing_of_what_it_is_told_is_hung_up_on(tmp_path: Pa
     contained(work, 40)
 
 
-def test_case_25_hundreds_of_links_that_say_nothing_shut_out_nobody(
+def test_case_25_hundreds_of_idle_control_connections_shut_out_no_other(
     tmp_path: Path,
 ) -> None:
     limits = Limits(control_connections=AdmissionLimits(total=60, idle_s=0.1))
@@ -344,14 +340,11 @@ def test_case_25_hundreds_of_links_that_say_nothing_shut_out_nobody(
     contained(work, 40)
 
 
-# -- who says nothing, or goes away
-# --------------------------------------------------------------------------------------------------
+# -- idle clients and clients that leave
 
 
-def test_case_26_a_handshake_that_is_never_finished_is_ended_in_time(
-    tmp_path: Path,
-) -> None:
-    """With the ten seconds shortened."""
+def test_case_26_a_handshake_that_is_never_finished_is_ended(tmp_path: Path) -> None:
+    """With half a second instead of ten."""
 
     async def work() -> None:
         async with sharer(tmp_path, timeouts=Timeouts(line_s=0.5)) as (_, _, _, port):
@@ -368,7 +361,7 @@ def test_case_26_a_handshake_that_is_never_finished_is_ended_in_time(
     contained(work, 40)
 
 
-def test_case_27_hanging_up_in_the_middle_of_blocks_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_case_27_clients_that_leave_in_the_middle_of_blocks_leak_nothing(tmp_path: Path) -> None:
 
     async def work() -> None:
         async with sharer(tmp_path) as (_, node, content, port):
@@ -395,14 +388,13 @@ async def _read_some(port: int, content: str) -> None:
         assert heard[1] == DATA[:65_536]
 
 
-# -- two at once
-# ---------------------------------------------------------------------------------------------------------------------
+# -- both sides at once
 
 
-def test_case_80_two_peers_that_dial_each_other_at_once_end_with_one_link_in_two_hundred_rounds(
+def test_case_80_two_peers_that_dial_each_other_at_once_keep_one_connection(
     tmp_path: Path,
 ) -> None:
-    """A cross dial."""
+    """Both dial at the same time."""
 
     async def work() -> None:
         async with Swarm(tmp_path) as swarm:
@@ -431,7 +423,7 @@ def test_case_80_two_peers_that_dial_each_other_at_once_end_with_one_link_in_two
 
 
 def _linked(one: Node, two: Node) -> bool:
-    """Whether both have exactly one link, the same."""
+    """Whether both have the same one control connection and no other."""
     if len(one._links._by_wire) != 1 or len(two._links._by_wire) != 1:
         return False
     near, far = one._links.all(), two._links.all()
@@ -440,7 +432,7 @@ def _linked(one: Node, two: Node) -> bool:
     return bool(near[0].wire._sock.getsockname() == far[0].wire._sock.getpeername())
 
 
-def test_case_80_links_closed_from_both_ends_while_they_are_used_end_at_once_in_two_hundred_rounds(
+def test_case_80_a_control_connection_closed_from_both_ends_in_use_ends_at_once(
     tmp_path: Path,
 ) -> None:
 
@@ -463,7 +455,7 @@ def test_case_80_links_closed_from_both_ends_while_they_are_used_end_at_once_in_
     contained(work, 60)
 
 
-def test_a_link_that_is_closed_before_its_first_step_is_gone_and_whoever_waits_on_it_is_told(
+def test_a_control_connection_closed_before_its_first_step_fails_its_requests(
     tmp_path: Path,
 ) -> None:
     async def work() -> None:
@@ -479,7 +471,7 @@ def test_a_link_that_is_closed_before_its_first_step_is_gone_and_whoever_waits_o
     contained(work)
 
 
-def test_a_caller_that_says_the_id_of_a_peer_that_is_linked_does_not_take_its_place(tmp_path: Path) -> None:
+def test_a_client_with_the_id_of_a_connected_peer_does_not_replace_it(tmp_path: Path) -> None:
     async def work() -> None:
         async with Swarm(tmp_path) as swarm:
             one, other = await swarm.peer("one"), await swarm.peer("other")
@@ -494,11 +486,10 @@ def test_a_caller_that_says_the_id_of_a_peer_that_is_linked_does_not_take_its_pl
     contained(work)
 
 
-# -- copies
-# --------------------------------------------------------------------------------------------------------------------------
+# -- replicas
 
 
-def test_whoever_asks_for_the_same_copy_thousands_of_times_waits_for_it_once(tmp_path: Path) -> None:
+def test_a_replica_requested_thousands_of_times_is_fetched_once(tmp_path: Path) -> None:
     async def work() -> None:
         async with Swarm(tmp_path) as swarm:
             node = await swarm.peer("keeper", accept_uploads=MIB, folder=tmp_path / "keeper")
@@ -531,7 +522,7 @@ def test_whoever_asks_for_the_same_copy_thousands_of_times_waits_for_it_once(tmp
     contained(work)
 
 
-def test_one_link_waits_for_a_few_copies_and_is_busy_for_more(
+def test_a_control_connection_waits_for_a_few_replicas_and_is_busy_for_more(
     tmp_path: Path,
 ) -> None:
     async def work() -> None:

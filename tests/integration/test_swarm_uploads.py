@@ -17,7 +17,7 @@ from p2p.peer.operations import upload
 from p2p.peer.reports import Received, Shared, Uploaded
 from p2p.peer.watcher import WatchLimits
 from p2p.protocol.peer_messages import Replicate
-from p2p.protocol.tracker_messages import Source
+from p2p.protocol.tracker_messages import Contact
 from tests.kit.bad_peers import Message, PlainPeer, Sample, Talk
 from tests.kit.leaks import contained
 from tests.kit.swarm_kit import Swarm, old_file
@@ -205,7 +205,7 @@ def test_a_peer_that_accepts_a_copy_and_never_fetches_it_does_not_hold_up_an_upl
             silent = SilentKeeper(Sample("other", b"other"))
             await silent.start()
             try:
-                target = Source(
+                target = Contact(
                     peer=PeerId(silent.peer), name="silent", host="127.0.0.1", listen={"tcp": silent.port}
                 )
                 async with asyncio.timeout(20):

@@ -28,9 +28,10 @@ from p2p.net.limits import LIMITS, TIMEOUTS, Limits, Timeouts
 from p2p.peer.node import Node, NodeSettings
 from p2p.peer.reports import Report
 from p2p.peer.tracker_client import TrackerClient
-from p2p.protocol.tracker_messages import HitRow, HitsAnswer, List, Lookup, LookupAnswer, Source
+from p2p.protocol.tracker_messages import Contact, HitRow, HitsAnswer, List, Lookup, LookupAnswer
 from p2p.swarm.peer_stats import Policy
-from p2p.tracker.server import ServerConfig, TrackerServer
+from p2p.tracker.limits import Timeouts as TrackerTimeouts
+from p2p.tracker.server import TrackerServer
 from p2p.tracker.service import TrackerService
 from p2p.tracker.store import open_store
 from transports import load
@@ -85,12 +86,13 @@ class Swarm:
     async def start_tracker(self) -> None:
         """Start a tracker that knows nothing; again at the same port if there was one before."""
         now = asyncio.get_running_loop().time()
+        store = open_store("memory", now)
         service = TrackerService(
-            open_store("memory", now), Random(1), lambda: secrets.token_hex(16), ttl=self.ttl, started=now
+            store.directory, Random(1), lambda: secrets.token_hex(16), ttl=self.ttl, started=now
         )
         port = self.address.port if self.address.port > 1 else 0
-        self._server = TrackerServer(service, ServerConfig(host="127.0.0.1", port=port, tick=0.1))
-        self.address = (await self._server.start())[0]
+        self._server = TrackerServer(service, store, timeouts=TrackerTimeouts(tick_s=0.1))
+        self.address = (await self._server.start("127.0.0.1", port))[0]
 
     async def stop_tracker(self) -> None:
         """Stop the tracker, if it runs."""
@@ -157,7 +159,7 @@ class Swarm:
         finally:
             await client.close()
 
-    async def sources(self, content: ContentId) -> list[Source]:
+    async def sources(self, content: ContentId) -> list[Contact]:
         """Who has a content, as the tracker says now."""
         client = TrackerClient(self.address)
         try:

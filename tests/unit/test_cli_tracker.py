@@ -11,8 +11,8 @@ import pytest
 from p2p.cli import tracker
 from p2p.errors import UsageError
 from p2p.tracker import store as stores
-from p2p.tracker.store.directory import MemoryStore
-from p2p.tracker.store.journal import SqliteStore
+from p2p.tracker.store.memory import MemoryStore
+from p2p.tracker.store.sqlite import SqliteStore
 from tests.kit.leaks import contained
 from tests.kit.waiting import until
 

@@ -15,7 +15,7 @@ from p2p.model import Address, ContentId, PeerId, PeerKey, peer_key
 from p2p.peer.candidates import FinderTimeouts
 from p2p.peer.finder import Finder
 from p2p.protocol.peer_messages import Answer
-from p2p.protocol.tracker_messages import HitRow, Lookup, LookupAnswer, Source
+from p2p.protocol.tracker_messages import Contact, HitRow, Lookup, LookupAnswer
 from p2p.swarm.topology import ENOUGH
 from tests.kit.virtual_time import in_virtual_time
 
@@ -37,7 +37,7 @@ class FakeConnection:
 class World:
     """A tracker and a network: which peers are listed, who answers where, and what was dialled when."""
 
-    listed: list[Source] = field(default_factory=list)
+    listed: list[Contact] = field(default_factory=list)
     at: dict[Address, PeerId] = field(default_factory=dict)
     connections: dict[PeerKey, FakeConnection] = field(default_factory=dict)
     dialled: list[Address] = field(default_factory=list)
@@ -58,7 +58,7 @@ class World:
         """List a peer; at its address this one answers, or another."""
         address = Address(f"10.0.0.{number}", 6970)
         listen = {"tcp": address.port}
-        source = Source(peer=peer(number), name=f"p{number}", host=address.host, listen=listen, have=7)
+        source = Contact(peer=peer(number), name=f"p{number}", host=address.host, listen=listen, have=7)
         self.listed.append(source)
         self.at[address] = peer(number if answers is None else answers)
         return peer_key(peer(number), address)
@@ -120,7 +120,7 @@ def play(act: Callable[[World, Finder], Coroutine[Any, Any, None]]) -> None:
 def test_every_listed_peer_that_speaks_tcp_is_dialled_once() -> None:
     async def act(world: World, finder: Finder) -> None:
         all_of_them = {world.add(number) for number in range(5)}
-        world.listed.append(Source(peer=peer(9), name="x", host="10.0.0.9", listen={"grpc": 7000}, have=7))
+        world.listed.append(Contact(peer=peer(9), name="x", host="10.0.0.9", listen={"grpc": 7000}, have=7))
         await world.search(finder, 30)
         assert set(world.connections) == all_of_them
         assert len(world.dialled) == 5

@@ -16,12 +16,12 @@ def open_store(spec: str, now: float) -> TrackerStore:
     """
     kind, colon, rest = spec.partition(":")
     if spec == "memory":
-        from p2p.tracker.store.directory import MemoryStore
+        from p2p.tracker.store.memory import MemoryStore
 
         return MemoryStore()
     if kind == "sqlite" and colon and rest:
         try:
-            from p2p.tracker.store.journal import SqliteStore
+            from p2p.tracker.store.sqlite import SqliteStore
         except ModuleNotFoundError as error:
             if error.name not in ("sqlite3", "_sqlite3"):
                 raise
