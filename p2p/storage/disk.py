@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from p2p.content.names import printable
 from p2p.errors import DiskError
+from p2p.text import printable
 
 if sys.platform == "win32":
     import msvcrt

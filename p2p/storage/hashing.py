@@ -22,7 +22,6 @@ from typing import Final, TypeVar
 from p2p.content.bitmap import Bitmap
 from p2p.content.geometry import Geometry, Layout
 from p2p.content.manifest import HASHES, Hash
-from p2p.content.names import printable
 from p2p.errors import DiskError
 from p2p.model import KIB, MIB, BlockSpan
 from p2p.net.threads import Together, in_thread
@@ -30,6 +29,7 @@ from p2p.storage.disk import disk_error, open_read
 from p2p.storage.disk_io import DiskIO, disk_io
 from p2p.storage.part_file import PartialContent
 from p2p.storage.scan import Scanned
+from p2p.text import printable
 
 _JOB: Final = 4 * MIB
 _BUFFER: Final = MIB

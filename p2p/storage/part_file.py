@@ -28,7 +28,7 @@ from typing import Final, NoReturn
 from p2p.content.bitmap import Bitmap
 from p2p.content.geometry import Geometry
 from p2p.content.manifest import to_bytes
-from p2p.content.names import local_part, printable
+from p2p.content.names import local_part
 from p2p.errors import DiskError
 from p2p.model import BlockSpan, ContentId, FileSpan, Manifest
 from p2p.storage.disk import (
@@ -48,6 +48,7 @@ from p2p.storage.landed import is_landed
 from p2p.storage.part_files import PartFiles
 from p2p.storage.scan import located
 from p2p.storage.sidecar import SIDECAR, add_mark, held_in, may_be_ours, replace_held, stem_of
+from p2p.text import printable
 
 PART: Final = ".part"
 OLD: Final = ".old.part"

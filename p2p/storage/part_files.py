@@ -18,7 +18,7 @@ from typing import Final
 
 from p2p.content.bitmap import Bitmap
 from p2p.content.geometry import Geometry, Layout
-from p2p.content.names import local_path, local_paths, printable
+from p2p.content.names import local_path, local_paths
 from p2p.errors import DiskError
 from p2p.model import Manifest
 from p2p.storage.confined import make_confined, make_folder, open_confined
@@ -34,6 +34,7 @@ from p2p.storage.disk import (
 from p2p.storage.disk_io import DiskIO
 from p2p.storage.file_set import FileSet
 from p2p.storage.scan import located
+from p2p.text import printable
 
 _MANY_FILES: Final = 256
 

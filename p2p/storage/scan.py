@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Final
 
 from p2p.content.manifest import MAX_FILES
-from p2p.content.names import MAX_DEPTH, check_part, check_path, fold, printable
+from p2p.content.names import MAX_DEPTH, check_part, check_path, collision_key
 from p2p.errors import DiskError, ProtocolError
 from p2p.model import MAX_SIZE, FileEntry
 from p2p.storage.disk import disk_error, open_read, whole_path
+from p2p.text import printable
 from p2p.value import frozen
 
 _JUNCTION: Final = 0xA0000003
@@ -140,7 +141,7 @@ class _Walk:
             except ProtocolError as error:
                 self._warn(f"skipped '{printable(entry.path)}': {error}")
                 continue
-            twin = names.setdefault(fold(entry.name), entry.name)
+            twin = names.setdefault(collision_key(entry.name), entry.name)
             if twin != entry.name:
                 self._warn(
                     f"skipped '{printable(entry.path)}': some disks could not tell it from '{printable(twin)}'"

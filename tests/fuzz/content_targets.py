@@ -20,7 +20,6 @@ from p2p.content.names import (
     local_part,
     local_path,
     local_paths,
-    printable,
 )
 from p2p.content.uri import Uri, is_link, parse_link
 from p2p.content.uri import content_id as link_id
@@ -32,6 +31,7 @@ from p2p.storage.disk_io import disk_io
 from p2p.storage.hash_cache import DIGEST, HashCache, _digest
 from p2p.storage.part_file import PartialContent
 from p2p.storage.scan import Fingerprint, Scanned
+from p2p.text import printable
 from tests.fuzz.target import Target, check_refused, check_sentence
 from tests.kit.content_samples import folder_manifest, manifest_of
 

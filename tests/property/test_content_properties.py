@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from p2p.content.bitmap import Bitmap
 from p2p.content.geometry import Geometry, Layout, choose_piece_length
 from p2p.content.manifest import parse, to_bytes
-from p2p.content.names import check_collisions, check_part, check_path, local_part, local_path, printable
+from p2p.content.names import check_collisions, check_part, check_path, local_part, local_path
 from p2p.errors import IntegrityError, ProtocolError
 from p2p.model import KIB, MAX_SIZE, ContentId, FileEntry
 from p2p.protocol.strict_json import loads
+from p2p.text import printable
 from tests.kit.content_samples import fill, folder_manifest, id_of, partial_of, tree
 
 LENGTHS = st.integers(16, 24).map(lambda exponent: 2**exponent)

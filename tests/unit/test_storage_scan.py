@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from p2p.content.names import printable
 from p2p.errors import DiskError
 from p2p.model import FileEntry
 from p2p.storage.scan import Scanned, scan
+from p2p.text import printable
 from tests.kit.content_samples import no_warning
 
 posix_only = pytest.mark.skipif(os.name == "nt", reason="POSIX kinds of files")
