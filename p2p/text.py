@@ -1,4 +1,4 @@
-"""Text from other machines: made safe to print, and folded so that two spellings of one name compare equal."""
+"""Text from other machines: made safe to print, and folded so that spellings of one name compare equal."""
 
 from __future__ import annotations
 

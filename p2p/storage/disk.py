@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import shutil
 import stat
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from p2p.errors import DiskError
+from p2p.storage.disk_sync import sync_folder
 from p2p.text import printable
 
 if sys.platform == "win32":
@@ -33,13 +33,6 @@ _SAFE: Final = (
     | getattr(os, "O_NOINHERIT", 0)
 )
 _NO_WAIT: Final = getattr(os, "O_NONBLOCK", 0)
-_NO_FOLDER_SYNC: Final = frozenset({errno.EINVAL, errno.EBADF, errno.ENOTSUP})
-_FIRST_TO_TELL: Final = (5, 8)
-"""The Linux whose `syncfs` first told of lost bytes; syncfs(2)."""
-_TELL: Final = frozenset(
-    ("bcachefs", "btrfs", "exfat", "ext2", "ext3", "ext4", "f2fs", "ntfs3", "tmpfs", "vfat", "xfs")
-)
-"""Kinds of disks that tell. One that lies on another, as `overlay` in a container, is not told itself."""
 _REASONS: Final = {
     errno.EACCES: "no permission",
     errno.EPERM: "no permission",
@@ -217,24 +210,6 @@ def _lock(fd: int) -> None:
                 raise
 
 
-def sync_data(fd: int) -> None:
-    """Bring a file's bytes to disk, its times where that is cheaper to leave out not. Raises `OSError`."""
-    if hasattr(os, "fdatasync"):
-        os.fdatasync(fd)
-    else:
-        os.fsync(fd)
-
-
-def drop_cached(fd: int) -> None:
-    """Let the kernel forget what it keeps of a file in memory, as far as that is on disk, or is lost. Raises
-    `OSError`.
-
-    Does nothing where a program cannot ask for that (macOS, Windows).
-    """
-    if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-
-
 def whole_path(path: str | os.PathLike[str]) -> Path:
     """`path` from the root on, without `..`, links not followed (`Path.absolute` keeps "..", and `resolve`
     follows links).
@@ -265,21 +240,6 @@ def make_private(folder: Path) -> None:
         folder.mkdir(mode=0o700, exist_ok=True)
 
 
-def fsync_folder(path: str | os.PathLike[str]) -> None:
-    """Make the names in a folder last through a power cut, where the system lets a folder be synced. Raises
-    `OSError`."""
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    except OSError as error:
-        if error.errno not in _NO_FOLDER_SYNC:
-            raise
-    finally:
-        os.close(fd)
-
-
 def make_folders(path: Path) -> None:
     """Make a folder, and those above it that are missing, so that their names last through a power cut.
     Raises `OSError`."""
@@ -290,7 +250,7 @@ def make_folders(path: Path) -> None:
         with contextlib.suppress(
             PermissionError
         ):  # a folder may be written to without being open to reading, and so to a sync
-            fsync_folder(made.parent)
+            sync_folder(made.parent)
 
 
 def data_ranges(fd: int, size: int, *, portable: bool = False) -> Iterator[tuple[int, int]]:
@@ -340,46 +300,6 @@ def _nearest(path: str | os.PathLike[str]) -> Path:
         else:
             break
     return place
-
-
-def _tells_losses(fd: int) -> bool:
-    release = re.match(r"(\d+)\.(\d+)", os.uname().release)
-    return (
-        release is not None
-        and tuple(map(int, release.groups())) >= _FIRST_TO_TELL
-        and _kind_of_disk(fd) in _TELL
-    )
-
-
-def _kind_of_disk(fd: int) -> str:
-    """What Linux calls the kind of disk on which an open file lies; empty when it does not say."""
-    try:
-        mount = re.search(r"^mnt_id:\s*(\d+)$", Path(f"/proc/self/fdinfo/{fd}").read_text(), re.MULTILINE)
-        mounts = Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
-    except OSError:  # no /proc here; each file can be synced instead
-        return ""
-    kind = mount and re.search(rf"^{mount[1]} .* - (\S+)", mounts, re.MULTILINE)
-    return kind[1] if kind else ""
-
-
-def sync_disk(fd: int) -> bool:
-    """Bring to disk all that was written to the disk on which the open folder `fd` lies; returns False where
-    that cannot be asked for.
-
-    Raises `OSError` if anything that was written there since `fd` was opened has been lost. `os.sync` would
-    tell nobody of that, and nor do all kernels and kinds of disks.
-    """
-    if sys.platform != "linux" or not _tells_losses(fd):
-        return False
-    import ctypes  # needed for folders of many files only
-
-    syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
-    if syncfs is None:
-        return False
-    if syncfs(fd):
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-    return True
 
 
 def move_new(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:

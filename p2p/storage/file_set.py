@@ -15,8 +15,9 @@ from typing import Final
 from p2p.content.geometry import Layout
 from p2p.errors import DiskError, Refused
 from p2p.model import KIB, FileSpan
-from p2p.storage.disk import disk_error, scratch_file, sync_data
+from p2p.storage.disk import disk_error, scratch_file
 from p2p.storage.disk_io import DiskIO
+from p2p.storage.disk_sync import sync_file
 
 MAX_SPANS: Final = 8
 """Most files that one block is sent from directly. A block may touch thousands of tiny files, and each would
@@ -139,7 +140,7 @@ class FileSet:
         try:
             for entry in entries.values():
                 try:
-                    sync_data(entry.fd)
+                    sync_file(entry.fd)
                 except OSError as error:
                     fault = fault or error
         finally:

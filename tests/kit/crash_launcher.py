@@ -61,8 +61,8 @@ class Crasher:
         """Wrap the functions of `os`, and the one call that `os` does not have: to sync a whole disk."""
         for kind in KINDS:
             setattr(os, kind, self._wrapped(kind, self._real[kind]))
-        disk = import_module("p2p.storage.disk")
-        disk.sync_disk = self._wrapped("sync", disk.sync_disk)  # type: ignore[attr-defined]
+        watch = import_module("p2p.storage.disk_sync").DiskWatch
+        watch.sync = self._wrapped("sync", watch.sync)
 
     def _wrapped(self, kind: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **more: Any) -> Any:

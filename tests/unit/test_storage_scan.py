@@ -104,7 +104,7 @@ def test_case_44_a_file_that_becomes_a_fifo_or_vanishes_after_listing_is_skipped
         def __exit__(self, *_error: object) -> None:
             pass
 
-    monkeypatch.setattr("p2p.storage.scan.os.scandir", Listing)
+    monkeypatch.setattr(os, "scandir", Listing)
     scanned, warnings = scan_with_warnings(tmp_path)
     assert paths(scanned) == ["c"]
     assert len(warnings) == 2
@@ -184,8 +184,8 @@ def test_case_44_what_cannot_be_read_is_skipped(tmp_path: Path, monkeypatch: pyt
             raise PermissionError(13, "denied")
         return real_open(path, flags, *mode)
 
-    monkeypatch.setattr("p2p.storage.scan.os.scandir", scandir)
-    monkeypatch.setattr("p2p.storage.disk.os.open", open_file)
+    monkeypatch.setattr(os, "scandir", scandir)
+    monkeypatch.setattr(os, "open", open_file)
     scanned, warnings = scan_with_warnings(tmp_path)
     assert paths(scanned) == ["open"]
     assert scanned.folders == ("closed",)
@@ -222,7 +222,7 @@ def test_an_entry_that_fails_to_say_what_it_is_is_skipped(
         def __exit__(self, *_error: object) -> None:
             pass
 
-    monkeypatch.setattr("p2p.storage.scan.os.scandir", lambda _path: Listing([Entry()]))
+    monkeypatch.setattr(os, "scandir", lambda _path: Listing([Entry()]))
     scanned, warnings = scan_with_warnings(tmp_path)
     assert scanned.files == ()
     assert "odd" in warnings[0]

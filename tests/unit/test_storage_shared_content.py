@@ -12,7 +12,7 @@ from p2p.model import BlockSpan, FileSpan
 from p2p.storage.disk import open_read
 from p2p.storage.disk_io import disk_io
 from p2p.storage.shared_content import SharedContent, fingerprints
-from tests.kit.content_samples import fill, folder_manifest, manifest_of, partial_of, share, some_bytes
+from tests.kit.content_samples import fill, folder_manifest, manifest_of, part_of, share, some_bytes
 
 DATA = some_bytes(200_000)
 
@@ -123,10 +123,10 @@ def test_a_file_that_became_a_link_is_refused(shared: SharedContent) -> None:
 
 def test_a_downloaded_content_is_shared_under_its_local_names(tmp_path: Path) -> None:
     manifest = folder_manifest([("a?", b"12"), ("nul", b"345")], name=".dir")
-    partial = partial_of(manifest, tmp_path)
-    partial.open()
-    fill(partial, b"12345")
-    root = partial.finish()
+    part = part_of(manifest, tmp_path)
+    part.open()
+    fill(part, b"12345")
+    root = part.finish()
     assert root.name == "_.dir"
     content = SharedContent(manifest, root, fingerprints(manifest, root), disk_io())
     assert whole(content) == b"12345"
