@@ -8,7 +8,6 @@ import hashlib
 import os
 import random
 import threading
-import time
 import tracemalloc
 from collections.abc import Callable, Coroutine, Iterator
 from itertools import pairwise
@@ -33,6 +32,7 @@ from tests.kit.content_samples import (
     some_bytes,
     take_all,
 )
+from tests.kit.faulty_io import FaultyIO, bad_sector
 
 DATA = some_bytes(5 * MIB + 12_345)
 LONG = 2 * MIB
@@ -136,39 +136,39 @@ def test_a_file_that_changes_after_its_last_byte_was_read_is_told(
         asyncio.run(pool.hash_content(scan(path, no_warning), "sha256", LENGTH, meddle))
 
 
-def test_a_file_cut_short_between_look_and_read_is_told(
-    pool: HashPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "f").write_bytes(DATA)
-    monkeypatch.setattr(type(pool.io), "pread_into", lambda *_arguments: 0)
-    with pytest.raises(DiskError, match="changed while it was hashed"):
-        asyncio.run(pool.hash_content(scan(tmp_path / "f", no_warning), "sha256", LENGTH, silent))
-
-
-def test_case_47_a_read_fault_is_told_with_the_path(
-    pool: HashPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "f").write_bytes(DATA)
-
-    def fail(*_arguments: object) -> int:
-        raise OSError(errno.EIO, "bad sector")
-
-    monkeypatch.setattr(type(pool.io), "pread_into", fail)
-    with pytest.raises(DiskError, match=r"cannot read '.*f'"):
-        asyncio.run(pool.hash_content(scan(tmp_path / "f", no_warning), "sha256", LENGTH, silent))
-
-
-def test_ten_thousand_small_files_are_hashed_in_about_a_second(tmp_path: Path) -> None:
-    for index in range(10_000):
-        (tmp_path / f"{index:05}").write_bytes(b"%05d" % index + bytes(4091))
-    pool = HashPool()
+def hash_with(io: FaultyIO, path: Path) -> None:
+    """Scan and hash a file with an I/O of a test."""
+    pool = HashPool(2, io)
     try:
-        scanned = scan(tmp_path, no_warning)
-        begun = time.process_time()
-        asyncio.run(pool.hash_content(scanned, "blake2b-256", LENGTH, silent))
-        assert time.process_time() - begun < 3
+        asyncio.run(pool.hash_content(scan(path, no_warning), "sha256", LENGTH, silent))
     finally:
         pool.close()
+
+
+def test_a_file_cut_short_after_its_scan_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(DATA)
+    with pytest.raises(DiskError, match="changed while it was hashed"):
+        hash_with(FaultyIO(read=lambda *_arguments: 0), tmp_path / "f")
+
+
+def test_case_47_a_read_fault_is_an_error_with_the_path(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(DATA)
+    with pytest.raises(DiskError, match=r"cannot read '.*f'"):
+        hash_with(FaultyIO(read=bad_sector), tmp_path / "f")
+
+
+def test_small_files_are_hashed_many_in_one_job(tmp_path: Path) -> None:
+    for index in range(2_000):
+        (tmp_path / f"{index:05}").write_bytes(b"%05d" % index + bytes(4091))
+    pool = HashPool()
+    jobs: list[int] = []
+    try:
+        scanned = scan(tmp_path, no_warning)
+        asyncio.run(pool.hash_content(scanned, "blake2b-256", LENGTH, jobs.append))
+    finally:
+        pool.close()
+    assert jobs[-1] == 2_000 * 4096
+    assert len(jobs) <= 2
 
 
 def test_a_resumed_part_is_verified_piece_by_piece(pool: HashPool, tmp_path: Path) -> None:

@@ -228,12 +228,10 @@ def test_an_entry_that_fails_to_say_what_it_is_is_skipped(
     assert "odd" in warnings[0]
 
 
-def test_more_than_a_manifest_may_list_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_than_a_manifest_may_list_is_an_error(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         (tmp_path / name).write_bytes(b"xx")
-    monkeypatch.setattr("p2p.storage.scan.MAX_SIZE", 5)
     with pytest.raises(DiskError, match="more than 5 bytes"):
-        scan(tmp_path, no_warning)
-    monkeypatch.setattr("p2p.storage.scan.MAX_FILES", 2)
+        scan(tmp_path, no_warning, max_size=5)
     with pytest.raises(DiskError, match="more than 2 files"):
-        scan(tmp_path, no_warning)
+        scan(tmp_path, no_warning, max_files=2)

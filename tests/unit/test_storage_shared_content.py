@@ -9,7 +9,6 @@ import pytest
 
 from p2p.errors import DiskError, Refused
 from p2p.model import BlockSpan, FileSpan
-from p2p.storage.disk import open_read
 from p2p.storage.disk_io import disk_io
 from p2p.storage.shared_content import SharedContent, fingerprints
 from tests.kit.content_samples import fill, folder_manifest, manifest_of, part_of, share, some_bytes
@@ -103,10 +102,8 @@ def test_a_look_without_reading_tells_that_something_changed(shared: SharedConte
 def test_a_file_swapped_between_look_and_open_is_refused(
     shared: SharedContent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def open_other(path: str) -> tuple[int, os.stat_result]:
-        return open_read(shared.root / "sub" / "c")
-
-    monkeypatch.setattr("p2p.storage.shared_content.open_read", open_other)
+    real = os.open
+    monkeypatch.setattr(os, "open", lambda _path, flags: real(shared.root / "sub" / "c", flags))
     with pytest.raises(Refused), shared.opened(BlockSpan(0, 0, 10)):
         pass
     assert shared.changed
