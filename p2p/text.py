@@ -15,7 +15,7 @@ INVISIBLE: Final = (
     "\u2028\u2029"  # line and paragraph separators
     "\ud800-\udfff"  # half of a surrogate pair: has no UTF-8 form
 )
-"""The characters that a terminal does not show as themselves, as the inside of a regular expression's `[]`."""
+"""The characters that a terminal does not show as themselves, to go inside the `[]` of a regular expression."""
 
 _INVISIBLE: Final = re.compile(f"[{INVISIBLE}]")
 

@@ -17,7 +17,7 @@ class Buffer:
         self._views = [self.view]
 
     def window(self, length: int) -> memoryview:
-        """A view of the first `length` bytes, to receive a block into. Raises `ValueError` if it is shorter."""
+        """A view of the first `length` bytes, to receive a block into. Raises `ValueError` if there are less."""
         if not 0 <= length <= len(self.view):
             raise ValueError(f"{length} bytes do not fit a buffer of {len(self.view)}")
         view = self.view[:length]

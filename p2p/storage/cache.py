@@ -73,7 +73,7 @@ class _Entries:
         return self._folder / blake2b(key, digest_size=16).hexdigest()
 
     def _is_private(self) -> bool:
-        """Whether nobody else can put another file in the place of ours."""
+        """Whether only this user can put another file in the place of an entry."""
         return os.name != "posix" or not self._folder.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
     def _evict(self) -> None:

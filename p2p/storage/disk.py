@@ -169,7 +169,7 @@ class FileLock:
 
 
 def lock_file(path: str | os.PathLike[str], mode: int = 0o666) -> FileLock:
-    """Lock the file at `path`; an empty file of `mode` is made if there is none. A lock ends with its process.
+    """Lock the file at `path`, made empty with `mode` if there is none. A lock ends with its process.
 
     Raises `BlockingIOError` if it is locked, `DiskError` if it is not a regular file or has a second name,
     and `OSError` if it cannot be opened. Where a file system knows no locks, the lock is not exclusive.
@@ -279,7 +279,8 @@ def data_ranges(fd: int, size: int, *, portable: bool = False) -> Iterator[tuple
 
 
 def free_space(path: str | os.PathLike[str]) -> int:
-    """Bytes that this user may still write on the disk of `path`, which need not exist. Raises `DiskError`."""
+    """Bytes that this user may still write on the disk of `path`, which may not exist yet. Raises
+    `DiskError`."""
     try:
         return shutil.disk_usage(_nearest(path)).free
     except OSError as error:

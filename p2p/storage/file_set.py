@@ -105,7 +105,7 @@ class FileSet:
             done += length
 
     def scattered(self, offset: int, length: int) -> bool:
-        """Whether `opened` has to gather this range, which may take long: it may lie in thousands of files."""
+        """Whether `opened` has to gather this range from many files, perhaps thousands, which takes long."""
         return len(self._layout.sizes) > MAX_SPANS and self._layout.touched(offset, length) > MAX_SPANS
 
     @contextlib.contextmanager

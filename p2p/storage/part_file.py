@@ -18,7 +18,7 @@ state that can be told from every other by a look at four names:
       verify, and the download begins anew.
 
 `PartFile._resume` is this table as code. Nothing marks a target that has landed as ours: it is hashed like a
-part, and what does not verify is somebody's file like any other. A new file gets its name by a hard link
+part, and what does not verify is like any other file of the user's. A new file gets its name by a hard link
 (LINKED), which cannot overwrite; see `disk.move_new`.
 """
 
@@ -215,7 +215,7 @@ class PartFile:
         return State.LANDED if target else State.BEGUN
 
     def _begin(self) -> None:
-        """Begin without a sidecar of ours. A part or a sidecar that is there must not be somebody's."""
+        """Begin without a sidecar of ours. No part may be there, and no other file in the sidecar's place."""
         owner = self._sidecar.owner
         self._target.check()
         if os.path.lexists(self.path):
@@ -312,8 +312,8 @@ class PartFile:
         """Bring all bytes to disk, give them their final name, and return it.
 
         Call it once, when every piece is verified. Raises `DiskError`, with the part kept, if the disk
-        refuses or the target has appeared meanwhile. Only a new download can go on after that: it verifies anew,
-        since a second sync may succeed although bytes are lost.
+        refuses or the target has appeared meanwhile. Then only a new download, which verifies the part, can
+        go on: a second sync may succeed although bytes are lost.
         """
         if not self._sidecar.locked:
             raise RuntimeError("this download is not open")
@@ -352,8 +352,10 @@ class PartFile:
             yield
 
     def _check_folder(self) -> None:
-        """Raise `FileNotFoundError` if the folder was taken away below the download: its open files take
-        bytes that nobody would ever see."""
+        """Raise `FileNotFoundError` if the folder was moved or deleted.
+
+        Open files would take the rest of the bytes, and no path would lead to them.
+        """
         if not self._sidecar.in_place():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
 

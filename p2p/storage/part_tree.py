@@ -169,8 +169,8 @@ class PartTree:
             replaced = index in opened and not os.path.samestat(found, opened[index])
             if replaced or not _is_file(found, entry.size):
                 raise DiskError(
-                    f"'{printable(self._path_of(index))}' was changed by another program during the download; "
-                    "begin it again"
+                    f"'{printable(self._path_of(index))}' was changed by another program "
+                    "during the download; begin it again"
                 )
 
     def _stats(self) -> Iterator[tuple[int, FileEntry, os.stat_result]]:

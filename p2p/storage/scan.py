@@ -1,4 +1,4 @@
-"""Find what is to be shared: regular files and empty folders, each with a fingerprint to tell a later change."""
+"""Find what is to be shared: regular files, each with a fingerprint to tell a later change, and empty folders."""
 
 from __future__ import annotations
 
@@ -78,9 +78,9 @@ def located(root: Path, kind: str, path: str) -> str:
 
 
 def fingerprint(path: str, name: str) -> Fingerprint:
-    """The fingerprint of the file at `path`, with `name` as its path. Opens it, to find out if it is readable.
+    """The fingerprint of the file at `path`, with `name` as its path.
 
-    Raises `DiskError` unless it is a regular file that can be read.
+    The file is opened, to find out if it can be read. Raises `DiskError` unless it is a regular file that can.
     """
     fd, found = open_read(path)
     os.close(fd)
@@ -102,8 +102,8 @@ def scan(
     """Find the files and empty folders of the file or folder `path`. Blocks; call it in a worker thread.
 
     `warn` is called with a sentence for everything that is skipped: links, FIFOs, devices, sockets, what
-    cannot be read, and names that some disk cannot hold. Raises `DiskError` if `path` itself cannot be shared,
-    or holds more than a manifest may list.
+    cannot be read, and names that some disk cannot hold. Raises `DiskError` if `path` itself cannot be
+    shared, or holds more than a manifest may list.
     """
     root = whole_path(path)
     try:
@@ -154,7 +154,8 @@ class _Walk:
             twin = names.setdefault(collision_key(entry.name), entry.name)
             if twin != entry.name:
                 self._warn(
-                    f"skipped '{printable(entry.path)}': some disks could not tell it from '{printable(twin)}'"
+                    f"skipped '{printable(entry.path)}': "
+                    f"some disks could not tell it from '{printable(twin)}'"
                 )
                 continue
             kept = self._take(entry, path, depth) or kept

@@ -31,8 +31,8 @@ class Target:
         """`files` are the local paths of the content's files below `path`."""
         self.path = path
         self.aside = path.with_name(f"{content_id[:32]}{OLD}")
-        """Where the old folder lies while it is set aside. It is named by the id: `local_part` lets no content
-        have such a name, so it is never a file of the user's that is deleted in the end."""
+        """The path of the old folder while it is set aside, and deleted in the end. It has the id in its name,
+        so that it is never a file of the user's; `local_part` gives no content such a name."""
         self.overwrite = overwrite
         self._kind = kind
         self._files = files

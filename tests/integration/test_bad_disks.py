@@ -64,7 +64,7 @@ async def reaches(gate: Gate, out: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["tmpfs", "ext4"])
 @pytest.mark.parametrize("pieces", [0, 1, LAST])
-def test_case_46_a_disk_that_fills_up_during_a_download_is_told_and_only_what_is_missing_is_fetched_later(
+def test_case_46_after_a_full_disk_only_what_is_missing_is_fetched(
     tmp_path: Path, kind: str, pieces: int
 ) -> None:
     async def work(disk: Path) -> None:
@@ -108,7 +108,7 @@ def one_download(tmp_path: Path, sample: Sample, out: Path, *before: str) -> tup
     return contained(work, 90)
 
 
-def test_case_46_a_content_that_is_larger_than_the_disk_is_refused_before_a_block_is_asked_for(
+def test_case_46_a_content_larger_than_the_disk_is_refused_at_once(
     tmp_path: Path,
 ) -> None:
     with tmpfs(tmp_path / "disk", MIB // 2) as disk:
@@ -118,7 +118,7 @@ def test_case_46_a_content_that_is_larger_than_the_disk_is_refused_before_a_bloc
         assert list((disk / "out").iterdir()) == []
 
 
-def test_case_46_a_disk_with_exactly_the_room_that_is_needed_is_filled_to_the_last_byte(
+def test_case_46_a_disk_is_filled_to_the_last_byte(
     tmp_path: Path,
 ) -> None:
     with tmpfs(tmp_path / "disk", 2 * MIB) as disk:
@@ -130,9 +130,7 @@ def test_case_46_a_disk_with_exactly_the_room_that_is_needed_is_filled_to_the_la
 
 
 @pytest.mark.parametrize("files", [3, 4, 20])
-def test_case_46_a_disk_without_room_for_another_file_says_that_it_is_not_bytes_that_lack(
-    tmp_path: Path, files: int
-) -> None:
+def test_case_46_a_disk_that_can_hold_no_more_files_says_so(tmp_path: Path, files: int) -> None:
     sample = Tree.many("tree", 40, 5_000)
     with tmpfs(tmp_path / "disk", 8 * MIB, files=files) as disk:
         said = disk_message(one_download(tmp_path, sample, disk / "out")[0])
@@ -240,9 +238,7 @@ def stopped_in_the_middle(tmp_path: Path, disk: Ext4, out: Path, stop: object, p
 
 
 @pytest.mark.parametrize(("how", "why"), [("abort", "read-only"), ("pull_out", "read or write error")])
-def test_case_47_a_disk_that_fails_in_the_middle_is_told_and_the_download_goes_on_when_it_is_back(
-    tmp_path: Path, how: str, why: str
-) -> None:
+def test_case_47_a_download_goes_on_when_a_failed_disk_is_back(tmp_path: Path, how: str, why: str) -> None:
     with ext4(tmp_path / "disk", tmp_path / "image", 8 * MIB) as disk:
         out = disk.place / "out"
         said = stopped_in_the_middle(tmp_path, disk, out, getattr(disk, how))
@@ -340,9 +336,7 @@ def test_case_47_a_loss_that_another_program_was_told_of_first_is_seen_all_the_s
 
 
 @pytest.mark.parametrize("how", ["removed", "moved", "swapped"])
-def test_case_47_a_folder_that_vanishes_during_a_download_is_told_and_nothing_lands_elsewhere(
-    tmp_path: Path, how: str
-) -> None:
+def test_case_47_a_folder_that_vanishes_during_a_download_ends_it(tmp_path: Path, how: str) -> None:
     out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
     elsewhere.mkdir()
 
@@ -378,9 +372,7 @@ def test_case_47_a_folder_that_vanishes_during_a_download_is_told_and_nothing_la
 
 
 @pytest.mark.parametrize("same", [True, False], ids=["one content", "two contents"])
-def test_case_43_of_two_processes_that_download_one_name_at_once_one_is_refused_and_the_other_finishes(
-    tmp_path: Path, same: bool
-) -> None:
+def test_case_43_of_two_processes_that_download_one_name_one_is_refused(tmp_path: Path, same: bool) -> None:
     out = tmp_path / "out"
     other = SAMPLE if same else Sample.random("image.bin", MIB, seed=2)
 

@@ -43,7 +43,7 @@ def plain(place: Path, tracker: Running, *words: str) -> Ended:
 
 
 @pytest.mark.parametrize("cut", [False, True], ids=["kill", "power"])
-def test_case_50_a_login_or_logout_that_dies_at_any_call_leaves_the_old_session_or_the_new(
+def test_case_50_a_killed_login_or_logout_leaves_the_old_session_or_the_new(
     tmp_path: Path, tracker: Running, cut: bool
 ) -> None:
     seed = random.randrange(2**32)
@@ -82,7 +82,7 @@ def test_case_50_a_login_or_logout_that_dies_at_any_call_leaves_the_old_session_
 
 
 @pytest.mark.parametrize("cut", [False, True], ids=["kill", "power"])
-def test_case_50_a_share_that_dies_while_it_remembers_its_hashes_shares_the_same_content_afterwards(
+def test_case_50_a_share_killed_while_it_writes_its_cache_shares_the_same_later(
     tmp_path: Path, tracker: Running, cut: bool
 ) -> None:
     seed = random.randrange(2**32)

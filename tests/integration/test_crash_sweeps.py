@@ -87,9 +87,7 @@ def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swarm]:
 
 
 @pytest.mark.parametrize("which", SCENARIOS)
-def test_case_50_a_download_killed_at_any_call_leaves_the_old_state_or_the_new_and_resumes(
-    tmp_path: Path, swarm: Swarm, which: str
-) -> None:
+def test_case_50_a_download_killed_at_any_call_resumes(tmp_path: Path, swarm: Swarm, which: str) -> None:
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     scenario = SCENARIOS[which]
@@ -177,7 +175,7 @@ def survived(out: Path, scenario: Scenario) -> int:
 
 
 @pytest.mark.parametrize("which", SCENARIOS)
-def test_case_50_a_power_cut_at_any_call_leaves_the_old_state_or_the_new_and_the_part_is_verified_anew(
+def test_case_50_a_power_cut_at_any_call_leaves_the_old_state_or_the_new(
     tmp_path: Path, swarm: Swarm, which: str
 ) -> None:
     seed = random.randrange(2**32)

@@ -35,7 +35,7 @@ def copied_mounts(propagation: str) -> Iterator[subprocess.Popen[bytes]]:
             process.stdin.close()
 
 
-def test_a_disk_is_gone_once_taken_away_though_others_copied_the_mounts_as_ip_netns_exec_does(
+def test_an_unmounted_disk_is_gone_although_another_namespace_copied_the_mount(
     tmp_path: Path,
 ) -> None:
     with ext4(tmp_path / "disk", tmp_path / "image", 8 * MIB) as disk, copied_mounts("slave"):

@@ -64,7 +64,7 @@ def kill_after(peer: Running, trace: Path, goal: int) -> bool:
 
 
 @limit(120)
-def test_case_49_a_download_killed_at_random_points_fetches_again_only_what_was_under_way(
+def test_case_49_a_killed_download_fetches_again_only_what_was_under_way(
     tmp_path: Path, rng: random.Random
 ) -> None:
     data = rng.randbytes(SIZE)
@@ -146,7 +146,7 @@ def bytes_of(peer: Running) -> int:
 
 
 @limit(120)
-def test_case_49_three_downloads_finish_though_the_only_seed_is_killed_at_random_points(
+def test_case_49_three_downloads_finish_though_the_only_seed_is_killed(
     tmp_path: Path, rng: random.Random
 ) -> None:
     data = rng.randbytes(SIZE)
@@ -182,7 +182,7 @@ def test_case_49_three_downloads_finish_though_the_only_seed_is_killed_at_random
 
 @limit(120)
 @pytest.mark.parametrize("store", ["memory", "sqlite"])
-def test_case_49_three_downloads_finish_though_the_tracker_is_killed_at_random_points(
+def test_case_49_three_downloads_finish_though_the_tracker_is_killed(
     tmp_path: Path, rng: random.Random, store: str
 ) -> None:
     data = rng.randbytes(SIZE)

@@ -444,7 +444,7 @@ def test_closing_tells_those_whose_work_waits() -> None:
 
 
 @pytest.mark.parametrize("busy", [False, True])
-def test_case_62_a_thread_that_cannot_be_started_is_an_answer_and_its_work_never_runs(
+def test_case_62_work_without_a_thread_is_refused_and_never_runs(
     monkeypatch: pytest.MonkeyPatch, busy: bool
 ) -> None:
     pool = HashPool(2)
