@@ -1,5 +1,4 @@
-"""Downloads onto real bad disks (hostile cases 43, 46, 47): a clear error, the part kept, and only what is
-missing fetched later."""
+"""Downloads onto real bad disks (cases 43, 46, 47): a clear error, a part that is kept, and a resume."""
 
 from __future__ import annotations
 
@@ -56,7 +55,7 @@ def content_of(out: Path, sample: Sample) -> bytes:
 
 
 async def reaches(gate: Gate, out: Path) -> None:
-    """Wait until the gate has given what it gives, and all of that is written."""
+    """Wait until the gate has sent its blocks, and all of them are written."""
     async with asyncio.timeout(20):
         await gate.reached.wait()
     await until(lambda: on_disk(out / f"{gate.sample.name}.part") >= gate.open_for * PIECE, seconds=20)
@@ -98,7 +97,7 @@ def test_case_46_after_a_full_disk_only_what_is_missing_is_fetched(
 
 
 def one_download(tmp_path: Path, sample: Sample, out: Path, *before: str) -> tuple[Ended, int]:
-    """Download from an honest peer; returns how it ended, and for how many blocks the peer was asked."""
+    """Download from an honest peer; returns how it ended, and how many blocks were requested."""
 
     async def work() -> tuple[Ended, int]:
         sender = PlainPeer(sample)
@@ -146,7 +145,7 @@ def test_case_46_a_disk_that_can_hold_no_more_files_says_so(tmp_path: Path, file
 
 
 def test_case_46_a_disk_whose_last_file_was_made_still_gives_it_its_final_name(tmp_path: Path) -> None:
-    """A second name of a file counts as another file on this disk, so that the rename must go without."""
+    """A hard link counts as another file on this disk, so the rename must do without."""
     with tmpfs(tmp_path / "disk", 8 * MIB, files=4) as disk:  # itself, the folder, the part and the manifest
         done, _ = one_download(tmp_path, SAMPLE, disk / "out")
         assert fetched(done) == MIB
@@ -217,8 +216,7 @@ def sync_file(path: Path) -> None:
 
 
 def stopped_in_the_middle(tmp_path: Path, disk: Ext4, out: Path, stop: object, pieces: int = 5) -> str:
-    """Let a disk fail when so many pieces are written and synced; it is put back afterwards. Returns what the
-    download said."""
+    """Let a disk fail when `pieces` are written and synced, and mount it again. Returns the error message."""
     assert callable(stop)
 
     async def work() -> str:
@@ -258,10 +256,9 @@ def test_case_47_a_download_goes_on_when_a_failed_disk_is_back(tmp_path: Path, h
 def test_case_47_a_disk_that_takes_bytes_and_loses_them_later_gets_no_final_name(
     tmp_path: Path, sample: Sample, below: bool
 ) -> None:
-    """As on a device that is thinly provisioned: each write succeeds, and the fault comes when the kernel
-    brings it to disk.
+    """As on a thinly provisioned device: each write succeeds, and fails when the kernel brings it to disk.
 
-    Who syncs an overlay, as containers have it, in one call is not told what the disk below has lost.
+    A `syncfs` of an overlay, as in a container, does not report what the disk below has lost.
     """
 
     async def work(disk: Path, device: Path, out: Path) -> Ended:
@@ -298,8 +295,8 @@ def test_case_47_a_disk_that_takes_bytes_and_loses_them_later_gets_no_final_name
 def test_case_47_a_loss_that_another_program_was_told_of_first_is_seen_all_the_same(
     tmp_path: Path, killed: bool
 ) -> None:
-    """A kernel tells of bytes it lost each program that has the file open; who opens it later hears of it
-    only if nobody has yet."""
+    """A kernel reports a loss to each program that has the file open. A program that opens it later hears of
+    the loss only if no other has."""
 
     async def work(device: Path, out: Path) -> str:
         gate = Gate(SAMPLE, 1)

@@ -1,5 +1,4 @@
-"""What a peer writes besides contents (hostile cases 46, 47): state, trace and standard output, on disks that
-are full or closed."""
+"""State, trace and standard output of a peer on disks that are full or read-only (cases 46, 47)."""
 
 from __future__ import annotations
 

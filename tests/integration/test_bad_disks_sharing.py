@@ -1,5 +1,4 @@
-"""Peers that share from, and receive onto, bad disks (hostile cases 35, 44-47): all others go on, and what is
-wrong is told in a line."""
+"""Peers that share from bad disks or receive onto them (cases 35, 44 to 47): the others go on."""
 
 from __future__ import annotations
 
@@ -48,7 +47,7 @@ def tracker(tmp_path: Path) -> Iterator[Running]:
 
 
 def modest(tmp_path: Path, tracker: Running, *words: str) -> Running:
-    """A peer that modes of files bind like everybody else."""
+    """A peer to which file modes apply."""
     return Running([*OBEYS_MODES, *peer_words(tracker, *words)], clean_environment(tmp_path / "modest"))
 
 
@@ -294,8 +293,8 @@ def test_case_35_sizes_at_the_borders_of_a_piece_go_from_one_machine_to_another(
 def test_case_35_a_sparse_file_is_shared_and_fetched_in_little_memory(
     tmp_path: Path, tracker: Running
 ) -> None:
-    """512 MiB of holes with a few bytes at both ends and in the middle; what both sides keep in memory must
-    not follow from its size."""
+    """512 MiB of holes with a few bytes at both ends and in the middle. The memory of both sides must not
+    depend on its size."""
     path, size = tmp_path / "sparse.img", 1 << 29
     with path.open("wb") as file:
         for place in (0, size // 2 + 1, size - 5):

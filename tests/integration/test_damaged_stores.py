@@ -1,5 +1,4 @@
-"""Tracker stores that are damaged, foreign or in use: refused with a sentence and a code, left as they are,
-and never silently emptied."""
+"""Tracker stores that are damaged, foreign or in use (case 53): refused with an error, and left unchanged."""
 
 from __future__ import annotations
 

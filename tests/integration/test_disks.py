@@ -1,5 +1,4 @@
-"""The disks that tests mount: gone once taken away, whoever else copied the mounts meanwhile; and nothing but
-them is filled up."""
+"""The disks that tests mount: an unmount is complete, and no other disk is filled."""
 
 from __future__ import annotations
 
@@ -22,8 +21,7 @@ MIB = 1 << 20
 
 @contextmanager
 def copied_mounts(propagation: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A process with a mount namespace of its own, which has every mount of ours; it ends when its input
-    does."""
+    """A process with a mount namespace of its own, which copies every mount. It ends with its input."""
     words = ["unshare", "--mount", "--propagation", propagation, "sh", "-c", "echo; exec cat"]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None

@@ -1,5 +1,4 @@
-"""Processes that die, by real signals: the swarm goes on, a download resumes, and never a wrong byte stands
-under the final name."""
+"""Processes that are killed or stopped by signals: the swarm goes on, and the tracker forgets them in time."""
 
 from __future__ import annotations
 
