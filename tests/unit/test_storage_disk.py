@@ -141,7 +141,7 @@ def test_where_a_disk_knows_no_locks_it_works_without(
     lock.close()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="holes are sure to be told here only")
+@pytest.mark.skipif(sys.platform != "linux", reason="holes are reported for sure here only")
 def test_case_35_holes_are_skipped(tmp_path: Path) -> None:
     path = tmp_path / "sparse"
     size = 10 * 1024 * MIB
@@ -171,7 +171,7 @@ def test_where_holes_cannot_be_asked_for_the_file_is_one_part(
 
 
 @pytest.mark.skipif(not hasattr(os, "SEEK_DATA"), reason="needs SEEK_DATA")
-def test_another_fault_while_looking_for_holes_is_told(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_fault_while_looking_for_holes_is_raised(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
     def lseek(*_arguments: int) -> int:
         raise OSError(errno.EIO, "bad sector")
 

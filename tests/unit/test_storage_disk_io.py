@@ -139,13 +139,13 @@ def test_pace_is_called_for_every_byte_that_is_sent(
     io: DiskIO, fd: int, pair: tuple[socket.socket, socket.socket]
 ) -> None:
     sender, receiver = pair
-    told: list[int] = []
-    thread, errors = in_thread(lambda: io.send_span(sender, FileSpan(fd, 0, MIB + 5), 20, told.append))
+    sent: list[int] = []
+    thread, errors = in_thread(lambda: io.send_span(sender, FileSpan(fd, 0, MIB + 5), 20, sent.append))
     assert receive(receiver, MIB + 5) == DATA[: MIB + 5]
     thread.join(20)
     assert errors == []
-    assert sum(told) == MIB + 5
-    assert max(told) <= 256 * KIB
+    assert sum(sent) == MIB + 5
+    assert max(sent) <= 256 * KIB
 
 
 def test_case_32_a_side_that_takes_nothing_is_given_up(

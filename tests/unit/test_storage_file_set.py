@@ -207,7 +207,7 @@ def test_a_file_that_cannot_be_opened_is_named(three: Files) -> None:
         missing.read(100, memoryview(bytearray(1)))
 
 
-def test_a_file_that_became_shorter_is_told(three: Files) -> None:
+def test_a_file_that_became_shorter_is_an_error(three: Files) -> None:
     os.truncate(three.paths[0], 50)
     files = three.fileset()
     with pytest.raises(DiskError, match="shorter"):

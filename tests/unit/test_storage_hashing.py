@@ -82,7 +82,7 @@ def test_case_35_a_file_of_a_size_at_the_border_is_hashed_right(
 
 
 @pytest.mark.parametrize("change", ["grow", "cut", "delete", "touch", "fifo"])
-def test_case_44_a_file_that_changed_since_the_scan_is_told(
+def test_case_44_a_file_that_changed_since_the_scan_is_an_error(
     pool: HashPool, tmp_path: Path, change: str
 ) -> None:
     path = tmp_path / "f"
@@ -103,7 +103,9 @@ def test_case_44_a_file_that_changed_since_the_scan_is_told(
 
 
 @pytest.mark.parametrize("change", ["touch", "delete", "cut"])
-def test_a_file_that_changes_while_it_is_hashed_is_told(pool: HashPool, tmp_path: Path, change: str) -> None:
+def test_a_file_that_changes_while_it_is_hashed_is_an_error(
+    pool: HashPool, tmp_path: Path, change: str
+) -> None:
     path = tmp_path / "f"
     path.write_bytes(some_bytes(9 * MIB) * 4)
 
@@ -120,7 +122,7 @@ def test_a_file_that_changes_while_it_is_hashed_is_told(pool: HashPool, tmp_path
 
 
 @pytest.mark.parametrize("change", ["touch", "delete"])
-def test_a_file_that_changes_after_its_last_byte_was_read_is_told(
+def test_a_file_that_changes_after_its_last_byte_was_read_is_an_error(
     pool: HashPool, tmp_path: Path, change: str
 ) -> None:
     path = tmp_path / "f"

@@ -279,7 +279,7 @@ def test_case_47_one_lost_file_does_not_keep_the_others_from_being_synced(
 def test_case_47_a_resume_drops_cached_bytes_before_it_looks_at_a_piece(
     opened: Opener, monkeypatch: pytest.MonkeyPatch, manifest: Manifest
 ) -> None:
-    """Another program may have been told of lost bytes. What is verified must be what lies on the disk."""
+    """The loss may have been reported to another program. What is verified must be what lies on the disk."""
     first = opened(manifest)
     fill(first, DATA)
     first.abandon()

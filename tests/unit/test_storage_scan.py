@@ -132,7 +132,7 @@ def test_case_44_such_a_thing_cannot_be_shared_by_itself_and_never_blocks(tmp_pa
             scan(path, no_warning)
 
 
-def test_what_is_not_there_is_told(tmp_path: Path) -> None:
+def test_what_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DiskError, match="does not exist"):
         scan(tmp_path / "nothing", no_warning)
 
