@@ -28,6 +28,9 @@ MAX_PATH: Final = 4096
 MAX_DEPTH: Final = 64
 """Most parts of a path."""
 
+_UTF8: Final = 4
+"""Most bytes of a character. A name that cannot be too long is not encoded: a manifest may have a million."""
+
 _FORBIDDEN: Final = re.compile(f"[/\\\\{INVISIBLE}]")
 _NOT_ON_WINDOWS: Final = re.compile(r'[<>:"|?*]')
 _WINDOWS_DEVICE: Final = re.compile(
@@ -49,7 +52,7 @@ def check_part(part: str) -> None:
         raise _refused(part, "is not the name of a file")
     if _FORBIDDEN.search(part):
         raise _refused(part, "has a character that no name may have")
-    if _longer(part, MAX_PART):
+    if len(part) * _UTF8 > MAX_PART and len(part.encode()) > MAX_PART:
         raise _refused(part, f"is longer than {MAX_PART} bytes")
 
 
@@ -65,7 +68,7 @@ def check_path(path: str) -> None:
         raise _refused(path, f"is more than {MAX_DEPTH} folders deep")
     for part in parts:
         check_part(part)
-    if _longer(path, MAX_PATH):
+    if len(path) * _UTF8 > MAX_PATH and len(path.encode()) > MAX_PATH:
         raise _refused(path, f"is longer than {MAX_PATH} bytes")
 
 
@@ -81,7 +84,7 @@ def local_part(part: str, top: bool = False) -> str:
     name = stripped + "_" * (len(name) - len(stripped))
     if _WINDOWS_DEVICE.fullmatch(name) or (top and name[0] in ".-~"):
         name = f"_{name}"
-    if _longer(name, MAX_PART):
+    if len(name) * _UTF8 > MAX_PART and len(name.encode()) > MAX_PART:
         name = _shortened(name)
     return _PART_ENDING_DOT.sub("_", name) if top else name
 
@@ -136,12 +139,6 @@ def _check_neighbours(
             raise ProtocolError(
                 "bad_field", f"the names '{printable(first)}' and '{printable(second)}' collide on some disks"
             )
-
-
-def _longer(text: str, octets: int) -> bool:
-    """Whether `text` has more than so many bytes of UTF-8. A character has at most four: a short text is
-    not encoded."""
-    return len(text) * 4 > octets and len(text.encode("utf-8")) > octets
 
 
 def _shortened(name: str) -> str:
