@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from p2p.content.names import printable
 from p2p.errors import EnjambreError
+from p2p.text import printable
 
 MAX_LINE: Final = 1 << 20
 """Longest event of a child, in bytes."""

@@ -263,7 +263,7 @@ def _unread(console: Console) -> int:
 def _internal(console: Console, error: Exception) -> int:
     import traceback
 
-    from p2p.content.names import printable
+    from p2p.text import printable
 
     console.end_progress()
     console.failed(

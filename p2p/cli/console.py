@@ -17,10 +17,10 @@ from typing import Any, Final, TextIO
 
 from p2p.cli.events import ProgressFeed
 from p2p.cli.render import cut, progress_text, width
-from p2p.content.names import printable
 from p2p.errors import EnjambreError
 from p2p.peer.reports import Progress
 from p2p.peer.trace import json_line
+from p2p.text import printable
 
 REDRAW_LEAST: Final = 0.1
 REDRAW_MOST: Final = 0.7

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 from unicodedata import combining, east_asian_width
 
-from p2p.content.names import printable
 from p2p.peer.reports import Progress
+from p2p.text import printable
 
 _DIRECTIONS: Final = {"downloading": "from", "waiting": "from", "uploading": "to"}
 """Phases in which other peers matter, and how."""

@@ -90,14 +90,12 @@ def send_bytes(sock: socket.socket, data: bytes, timeout: float) -> None:
 
 def wait_writable(sock: socket.socket, seconds: float) -> None:
     """Wait until `sock` may take bytes or has failed. Raises `TimeoutError` when `seconds` have passed."""
-    if seconds > 0:
-        if hasattr(select, "poll"):
-            poll = select.poll()
-            poll.register(sock, select.POLLOUT)
-            ready = bool(poll.poll(seconds * 1000))
-        else:
-            _, writable, failed = select.select([], [sock], [sock], seconds)
-            ready = bool(writable or failed)
-        if ready:
-            return
-    raise TimeoutError("the other side takes no bytes")
+    if hasattr(select, "poll"):
+        poll = select.poll()
+        poll.register(sock, select.POLLOUT)
+        ready = bool(poll.poll(seconds * 1000))
+    else:
+        _, writable, failed = select.select([], [sock], [sock], seconds)
+        ready = bool(writable or failed)
+    if not ready:
+        raise TimeoutError("the other side takes no bytes")

@@ -17,7 +17,7 @@ from p2p.peer.manifest_search import ManifestSearch
 from p2p.peer.reports import Downloaded, ManifestKnown, Progress, Warned
 from p2p.storage.disk import whole_path
 from p2p.storage.hashing import HashPool, PieceChecker
-from p2p.storage.part_file import PartialContent
+from p2p.storage.part_file import PartFile
 from p2p.storage.shared_content import SharedContent, fingerprints
 
 
@@ -94,7 +94,7 @@ class Download:
         self.manifest = manifest
         folder = whole_path(self._folder)  # as a scan names it, so that the watcher knows it again
         tools.report(ManifestKnown(manifest.name, self.content, manifest.size, geometry.pieces))
-        partial = PartialContent(manifest, self.content, folder, tools.pool.io, self._overwrite)
+        partial = PartFile(manifest, self.content, folder, tools.pool.io, self._overwrite)
         holding: LocalContent | None = None
         finished = False
         try:
@@ -152,7 +152,7 @@ class Download:
         self._tools.report(Progress(phase, done, size, rate, peers))
 
 
-async def _abandon(partial: PartialContent, pool: HashPool) -> None:
+async def _abandon(partial: PartFile, pool: HashPool) -> None:
     try:
         await pool.run(partial.abandon)
     except Refused:  # no thread to be had; the lock must be given back all the same

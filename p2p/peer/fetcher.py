@@ -254,7 +254,7 @@ class Fetcher:
             if delay:
                 await asyncio.sleep(delay)
             async with self._room:
-                lease = self._buffers.lease()
+                lease = self._buffers.borrow()
                 if lease is None:
                     self._failed(peer, block, Failure.BUSY)
                     return

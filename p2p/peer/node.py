@@ -42,10 +42,9 @@ from p2p.peer.transport import Listener, LoadTransport, Transport
 from p2p.peer.watcher import Watcher, WatchLimits
 from p2p.protocol.peer_messages import Have, Replicate
 from p2p.protocol.tracker_messages import Share
+from p2p.storage.cache import HashCache, ReplicaCache
 from p2p.storage.disk_io import disk_io
-from p2p.storage.hash_cache import HashCache
 from p2p.storage.hashing import HashPool
-from p2p.storage.replica_cache import ReplicaCache
 from p2p.storage.scan import Scanned, scan
 from p2p.storage.shared_content import SharedContent
 from p2p.swarm.peer_stats import Policy

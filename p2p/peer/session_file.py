@@ -10,13 +10,13 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from p2p.content.names import printable
 from p2p.errors import DiskError, ProtocolError
 from p2p.model import Address
 from p2p.protocol.peer_messages import SESSION, SHORT_NAME
 from p2p.protocol.strict_json import loads
 from p2p.storage.atomic_file import beside, write_private
 from p2p.storage.disk import disk_error, make_private
+from p2p.text import printable
 from p2p.value import frozen
 
 MAX_FILE_BYTES: Final = 65_536

@@ -443,7 +443,7 @@ def test_a_fetch_cancelled_before_it_began_is_never_asked_or_is_forgotten(
 
 def test_the_buffer_of_a_cancelled_fetch_can_be_given_back_at_once(act: Callable[[Play], None]) -> None:
     async def borrow(connection: DataConnection, pool: BufferPool) -> None:
-        with pool.lease() or pytest.fail(
+        with pool.borrow() or pytest.fail(
             "no buffer is free"
         ) as lease:  # raises when a view of it is still in use
             await connection.fetch(CONTENT, BlockSpan(0, 0, MAX_BLOCK), lease.window(MAX_BLOCK))

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from p2p.content.names import printable
 from p2p.errors import WIRE_CODES, ProtocolError
 from p2p.protocol.codec import decode_line, decode_refusal, encode_error
+from p2p.text import printable
 
 KIB: Final = 1024
 CORPUS: Final = Path(__file__).parent / "corpus"

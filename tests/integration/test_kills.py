@@ -1,5 +1,4 @@
-"""Processes that die, by real signals: the swarm goes on, a download resumes, and never a wrong byte stands
-under the final name."""
+"""Processes that are killed or stopped by signals: the swarm goes on, and the tracker forgets them in time."""
 
 from __future__ import annotations
 
@@ -172,7 +171,7 @@ def test_case_40_a_download_that_runs_goes_on_when_the_tracker_is_killed(tmp_pat
         assert tracker.address in late.err
 
 
-def test_case_40_a_share_is_listed_again_soon_after_its_tracker_was_killed_however_rare_heartbeats_are(
+def test_case_40_a_share_is_listed_again_soon_after_its_tracker_was_killed(
     tmp_path: Path,
 ) -> None:
     path = old_file(tmp_path / "share" / "image.bin", b"some bytes")

@@ -30,13 +30,14 @@ WORLD: Final = frozenset(
 """What a pure file may not import. `random.Random` is a type that pure files take; `pathlib` is arithmetic on
 names."""
 
-SHARED: Final = ("p2p", "p2p.errors", "p2p.value", "p2p.model")
+SHARED: Final = ("p2p", "p2p.errors", "p2p.value", "p2p.model", "p2p.text")
 """Every file may use these."""
 
 PURE: Final = [
     "p2p.errors",
     "p2p.value",
     "p2p.model",
+    "p2p.text",
     "p2p.cli.config",
     "p2p.content.uri",
     "p2p.net.admission",
@@ -100,6 +101,7 @@ MAY_IMPORT: Final[dict[str, str]] = {
     "p2p.errors": "",
     "p2p.value": "",
     "p2p.model": "",
+    "p2p.text": "",
     "p2p.protocol": "p2p.protocol",
     "p2p.content": "p2p.content p2p.protocol.strict_json",
     "p2p.swarm": "p2p.swarm p2p.content.geometry p2p.content.bitmap",

@@ -19,7 +19,6 @@ import pytest
 import transports
 from p2p.errors import Refused, TransportUnavailable, Unreachable
 from p2p.model import Address, BlockSpan, ContentId, FileSpan, PeerId
-from p2p.net import acceptor as accept
 from p2p.net.admission import AdmissionLimits
 from p2p.net.limits import Limits
 from p2p.peer.transport import Listener
@@ -241,7 +240,6 @@ def test_case_60_an_accept_that_fails_for_want_of_descriptors_waits_and_goes_on(
                 raise faults.pop(0)
             return take(sock)
 
-        monkeypatch.setattr(accept, "PAUSE", 0.01)
         monkeypatch.setattr(socket.socket, "accept", failing)
         listener = await TcpTransport(disk_io()).listen(NoSource(RuntimeError()), LOOPBACK)
         on_event, writer = await _told(listener, PING)
