@@ -169,7 +169,9 @@ class RequestChannel:
         """This answer is not waited for any more. An error in its place counts as seen, so that the loop does
         not log it."""
         self._pending.pop(seq, None)
-        if not pending.done.cancel() and not pending.done.cancelled():
+        if not pending.done.done():
+            pending.done.cancel()
+        elif not pending.done.cancelled():
             pending.done.exception()
 
     # -- writing
@@ -211,15 +213,15 @@ class RequestChannel:
         Raises `Refused` when the other side refuses the connection itself, `OSError`, `ProtocolError`.
         """
         while True:
-            match await self.wire.next_event():
-                case Answered(Refused() as refused, None):
-                    raise refused
-                case Answered() as answered:
-                    await self.on_answered(answered)
-                case BadRequest(error, _):
-                    raise error
-                case Ended():
-                    return
+            event = await self.wire.next_event()
+            if isinstance(event, Answered):
+                if event.seq is None and isinstance(event.answer, Refused):
+                    raise event.answer
+                await self.on_answered(event)
+            elif isinstance(event, BadRequest):
+                raise event.error
+            elif isinstance(event, Ended):
+                return
 
     async def on_answered(self, event: Answered) -> None:
         """Hand an answer to its request, after its body has been read. Raises `OSError`, `ProtocolError`."""
