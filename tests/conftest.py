@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.kit.leaks import Snapshot, check_back_to, tasks_at_the_end_of_loops
+from tests.kit.processes import restore_hang_up
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -22,6 +23,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="SEED",
         help="run the tests in the random order of this seed",
     )
+
+
+def pytest_sessionstart() -> None:
+    """Let tests that hang up on a child process work under `nohup` too."""
+    restore_hang_up()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -41,6 +41,17 @@ def command(name: str) -> list[str]:
     return [sys.executable, "-I", "-S", *strict, str(ROOT / "bin" / name)]
 
 
+def restore_hang_up() -> None:
+    """Give every child process that is started from now on the default answer to SIGHUP, also where this
+    process was started with SIGHUP ignored, as `nohup` does.
+
+    An ignored signal stays ignored in a child; a handled one is set to its default there.
+    """
+    hang_up = getattr(signal, "SIGHUP", None)
+    if hang_up is not None and signal.getsignal(hang_up) == signal.SIG_IGN:
+        signal.signal(hang_up, lambda _number, _frame: None)
+
+
 def check_said(err: str) -> None:
     """Fail if a program wrote to standard error what only a fault of its own makes Python write."""
     for word in (
