@@ -19,8 +19,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import transports
 from p2p.model import Address, ContentId
-from p2p.peer.node import Node, NodeSettings
+from p2p.peer.node import Node
 from p2p.peer.reports import Report, Shared
+from p2p.peer.settings import NodeSettings
 
 TICK: Final = 0.001
 

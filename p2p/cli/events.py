@@ -1,5 +1,4 @@
-"""What a peer reports, as JSON events: the names and keys that other programs read. `docs` and tests hold
-this file to the contract."""
+"""JSON events: the names and keys that other programs read. They are a contract."""
 
 from __future__ import annotations
 
@@ -21,13 +20,13 @@ from p2p.peer.reports import (
     Warned,
     Withdrawn,
 )
-from p2p.protocol.tracker_messages import HitRow, PeerRow, StatsAnswer
+from p2p.protocol.tracker_messages import HitRow, PeerRow, Source, StatsAnswer
 
 Event = dict[str, Any]
 
 
-def event_of(report: Report) -> Event:  # one row a kind of report; to split it would hide that
-    """The event of a report. Sizes in bytes, rates in bytes a second, times in seconds."""
+def event_of(report: Report) -> Event:
+    """Return the event of a report. Sizes in bytes, rates in bytes a second, times in seconds."""
     match report:
         case Listening():
             return {
@@ -101,7 +100,7 @@ def event_of(report: Report) -> Event:  # one row a kind of report; to split it 
 
 
 def content_event(hit: HitRow) -> Event:
-    """A row of `list` and `search`."""
+    """Return a row of `list` and `search`."""
     return {
         "event": "content",
         "name": hit.name,
@@ -113,8 +112,7 @@ def content_event(hit: HitRow) -> Event:
 
 
 def peer_event(row: PeerRow) -> Event:
-    """A row of `peers`; `last_heartbeat` is in seconds before now, `room` in bytes that it accepts by
-    upload."""
+    """Return a row of `peers`: `last_heartbeat` in seconds before now, `room` for uploads in bytes."""
     return {
         "event": "peer",
         "name": row.name,
@@ -129,7 +127,7 @@ def peer_event(row: PeerRow) -> Event:
 
 
 def manifest_events(content: str, manifest: Manifest) -> list[Event]:
-    """The manifest as `info` tells it: one `content`, and a `file` for each file."""
+    """Return the manifest as `info` prints it: one `content`, and a `file` for each file."""
     about: Event = {
         "event": "content",
         "name": manifest.name,
@@ -144,8 +142,19 @@ def manifest_events(content: str, manifest: Manifest) -> list[Event]:
     return [about, *({"event": "file", "path": entry.path, "size": entry.size} for entry in manifest.files)]
 
 
+def source_event(source: Source) -> Event:
+    """Return a peer of `info`; `have` in bytes of the content."""
+    return {
+        "event": "peer",
+        "name": source.name,
+        "host": source.host,
+        "transports": source.listen,
+        "have": source.have,
+    }
+
+
 def stats_event(stats: StatsAnswer, tracker: str) -> Event:
-    """The tracker's figures; `user` is None when this user has no session there."""
+    """Return the tracker's figures. `user` is None when this user has no session there."""
     return {
         "event": "stats",
         "tracker": tracker,
@@ -160,33 +169,3 @@ def stats_event(stats: StatsAnswer, tracker: str) -> Event:
         "requests": stats.requests,
         "user": stats.user,
     }
-
-
-class ProgressFeed:
-    """Decides when a `progress` event is due: at most ten a second while there is news, and at least one a
-    second while work goes on."""
-
-    LEAST, MOST = 0.1, 0.7
-    """Seconds between two events; `MOST` plus the time between two ticks must stay below one."""
-
-    def __init__(self) -> None:
-        self._latest: Progress | None = None
-        self._shown = float("-inf")
-
-    def news(self, progress: Progress, now: float) -> Event | None:
-        """Work has come this far at `now` (seconds); the event to print, if one is due."""
-        new_phase = self._latest is None or self._latest.phase != progress.phase
-        self._latest = progress
-        return self._show(now) if new_phase or now - self._shown >= self.LEAST else None
-
-    def tick(self, now: float) -> Event | None:
-        """Time has passed; the event to print, if one is due."""
-        return self._show(now) if self._latest is not None and now - self._shown >= self.MOST else None
-
-    def rest(self) -> None:
-        """The work is done; nothing is due until the next news."""
-        self._latest = None
-
-    def _show(self, now: float) -> Event | None:
-        self._shown = now
-        return None if self._latest is None else event_of(self._latest)

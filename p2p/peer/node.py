@@ -31,6 +31,7 @@ from p2p.peer.finder import Finder
 from p2p.peer.local_content import LocalContent
 from p2p.peer.replicas import Replicas
 from p2p.peer.reports import Downloaded, Listening, Progress, Report, Shared, Warned, Withdrawn
+from p2p.peer.settings import NodeSettings
 from p2p.peer.trace import SwarmEvent
 from p2p.peer.tracker_client import TrackerClient
 from p2p.peer.transport import Listener, LoadTransport, Transport
@@ -45,37 +46,9 @@ from p2p.storage.scan import Scanned, scan
 from p2p.storage.shared_content import SharedContent
 from p2p.swarm.peer_stats import Policy
 from p2p.swarm.rate_limit import TokenBucket
-from p2p.value import frozen
 
 SETTLE_TIME: Final = 5.0
 """Seconds that a share may wait for the tracker to know of it."""
-
-
-@frozen
-class NodeSettings:
-    """How a peer runs. Sizes in bytes, rates in bytes a second (0: no limit), times in seconds."""
-
-    name: str
-    tracker: Address
-    state: Path
-    host: str = "0.0.0.0"
-    port: int = 6970
-    port_is_fixed: bool = False
-    """Whether this very port was asked for; otherwise any free one will do when it is taken."""
-    advertise: Address | None = None
-    transport: str = "tcp"
-    accept_uploads: int = 0
-    folder: Path | None = None
-    """Where uploads of others are kept."""
-    limit_down: int = 0
-    limit_up: int = 0
-    patience: float = 60.0
-    portable: bool = False
-    user: str | None = None
-    """Who logs in; None: who logged in last, else the peer's name."""
-    hash_name: str = "blake2b-256"
-    rehash: bool = False
-    """Whether to read again what is remembered to be unchanged."""
 
 
 class Node:

@@ -14,7 +14,8 @@ from typing import Any, Final
 from google.protobuf.message import DecodeError
 from grpc import StatusCode
 
-from p2p.cli.config import DemoConfig, PeerConfig, Setting, SimConfig, TrackerConfig
+from p2p.cli.config import DemoConfig, PeerConfig, SimConfig, TrackerConfig
+from p2p.cli.options import Option
 from p2p.errors import WIRE_CODES, ProtocolError, Refused, Unreachable, UsageError
 from p2p.model import Address, BlockSpan, ContentId
 from p2p.peer.trace import Trace
@@ -302,8 +303,8 @@ def _trace_seeds() -> Iterator[bytes]:
 # -- settings
 # ------------------------------------------------------------------------------------------------------------------------------
 
-_SETTINGS: Final[list[Setting]] = [
-    one for cls in (TrackerConfig, PeerConfig, DemoConfig, SimConfig) for one in cls.settings().values()
+_SETTINGS: Final[list[Option]] = [
+    one for cls in (TrackerConfig, PeerConfig, DemoConfig, SimConfig) for one in cls.options()
 ]
 
 

@@ -28,15 +28,11 @@ import yaml
 
 from p2p.cli import peer as peer_command
 from p2p.cli import tracker as tracker_command
-from p2p.cli.config import (
-    DEFAULT_PEER_PORT,
-    DEFAULT_TRACKER_PORT,
-    Machine,
-    PeerConfig,
-    TrackerConfig,
-    env_names,
-)
+from p2p.cli.config import PeerConfig, TrackerConfig, variable_names
+from p2p.cli.machine import Machine
+from p2p.cli.parse import DEFAULT_TRACKER_PORT
 from p2p.errors import UsageError
+from p2p.peer.settings import DEFAULT_PEER_PORT
 
 ROOT: Final = Path(__file__).parents[2]
 PARSERS: Final[dict[str, Callable[[], argparse.ArgumentParser]]] = {
@@ -177,7 +173,7 @@ def test_command_lines_were_found_in_every_kind_of_file() -> None:
 @pytest.mark.parametrize("name", READ_BY_OPERATORS)
 def test_every_variable_named_to_an_operator_is_one_the_program_reads(name: str) -> None:
     named = set(re.findall(r"\bP2P_[A-Z][A-Z_]*", text_of(name)))
-    assert named <= env_names()
+    assert named <= variable_names()
 
 
 def test_the_values_compose_sets_are_taken_by_the_command_that_gets_them() -> None:
@@ -185,8 +181,8 @@ def test_the_values_compose_sets_are_taken_by_the_command_that_gets_them() -> No
         words = [*service.get("entrypoint", []), *service["command"]]
         config = configure(command_in(words) or words, service.get("environment", {}))
         if isinstance(config, PeerConfig):
-            assert str(config.tracker) == f"tracker:{DEFAULT_TRACKER_PORT}", name
-            assert config.name == service["environment"].get("P2P_NAME", config.name)
+            assert str(config.node.tracker) == f"tracker:{DEFAULT_TRACKER_PORT}", name
+            assert config.node.name == service["environment"].get("P2P_NAME", config.node.name)
 
 
 def test_every_value_in_the_example_of_settings_is_taken_by_the_program() -> None:
@@ -202,7 +198,7 @@ def test_every_value_in_the_example_of_settings_is_taken_by_the_program() -> Non
         ["peer", "serve", "."], {**values_in(common.partition("# tracker.env:")[0]), **values_in(for_peer)}
     )
     assert isinstance(config, PeerConfig)
-    assert (config.tracker.port, config.accept_uploads) == (DEFAULT_TRACKER_PORT, 10 << 30)
+    assert (config.node.tracker.port, config.node.accept_uploads) == (DEFAULT_TRACKER_PORT, 10 << 30)
 
 
 def values_in(text: str) -> dict[str, str]:

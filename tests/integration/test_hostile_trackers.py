@@ -19,8 +19,9 @@ from p2p.errors import Refused, Unreachable
 from p2p.model import MIB, Address, ContentId
 from p2p.net import dial as dialling
 from p2p.peer import tracker_client
-from p2p.peer.node import Node, NodeSettings
+from p2p.peer.node import Node
 from p2p.peer.operations import resolve
+from p2p.peer.settings import NodeSettings
 from p2p.peer.tracker_client import TrackerClient
 from p2p.protocol.peer_messages import Ping
 from p2p.protocol.tracker_messages import HitRow, HitsAnswer, List, Lookup

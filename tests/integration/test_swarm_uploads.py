@@ -205,7 +205,9 @@ def test_a_peer_that_accepts_a_copy_and_never_fetches_it_does_not_hold_up_an_upl
                     peer=PeerId(silent.peer), name="silent", host="127.0.0.1", listen={"tcp": silent.port}
                 )
                 async with asyncio.timeout(20):
-                    fault = await errands._copy(origin, shared, target, lambda _: None)
+                    clock = asyncio.get_running_loop().time
+                    placement = errands.Placement(origin, shared, 1, lambda _: None, clock)
+                    fault = await placement.copy_to(target)
                 assert fault is not None
                 assert "gained nothing" in fault
             finally:

@@ -24,8 +24,9 @@ from typing import Any, TypeVar
 
 from p2p.errors import Refused
 from p2p.model import MIB, Address, ContentId
-from p2p.peer.node import Node, NodeSettings
+from p2p.peer.node import Node
 from p2p.peer.reports import Report
+from p2p.peer.settings import NodeSettings
 from p2p.peer.tracker_client import TrackerClient
 from p2p.protocol.tracker_messages import HitRow, HitsAnswer, List, Lookup, LookupAnswer, Source
 from p2p.swarm.peer_stats import Policy

@@ -29,7 +29,8 @@ from hypothesis.stateful import (
 from p2p.model import Address, ContentId, PeerId
 from p2p.peer import control as links
 from p2p.peer import conversation
-from p2p.peer.node import Node, NodeSettings
+from p2p.peer.node import Node
+from p2p.peer.settings import NodeSettings
 from p2p.protocol.framing import MAX_LINE
 from tests.kit.bad_peers import Caller, Message, encoded
 from tests.kit.effort import stateful

@@ -1,4 +1,4 @@
-"""p2p/cli/render.py and p2p/cli/events.py: what people see and what programs read."""
+"""p2p/cli/{render,events}.py: the text that people read and the events that programs read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2p.cli import render
-from p2p.cli.events import ProgressFeed, content_event, event_of, manifest_events, peer_event, stats_event
+from p2p.cli.events import content_event, event_of, manifest_events, peer_event, stats_event
 from p2p.model import Address, ContentId, FileEntry, Manifest, PeerId
 from p2p.peer.reports import (
     Downloaded,
@@ -235,32 +235,3 @@ def test_info_is_a_content_and_a_row_for_each_file() -> None:
     assert [event["event"] for event in events] == ["content", "file", "file"]
     assert events[0]["size"] == 3
     assert events[2] == {"event": "file", "path": "b/c", "size": 2}
-
-
-def at(phase: str, done: int) -> Progress:
-    return Progress(phase, done, 100, 1.0, 1)
-
-
-def test_progress_is_told_at_once_in_a_new_phase_and_else_ten_times_a_second_at_most() -> None:
-    feed = ProgressFeed()
-    assert feed.news(at("searching", 0), 0.0) is not None
-    assert feed.news(at("downloading", 1), 0.01) is not None
-    told = [feed.news(at("downloading", n), 0.01 + n / 100) for n in range(1, 101)]
-    assert 5 <= sum(event is not None for event in told) <= 10
-
-
-def test_progress_is_told_each_second_when_nothing_comes() -> None:
-    feed = ProgressFeed()
-    feed.news(at("downloading", 1), 0.0)
-    told = [tick / 5 for tick in range(1, 51) if feed.tick(tick / 5) is not None]
-    gaps = [later - before for before, later in zip([0.0, *told], told, strict=False)]
-    assert told
-    assert max(gaps) <= 1.0
-
-
-def test_no_progress_is_told_before_the_work_begins_or_after_it_is_done() -> None:
-    feed = ProgressFeed()
-    assert feed.tick(10.0) is None
-    feed.news(at("downloading", 1), 11.0)
-    feed.rest()
-    assert feed.tick(20.0) is None

@@ -1,4 +1,4 @@
-"""p2p/cli/common.py: every way in which a command can end, and its exit code."""
+"""p2p/cli/run.py: every way in which a command can end, and its exit code."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from p2p.cli.common import Job, Parser, Program, add_version, finished, run
 from p2p.cli.config import PeerConfig
-from p2p.cli.entry import stop_signals
+from p2p.cli.options import Parser, add_version
+from p2p.cli.run import Job, Program, finished, run
+from p2p.cli.signals import stop_signals
 from p2p.errors import (
     DiskError,
     EnjambreError,
@@ -95,7 +96,7 @@ def test_an_unexpected_exception_is_one_line_and_a_traceback_only_with_verbose(
         err == "peer: error: internal error: ZeroDivisionError: so bad\\x1b (run with -v for the traceback)\n"
     )
     assert run_with(failing(ZeroDivisionError("so bad")), "-v") == 1
-    assert "test_cli_common.py" in capsys.readouterr().err
+    assert "test_cli_run.py" in capsys.readouterr().err
 
 
 def test_a_wrong_command_line_is_one_line_that_says_where_to_read(capsys: pytest.CaptureFixture[str]) -> None:
@@ -140,7 +141,7 @@ def test_a_ctrl_c_before_the_signals_are_ours_is_quiet(capsys: pytest.CaptureFix
 
 
 @pytest.mark.parametrize("words", ["bytes", "list"])
-def test_what_a_task_in_the_background_does_wrong_is_said_in_one_line(
+def test_an_error_of_a_background_task_is_printed_in_one_line(
     words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async def work(_: Job[PeerConfig]) -> int:
@@ -178,7 +179,7 @@ def test_a_reader_that_left_ends_the_command_quietly(
     assert capsys.readouterr().err == ""
 
 
-def test_what_must_be_done_at_the_end_is_done_though_the_reader_leaves_meanwhile(
+def test_cleaning_up_is_finished_though_the_reader_leaves_meanwhile(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Gone(io.StringIO):
@@ -219,7 +220,7 @@ def no_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-def test_case_51_that_it_was_stopped_is_the_last_word_of_a_command_though_work_reports_until_its_end(
+def test_case_51_nothing_is_printed_after_a_command_was_stopped(
     no_thread: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async def work(job: Job[PeerConfig]) -> int:
@@ -235,7 +236,7 @@ def test_case_51_that_it_was_stopped_is_the_last_word_of_a_command_though_work_r
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-def test_case_62_the_first_signal_stops_a_command_also_when_no_thread_can_be_started(
+def test_case_62_the_first_signal_stops_a_command_without_a_watchdog_thread(
     no_thread: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async def work(_: Job[PeerConfig]) -> int:
@@ -249,7 +250,7 @@ def test_case_62_the_first_signal_stops_a_command_also_when_no_thread_can_be_sta
     assert printed.err == ""
 
 
-def test_case_62_a_reader_that_left_ends_a_command_also_when_no_thread_can_be_started(
+def test_case_62_a_reader_that_left_ends_a_command_without_a_watchdog_thread(
     no_thread: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Gone(io.StringIO):
