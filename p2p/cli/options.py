@@ -1,7 +1,7 @@
 """Settings of a command: an option on the command line and a variable in the environment for each.
 
-The option wins over the variable, and the variable over the default. A command's configuration is a value (see
-`config.py`); its table `OPTIONS` says how each field is written from outside.
+The option wins over the variable, and the variable over the default. A command's configuration is a value
+(see `config.py`). Its table `OPTIONS` says how each field is written from outside.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ class CopyStall:
     """What one peer has gained of a content that it was asked to copy.
 
     It gains when it has more pieces than ever before, or has been sent more bytes than ever before, up to the
-    size of the content. So a peer that has a piece, has it not and has it again gains nothing, nor does one that
-    asks for the same block for ever. What other peers are sent does not count.
+    size of the content. So a peer that has a piece, has it not and has it again gains nothing, and neither
+    does one that asks for the same block for ever. Bytes that other peers are sent do not count.
     """
 
     def __init__(self, size: int, timeout_s: float, now: float) -> None:
@@ -20,8 +20,10 @@ class CopyStall:
         self._gained_at = now
 
     def stalled(self, pieces: int, sent: int, now: float) -> bool:
-        """The peer has so many pieces, and so many bytes were sent to it. Return whether it has gained nothing
-        for longer than the timeout."""
+        """Return whether the peer has gained nothing for longer than the timeout.
+
+        It has so many `pieces` now, and was sent so many bytes.
+        """
         sent = min(sent, self._size)
         if pieces > self._pieces or sent > self._sent:
             self._gained_at = now

@@ -75,7 +75,7 @@ async def resolve(tracker: TrackerClient, target: str) -> ContentId:
 
 
 async def _hits_named(tracker: TrackerClient, name: str) -> list[HitRow]:
-    """Return the contents of a name, in whatever Unicode form: some file systems keep another than is typed."""
+    """Return the contents of a name in any Unicode form: some file systems keep another than is typed."""
     wanted = normalize("NFC", name)
     hits: list[HitRow] = []
     async with aclosing(
@@ -115,8 +115,9 @@ async def upload(
 ) -> Uploaded:
     """Share a path and put copies of it on other peers. Return when `copies` of them have verified theirs.
 
-    A peer that refuses or fails is replaced while the tracker knows another one. `clock` gives seconds (default:
-    the loop's). Raises `NotFound` when there are not enough, and `DiskError`, `Unreachable`, `Refused`.
+    A peer that refuses or fails is replaced while the tracker knows another one. `clock` gives seconds
+    (default: the loop's). Raises `NotFound` when there are not enough peers, `DiskError`, `Unreachable` and
+    `Refused`.
     """
     clock = clock or asyncio.get_running_loop().time
     began = clock()

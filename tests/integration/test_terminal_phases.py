@@ -60,9 +60,13 @@ def on_terminal(
     main, side = pty.openpty()
     try:
         process = subprocess.Popen(
-            [*command("peer"), *words, "--tracker", tracker, *more], env=clean_environment(tmp_path / "state"),
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=side, start_new_session=True,
-        )  # fmt: skip
+            [*command("peer"), *words, "--tracker", tracker, *more],
+            env=clean_environment(tmp_path / "state"),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=side,
+            start_new_session=True,
+        )
         os.close(side)
         try:
             yield process, main

@@ -49,12 +49,15 @@ def test_a_tracker_without_a_port_has_the_usual_one() -> None:
 @pytest.mark.parametrize(
     ("options", "environ", "named"),
     [({"port": "x"}, {}, "--port"), ({}, {"P2P_PORT": "70000"}, "P2P_PORT"), ({"port": "80"}, {}, "--port"),
-     ({"tracker": "a:b:c"}, {}, "--tracker"), ({}, {"P2P_TRANSPORT": "udp"}, "P2P_TRANSPORT"), ({"name": "a\nb"}, {}, "--name"),
+     ({"tracker": "a:b:c"}, {}, "--tracker"), ({}, {"P2P_TRANSPORT": "udp"}, "P2P_TRANSPORT"),
+     ({"name": "a\nb"}, {}, "--name"),
      ({"name": "x" * 65}, {}, "--name"), ({}, {"P2P_NAME": "\x9b"}, "P2P_NAME"),
      ({"host": "lab]]"}, {}, "--host"), ({"host": "[::1"}, {}, "--host"),
      ({"limit_down": "fast"}, {}, "--limit"),
-     ({"output": ""}, {}, "--output"), ({}, {"P2P_SEED": "maybe"}, "P2P_SEED"), ({"advertise": "a b:x"}, {}, "--advertise"),
-     ({"patience": "-1"}, {}, "--patience"), ({"patience": "0"}, {}, "--patience"), ({"host": " "}, {}, "--host"),
+     ({"output": ""}, {}, "--output"), ({}, {"P2P_SEED": "maybe"}, "P2P_SEED"),
+     ({"advertise": "a b:x"}, {}, "--advertise"),
+     ({"patience": "-1"}, {}, "--patience"), ({"patience": "0"}, {}, "--patience"),
+     ({"host": " "}, {}, "--host"),
      ({"state": "a\0b"}, {}, "--state")],
 )  # fmt: skip
 def test_nonsense_is_refused_at_once_naming_the_option_or_variable(
@@ -66,7 +69,8 @@ def test_nonsense_is_refused_at_once_naming_the_option_or_variable(
 
 @pytest.mark.parametrize(
     ("config", "options", "named"),
-    [(TrackerConfig, {"ttl": "0"}, "--ttl"), (DemoConfig, {"peers": "1"}, "--peers"), (SimConfig, {"piece": "65M"}, "--piece"),
+    [(TrackerConfig, {"ttl": "0"}, "--ttl"), (DemoConfig, {"peers": "1"}, "--peers"),
+     (SimConfig, {"piece": "65M"}, "--piece"),
      (PeerConfig, {"accept_uploads": "5T"}, "--accept-uploads")],
 )  # fmt: skip
 def test_numbers_have_the_limits_of_what_takes_them(
@@ -112,7 +116,8 @@ def test_how_a_peer_runs_is_one_value_within_what_its_command_was_told() -> None
     [("linux", {}, HOME / ".local/state/enjambre"), ("linux", {"XDG_STATE_HOME": "/x"}, Path("/x/enjambre")),
      ("linux", {"XDG_STATE_HOME": "relative"}, HOME / ".local/state/enjambre"),
      ("darwin", {"XDG_STATE_HOME": "/x"}, HOME / "Library/Application Support/Enjambre"),
-     ("win32", {"LOCALAPPDATA": "/local"}, Path("/local/Enjambre")), ("win32", {}, HOME / "AppData/Local/Enjambre")],
+     ("win32", {"LOCALAPPDATA": "/local"}, Path("/local/Enjambre")),
+     ("win32", {}, HOME / "AppData/Local/Enjambre")],
 )  # fmt: skip
 def test_state_lies_where_each_system_wants_it(platform: str, environ: dict[str, str], folder: Path) -> None:
     assert default_state(Machine(platform, HOME, "h", Random(1)), environ) == folder

@@ -11,8 +11,10 @@ from p2p.model import Address
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("0", 0), ("123", 123), ("64M", 64 << 20), ("64m", 64 << 20), ("2G", 2 << 30), ("1K", 1024), ("1T", 1 << 40), ("1.5G", 3 << 29),
-     ("64MB", 64 << 20), ("64 MiB", 64 << 20), ("10B", 10), (" 7 ", 7), ("0.5K", 512), ("4503599627370497", 4503599627370497)],
+    [("0", 0), ("123", 123), ("64M", 64 << 20), ("64m", 64 << 20), ("2G", 2 << 30), ("1K", 1024),
+     ("1T", 1 << 40), ("1.5G", 3 << 29),
+     ("64MB", 64 << 20), ("64 MiB", 64 << 20), ("10B", 10), (" 7 ", 7), ("0.5K", 512),
+     ("4503599627370497", 4503599627370497)],
 )  # fmt: skip
 def test_a_size_is_bytes_or_a_number_with_a_unit(text: str, size: int) -> None:
     assert parse_size(text) == size
@@ -46,9 +48,12 @@ def test_a_rate_of_zero_is_no_limit(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "address"),
-    [("lab", Address("lab", 0)), ("lab:7000", Address("lab", 7000)), ("lab:0", Address("lab", 0)), ("[::1]:7", Address("::1", 7)),
-     ("::1", Address("::1", 0)), ("fe80::0", Address("fe80::0", 0)), ("10.0.0.1:1", Address("10.0.0.1", 1)), ("lab:2", Address("lab", 2)),
-     ("2001:db8::1:0", Address("2001:db8::1:0", 0)), ("[2001:db8::1:0]:0", Address("2001:db8::1:0", 0)), (" lab:0 ", Address("lab", 0))],
+    [("lab", Address("lab", 0)), ("lab:7000", Address("lab", 7000)), ("lab:0", Address("lab", 0)),
+     ("[::1]:7", Address("::1", 7)),
+     ("::1", Address("::1", 0)), ("fe80::0", Address("fe80::0", 0)),
+     ("10.0.0.1:1", Address("10.0.0.1", 1)), ("lab:2", Address("lab", 2)),
+     ("2001:db8::1:0", Address("2001:db8::1:0", 0)), ("[2001:db8::1:0]:0", Address("2001:db8::1:0", 0)),
+     (" lab:0 ", Address("lab", 0))],
 )  # fmt: skip
 def test_an_advertised_address_may_leave_out_the_port(text: str, address: Address) -> None:
     assert parse_advertise(text) == address

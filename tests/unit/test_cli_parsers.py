@@ -139,7 +139,10 @@ class TestBash:
     def complete(self, *words: str, path: str | None = None) -> list[str]:
         """What is offered for the last of `words`."""
         quoted = " ".join("'" + word.replace("'", "'\\''") + "'" for word in words)
-        code = f'source "{self.SCRIPT}"; COMP_WORDS=({quoted}); COMP_CWORD={len(words) - 1}; _enjambre; printf "%s\\n" "${{COMPREPLY[@]}}"'
+        code = (
+            f'source "{self.SCRIPT}"; COMP_WORDS=({quoted}); COMP_CWORD={len(words) - 1}; _enjambre; '
+            'printf "%s\\n" "${COMPREPLY[@]}"'
+        )
         environ = {**os.environ, **({"PATH": path} if path else {})}
         done = subprocess.run(
             ["bash", "-c", code], capture_output=True, text=True, check=False, timeout=20, env=environ

@@ -34,7 +34,8 @@ ID = ContentId("ab" * 32)
 
 @pytest.mark.parametrize(
     ("count", "text"),
-    [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1536, "1.5 KiB"), (64 << 20, "64.0 MiB"), (1024 * 1024 - 1, "1.0 MiB"),
+    [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1536, "1.5 KiB"), (64 << 20, "64.0 MiB"),
+     (1024 * 1024 - 1, "1.0 MiB"),
      (5 << 40, "5.0 TiB"), (5000 << 40, "5000.0 TiB")],
 )  # fmt: skip
 def test_a_size_is_shown_in_the_unit_that_fits(count: int, text: str) -> None:

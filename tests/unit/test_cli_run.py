@@ -30,6 +30,7 @@ from p2p.errors import (
     UsageError,
 )
 from p2p.peer.reports import Progress
+from tests.kit.processes import ROOT, Running, clean_environment
 
 Work = Callable[[Job[PeerConfig]], Awaitable[int]]
 
@@ -311,3 +312,50 @@ def test_a_trace_to_standard_error_is_json_lines(capsys: pytest.CaptureFixture[s
 
     assert run_with(work, "--trace", "-") == 0
     assert json.loads(capsys.readouterr().err)["event"] == "received"
+
+
+HANGING_STOP = """
+import asyncio, sys, threading
+
+def fail(_timer):
+    raise RuntimeError("no watchdog")
+
+threading.Timer.start = fail
+sys.path.insert(0, sys.argv[1])
+from p2p.cli.config import DemoConfig
+from p2p.cli.options import Parser
+from p2p.cli.run import Program, run
+
+def build():
+    parser = Parser(prog="demo")
+    DemoConfig.add_options(parser)
+    return parser
+
+async def work(job):
+    job.console.event({"event": "started"})
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await asyncio.Event().wait()
+
+sys.exit(run(Program("demo", build, DemoConfig, work), ["--json"]))
+"""
+"""A command whose clean stop never ends."""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize(
+    ("first", "second", "code"),
+    [(signal.SIGTERM, signal.SIGINT, 130), (signal.SIGINT, signal.SIGTERM, 143)],
+    ids=["Ctrl-C", "SIGTERM"],
+)
+def test_a_second_signal_does_not_wait_for_a_clean_stop(
+    tmp_path: Path, first: signal.Signals, second: signal.Signals, code: int
+) -> None:
+    words = [sys.executable, "-I", "-S", "-c", HANGING_STOP, str(ROOT)]
+    with Running(words, clean_environment(tmp_path)) as running:
+        running.event("started")
+        running.send(first)
+        running.event("stopped")
+        running.send(second)
+        assert running.wait() == code

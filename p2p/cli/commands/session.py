@@ -20,8 +20,8 @@ from p2p.protocol.tracker_messages import Login, LoginAnswer, Logout, LogoutAnsw
 async def login(job: Job[PeerConfig]) -> int:
     """Run `login USER`: open a session and keep it for later commands.
 
-    A session of this user that still lives is kept; one of another user is ended. Raises `UsageError` for a bad
-    name, `Unreachable`, `Refused`, and `DiskError` when the session cannot be kept.
+    A session of this user that still lives is kept; one of another user is ended. Raises `UsageError` for a
+    bad name, `Unreachable`, `Refused`, and `DiskError` when the session cannot be kept.
     """
     node, console = job.config.node, job.console
     user = parse_name(job.words.user, "USER")
@@ -85,8 +85,8 @@ async def status(job: Job[PeerConfig]) -> int:
     console.event(stats_event(stats, str(node.tracker)))
     console.text(
         f"tracker {node.tracker}, version {stats.version}, up {time_text(stats.uptime)}",
-        f"  {count_text(stats.peers, 'peer')}, {count_text(stats.contents, 'content')} ({size_text(stats.bytes)}), "
-        f"{count_text(stats.shares, 'share')}",
+        f"  {count_text(stats.peers, 'peer')}, {count_text(stats.contents, 'content')} "
+        f"({size_text(stats.bytes)}), {count_text(stats.shares, 'share')}",
         f"  {count_text(stats.sessions, 'session')}, {count_text(stats.connections, 'connection')}, "
         f"{count_text(stats.requests, 'request')}",
     )

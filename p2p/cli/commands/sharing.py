@@ -19,8 +19,8 @@ from p2p.peer.node import Node
 async def serve(job: Job[PeerConfig]) -> int:
     """Run `serve DIR`. Where others may put copies, a missing folder is made.
 
-    Raises `UsageError` when there is no such folder, `DiskError` when it cannot be made, and the reason when the
-    session was ended from outside.
+    Raises `UsageError` when there is no such folder, `DiskError` when it cannot be made, and the reason when
+    the session was ended from outside.
     """
     console, settings = job.console, job.config.node
     console.endless()
