@@ -1,4 +1,4 @@
-"""The configuration of each program: what it can be told, with the defaults, and the options that tell it."""
+"""The configuration of each program: its fields with their defaults, and the options that set them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ SERVICE_OPTIONS: Final = (
 
 @frozen
 class TrackerConfig(Config):
-    """What a tracker can be told."""
+    """The configuration of `bin/tracker`."""
 
     OPTIONS: ClassVar[tuple[Option, ...]] = (
         *COMMON,
@@ -100,7 +100,7 @@ _PUBLISHERS: Final = "serve share upload"
 
 @frozen
 class PeerConfig(Config):
-    """What a command of `bin/peer` can be told: how its peer runs, and what the command does."""
+    """The configuration of a command of `bin/peer`: how its peer runs, and what the command does."""
 
     PARTS: ClassVar[tuple[type, ...]] = (NodeSettings,)
     OPTIONS: ClassVar[tuple[Option, ...]] = (
@@ -219,7 +219,7 @@ class PeerConfig(Config):
 
 @frozen
 class DemoConfig(Config):
-    """What the demo can be told."""
+    """The configuration of `bin/demo`."""
 
     OPTIONS: ClassVar[tuple[Option, ...]] = (
         *COMMON,
@@ -239,7 +239,7 @@ class DemoConfig(Config):
 
 @frozen
 class SimConfig(Config):
-    """What the simulator can be told."""
+    """The configuration of `bin/simulate`."""
 
     OPTIONS: ClassVar[tuple[Option, ...]] = (
         *COMMON,

@@ -57,7 +57,7 @@ class Console:
         self._terminal = (
             self._err if err_is_terminal else self._out if not json and _is_terminal(self._out) else None
         )
-        # Events tell a program how far it is. Nobody needs to be told twice.
+        # With --json the events say how far the work is.
         self._shows_progress = err_is_terminal and not quiet and not json
         self._endless = False
         self._err_broken: OSError | None = None
@@ -174,7 +174,7 @@ class Console:
             self.event(event)
 
     def phase(self, name: str) -> None:
-        """Name on the live line a phase in which nothing can be counted. Programs are not told."""
+        """Name on the live line a phase in which nothing can be counted. It is no event."""
         waiting, since = Progress(name), self._clock()
         self.show(lambda columns: progress_text(waiting, self._clock() - since, columns))
 

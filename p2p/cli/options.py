@@ -108,7 +108,7 @@ COMMON: Final = (
 
 @frozen
 class Config:
-    """What every command can be told."""
+    """The configuration that all commands have in common."""
 
     OPTIONS: ClassVar[tuple[Option, ...]] = COMMON
     PARTS: ClassVar[tuple[type, ...]] = ()

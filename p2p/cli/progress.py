@@ -1,7 +1,7 @@
 """Shows how far work is: a line on a terminal that is drawn again and again, and events for programs.
 
 Both are updated at most ten times a second, so that progress costs nothing. Both are updated at least once a
-second while work goes on, so that nobody takes a command that waits for one that hangs.
+second while work goes on, so that a command that waits does not look like one that hangs.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class LiveLine:
 
 
 class ProgressFeed:
-    """Decides when a `progress` event is due. A new phase is told at once."""
+    """Decides when a `progress` event is due. A new phase is due at once."""
 
     def __init__(self) -> None:
         self._latest: Progress | None = None

@@ -60,9 +60,10 @@ class Reporter:
     """Prints what a peer reports, each report once."""
 
     def __init__(self, console: Console, settings: NodeSettings, link_tracker: Address | None = None) -> None:
-        """`link_tracker` is the tracker that links name; None where sharing is not what the command is for.
+        """`link_tracker` is the tracker that links name.
 
-        Then people are told less: they did not ask for a peer.
+        It is None where sharing is not what the command is for. Then less is printed for people: they did not
+        ask for a peer.
         """
         self._console = console
         self._settings = settings

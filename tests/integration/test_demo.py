@@ -14,7 +14,7 @@ from tests.kit.processes import Running, check_stopped, clean_environment, comma
 
 
 def environment(tmp_path: Path) -> dict[str, str]:
-    """The demo's temporary folder lies in the test's, so that what it leaves can be seen."""
+    """Put the demo's temporary folder into the test's, so that a file that it leaves is seen."""
     (tmp_path / "temp").mkdir()
     return clean_environment(
         tmp_path / "state",
@@ -72,8 +72,7 @@ def test_a_file_or_a_folder_of_ones_own_can_be_used_and_copies_kept(tmp_path: Pa
 def test_a_stopped_demo_leaves_no_process_and_no_file(
     tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    """The origin is frozen until the signal is sent, so that the downloads are not over by then, however
-    little there is to remove."""
+    """The origin is frozen until the signal is sent, so that the downloads cannot end before."""
     with Running(
         [*command("demo"), "--json", "--peers", "3", "--size", "30M"], environment(tmp_path)
     ) as demo:

@@ -1,5 +1,5 @@
-"""What is deployed agrees with the program: each command line parses, each variable exists, each port is the
-default, each script runs."""
+"""The deployment files agree with the program: command lines parse, variables exist, ports are the defaults,
+scripts run."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def settings(unit: Path, section: str) -> dict[str, list[str]]:
 
 
 def command_in(words: list[str]) -> list[str]:
-    """The words from `tracker` or `peer` on, where a line starts one of the two; otherwise nothing."""
+    """The words from `tracker` or `peer` on, where a line starts one of the two; else none."""
     for index, word in enumerate(words):
         name = word.rpartition("/")[2]
         ours = word in (f"bin/{name}", f"/opt/enjambre/bin/{name}", f"bin\\{name}")
@@ -85,7 +85,7 @@ def command_in(words: list[str]) -> list[str]:
 
 
 def command_lines() -> Iterator[tuple[str, list[str]]]:
-    """Where each command line stands, and its words from `tracker` or `peer` on."""
+    """The place of each command line, and its words from `tracker` or `peer` on."""
     for name, service in compose()["services"].items():
         words = [*service.get("entrypoint", []), *service["command"]]
         yield f"compose.yaml {name}", command_in(words) or words
@@ -138,8 +138,10 @@ def answering(reply: bytes) -> Iterator[int]:
 
 
 def configure(words: list[str], environment: dict[str, str]) -> TrackerConfig | PeerConfig:
-    """What the program makes of a command line, from `tracker` or `peer` on, and of variables. Raises
-    `SystemExit`, `UsageError`."""
+    """The configuration of a command line, from `tracker` or `peer` on, and of variables.
+
+    Raises `SystemExit`, `UsageError`.
+    """
     machine = Machine("linux", Path("/home/somebody"), "host", random.Random(1))
     options = vars(PARSERS[words[0]]().parse_args(words[1:]))
     if words[0] == "tracker":
@@ -368,7 +370,7 @@ def test_the_health_check_of_nobody_and_of_nonsense_fails_in_one_line() -> None:
 
 
 class TestScripts:
-    """Scripts for machines that have a POSIX shell; where there is none, none of these is collected."""
+    """Scripts for machines with a POSIX shell. Elsewhere none of these is collected."""
 
     __test__ = os.name == "posix"
 
@@ -424,8 +426,8 @@ class TestScripts:
 def rehearse(
     folder: Path, changed: dict[str, str]
 ) -> tuple[subprocess.CompletedProcess[str], Path, list[str]]:
-    """Run user-data.sh into a folder, with the tools that would reach outside replaced by ones that note how
-    they were called."""
+    """Run user-data.sh into a folder. The tools that would reach outside are replaced by ones that log their
+    calls."""
     tools, root, notes, archive = (
         folder / "tools",
         folder / "root",

@@ -1,5 +1,4 @@
-"""Everything in the README is run: each `sh` block as it stands, in order, in one folder, with real
-processes."""
+"""Runs the README: each `sh` block as it stands, in order, in one folder, with real processes."""
 
 from __future__ import annotations
 
@@ -30,7 +29,7 @@ def _blocks() -> list[str]:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A folder that looks like a fresh clone, with the files that the README speaks of beside it."""
+    """A folder that looks like a fresh clone, with the files that the README names beside it."""
     folder = tmp_path / "enjambre"
     folder.mkdir()
     for name in ("bin", "p2p", "transports", "protos"):

@@ -1,5 +1,4 @@
-"""Each command is stopped by Ctrl-C, SIGTERM or a terminal that hangs up, while it waits and while it works:
-in time, and quietly."""
+"""Ctrl-C, SIGTERM and SIGHUP stop each command in time and quietly, while it waits and while it works."""
 
 from __future__ import annotations
 
@@ -68,8 +67,7 @@ def silent() -> Iterator[socket.socket]:
 
 @contextlib.contextmanager
 def asked(silent: socket.socket) -> Iterator[None]:
-    """Hold a connection on which the tracker was asked something; others, which only look whether it is
-    there, are left alone."""
+    """Hold a connection on which the tracker got a request. Connections without one are probes."""
     with contextlib.ExitStack() as connections:
         while True:
             connection = connections.enter_context(silent.accept()[0])
@@ -80,8 +78,8 @@ def asked(silent: socket.socket) -> Iterator[None]:
 
 
 def check_ends(running: Running, stop: Stop, frozen: int | None = None) -> None:
-    """Stop it, and let a process go on that was frozen; it must end in time, with its code, and say nothing
-    on standard error."""
+    """Stop a command and let a frozen process go on. The command must end in time, with the code of the stop,
+    and write nothing to standard error."""
     began = time.monotonic()
     running.send(stop[0])
     if frozen is not None:
@@ -95,7 +93,7 @@ def check_ends(running: Running, stop: Stop, frozen: int | None = None) -> None:
 
 
 def words_of(place: Path, name: str, tracker: str) -> list[str]:
-    """The command line of a command that waits for its tracker, with all that it needs before it asks."""
+    """The line of a command that waits for its tracker. What the command needs before that is made."""
     file = old_file(place / "share" / "file.bin", b"some bytes")
     named = {"FILE": str(file), "FOLDER": str(file.parent)}
     if name == "logout":
@@ -150,7 +148,7 @@ def test_case_51_a_tracker_that_works_is_stopped_in_time(tmp_path: Path, stop: S
         assert len(run_peer(tmp_path, "list", tracker=again.address).events) == 1
 
 
-def test_case_51_a_tracker_that_loads_its_store_is_stopped_in_time_and_the_store_is_as_it_was(
+def test_case_51_a_tracker_that_loads_its_store_stops_and_leaves_the_store_alone(
     tmp_path: Path, stop: Stop
 ) -> None:
     store, file = tmp_path / "tracker.db", old_file(tmp_path / "a.bin", b"a")
@@ -188,7 +186,7 @@ def test_case_51_a_tracker_that_loads_its_store_is_stopped_in_time_and_the_store
 
 
 def reading(fifo: Path) -> int | None:
-    """A descriptor to write to a FIFO that somebody reads; None while nobody does."""
+    """A descriptor to write to a FIFO; None while it has no reader."""
     with contextlib.suppress(OSError):
         return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
     return None
@@ -248,7 +246,7 @@ def test_case_51_an_upload_that_others_fetch_is_stopped_in_time(tmp_path: Path, 
 
 
 def children_of(pid: int) -> list[int]:
-    """The processes that this one started and that are there."""
+    """The running children of a process."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -265,8 +263,7 @@ def children_of(pid: int) -> list[int]:
 def test_case_51_a_demo_is_stopped_in_time_and_takes_its_processes_and_files_along(
     tmp_path: Path, stop: Stop, twice: bool
 ) -> None:
-    """The origin is frozen until the signal is sent, so that the downloads are not over by then, however
-    little there is to remove."""
+    """The origin is frozen until the signal is sent, so that the downloads cannot end before."""
     (tmp_path / "tmp").mkdir()
     file = old_file(tmp_path / "big.bin", os.urandom(16 << 20))
     words = [*command("demo"), str(file), "--json", "--peers", "4"]
@@ -292,7 +289,7 @@ def test_case_51_a_demo_is_stopped_in_time_and_takes_its_processes_and_files_alo
 
 
 def processor_seconds(pid: int) -> float:
-    """How long the processor has worked for a process."""
+    """Processor time of a process."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 

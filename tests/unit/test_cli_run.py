@@ -31,6 +31,7 @@ from p2p.errors import (
 )
 from p2p.peer.reports import Progress
 from tests.kit.processes import ROOT, Running, clean_environment
+from tests.kit.waiting import HANG_S
 
 Work = Callable[[Job[PeerConfig]], Awaitable[int]]
 
@@ -227,7 +228,7 @@ def test_case_51_nothing_is_printed_after_a_command_was_stopped(
     async def work(job: Job[PeerConfig]) -> int:
         os.kill(os.getpid(), signal.SIGTERM)
         try:
-            await asyncio.wait_for(asyncio.Event().wait(), 20)
+            await asyncio.wait_for(asyncio.Event().wait(), HANG_S)
         finally:
             job.console.progress(Progress("hashing", 1, 2, 1.0, 0))
         return 0
@@ -242,7 +243,7 @@ def test_case_62_the_first_signal_stops_a_command_without_a_watchdog_thread(
 ) -> None:
     async def work(_: Job[PeerConfig]) -> int:
         os.kill(os.getpid(), signal.SIGTERM)
-        await asyncio.wait_for(asyncio.Event().wait(), 20)
+        await asyncio.wait_for(asyncio.Event().wait(), HANG_S)
         return 0
 
     assert run_with(work, "--json") == 143
@@ -260,7 +261,7 @@ def test_case_62_a_reader_that_left_ends_a_command_without_a_watchdog_thread(
 
     async def work(job: Job[PeerConfig]) -> int:
         job.console.text("a row")
-        await asyncio.wait_for(asyncio.Event().wait(), 20)
+        await asyncio.wait_for(asyncio.Event().wait(), HANG_S)
         return 0
 
     monkeypatch.setattr("sys.stdout", Gone())

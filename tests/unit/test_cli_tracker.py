@@ -14,7 +14,7 @@ from p2p.tracker.store import open_store
 from p2p.tracker.store.directory import MemoryStore
 from p2p.tracker.store.journal import SqliteStore
 from tests.kit.leaks import contained
-from tests.kit.waiting import until
+from tests.kit.waiting import HANG_S, until
 
 
 def test_a_store_is_opened_in_a_thread_and_its_errors_are_raised_in_the_loop(tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_a_store_that_is_opened_after_the_tracker_was_stopped_is_closed() -> Non
 
     def open_slowly() -> MemoryStore:
         begun.set()
-        assert goes_on.wait(20)
+        assert goes_on.wait(HANG_S)
         return Slow()
 
     async def work() -> None:
