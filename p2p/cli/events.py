@@ -1,102 +1,54 @@
-"""JSON events: the names and keys that other programs read. They are a contract."""
+"""JSON events: the names and keys that other programs read. They are a contract.
+
+The fields of a report are the keys of its event, in their order. Sizes are in bytes, rates in bytes a second,
+times in seconds.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from pathlib import Path
+from typing import Any, Final
 
-from p2p.model import Manifest
-from p2p.peer.reports import (
-    Downloaded,
-    Listening,
-    ManifestKnown,
-    Placed,
-    Progress,
-    Received,
-    Replicated,
-    Report,
-    SessionChanged,
-    Shared,
-    Uploaded,
-    Warned,
-    Withdrawn,
-)
+from p2p.model import Address, Manifest
+from p2p.peer import reports
+from p2p.peer.reports import Report
 from p2p.protocol.tracker_messages import HitRow, PeerRow, Source, StatsAnswer
 
 Event = dict[str, Any]
 
+NAMES: Final[dict[type[Report], str]] = {
+    reports.Listening: "listening",
+    reports.Shared: "shared",
+    reports.Withdrawn: "withdrawn",
+    reports.Received: "received",
+    reports.Warned: "warning",
+    reports.SessionChanged: "session",
+    reports.Progress: "progress",
+    reports.ManifestKnown: "manifest",
+    reports.Downloaded: "done",
+    reports.Placed: "placed",
+    reports.Replicated: "replicated",
+    reports.Uploaded: "done",
+}
+DIGITS: Final = {"seconds": 6, "origin_copies": 4, "rate": None}
+"""Decimals of the keys whose values are no whole numbers."""
+
 
 def event_of(report: Report) -> Event:
-    """Return the event of a report. Sizes in bytes, rates in bytes a second, times in seconds."""
-    match report:
-        case Listening():
-            return {
-                "event": "listening",
-                "host": report.address.host,
-                "port": report.address.port,
-                "transports": report.transports,
-            }
-        case Shared():
-            return {
-                "event": "shared",
-                "name": report.name,
-                "id": report.id,
-                "size": report.size,
-                "path": str(report.path),
-            }
-        case Withdrawn():
-            return {"event": "withdrawn", "name": report.name, "id": report.id}
-        case Received():
-            return {
-                "event": "received",
-                "name": report.name,
-                "id": report.id,
-                "size": report.size,
-                "peer": report.peer,
-                "bytes_by": report.bytes_by,
-            }
-        case Warned():
-            return {"event": "warning", "message": report.message}
-        case SessionChanged():
-            return {"event": "session", "state": report.state, "user": report.user}
-        case Progress():
-            return {
-                "event": "progress",
-                "phase": report.phase,
-                "bytes": report.bytes,
-                "size": report.size,
-                "rate": round(report.rate),
-                "peers": report.peers,
-            }
-        case ManifestKnown():
-            return {
-                "event": "manifest",
-                "name": report.name,
-                "id": report.id,
-                "size": report.size,
-                "pieces": report.pieces,
-            }
-        case Downloaded():
-            return {
-                "event": "done",
-                "path": str(report.path),
-                "id": report.id,
-                "size": report.size,
-                "seconds": round(report.seconds, 6),
-                "bytes_from": report.bytes_from,
-                "bytes_by": report.bytes_by,
-            }
-        case Placed():
-            return {"event": "placed", "peer": report.peer}
-        case Replicated():
-            return {"event": "replicated", "peer": report.peer, "seconds": round(report.seconds, 6)}
-        case Uploaded():
-            return {
-                "event": "done",
-                "id": report.id,
-                "copies": report.copies,
-                "seconds": round(report.seconds, 6),
-                "origin_copies": round(report.origin_copies, 4),
-            }
+    """Return the event of a report."""
+    event: Event = {"event": NAMES[type(report)]}
+    for field in dataclasses.fields(report):
+        value = getattr(report, field.name)
+        if isinstance(value, Address):
+            event["host"], event["port"] = value.host, value.port
+        elif isinstance(value, Path):
+            event[field.name] = str(value)
+        elif field.name in DIGITS:
+            event[field.name] = round(value, DIGITS[field.name])
+        else:
+            event[field.name] = value
+    return event
 
 
 def content_event(hit: HitRow) -> Event:

@@ -35,9 +35,7 @@ def _start(net: Lab, host: int, state: Path, *words: str) -> subprocess.Popen[by
     )
 
 
-def test_a_peer_fetches_from_a_seed_that_reached_its_tracker_over_loopback(
-    tmp_path: Path,
-) -> None:
+def test_a_peer_fetches_from_a_seed_that_reached_its_tracker_over_loopback(tmp_path: Path) -> None:
     share, out = tmp_path / "share", tmp_path / "out"
     share.mkdir()
     data = os.urandom(3_000_000)

@@ -8,14 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.kit.commands import SIZE, HostileTracker, error_of
-from tests.kit.processes import (
-    Ended,
-    Running,
-    old_file,
-    run_peer,
-    start_peer,
-    start_tracker,
-)
+from tests.kit.processes import Ended, Running, old_file, run_peer, start_peer, start_tracker
 
 
 def test_list_search_peers_and_status_print_what_the_tracker_knows(

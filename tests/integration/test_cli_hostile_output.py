@@ -7,12 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.kit.commands import CONTROLS, POSIX, HostileTracker
-from tests.kit.processes import (
-    Running,
-    old_file,
-    run_peer,
-    start_peer,
-)
+from tests.kit.processes import Running, old_file, run_peer, start_peer
 
 EVIL = "\\u001b[2J\\u001b]52;c;eA==\\u0007\\r\\n\\u009b31m\\u007f"
 BIDI = "gnp\\u202e.exe\\u2066"

@@ -15,14 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.kit.commands import POSIX, error_of
-from tests.kit.processes import (
-    Running,
-    clean_environment,
-    command,
-    old_file,
-    run,
-    run_peer,
-)
+from tests.kit.processes import Running, clean_environment, command, old_file, run, run_peer
 from tests.kit.waiting import HANG_S
 
 

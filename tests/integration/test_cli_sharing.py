@@ -158,9 +158,7 @@ def test_a_free_port_is_used_when_the_default_one_is_taken(tmp_path: Path, track
 
 
 @POSIX
-def test_a_store_in_the_home_of_an_unknown_user_is_wrong_usage_of_store(
-    tmp_path: Path,
-) -> None:
+def test_a_store_in_the_home_of_an_unknown_user_is_wrong_usage_of_store(tmp_path: Path) -> None:
     done = run(
         [*command("tracker"), "--port", "0", "--store", "sqlite:~no-such-user/t.db"],
         clean_environment(tmp_path / "state"),

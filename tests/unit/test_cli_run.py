@@ -181,9 +181,7 @@ def test_a_reader_that_left_ends_the_command_quietly(
     assert capsys.readouterr().err == ""
 
 
-def test_cleaning_up_is_finished_though_the_reader_leaves_meanwhile(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_cleaning_up_is_finished_though_the_reader_leaves_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     class Gone(io.StringIO):
         def write(self, text: str) -> int:
             raise BrokenPipeError(32, "Broken pipe")

@@ -31,9 +31,7 @@ def test_a_store_is_opened_in_a_thread_and_its_errors_are_raised_in_the_loop(tmp
     contained(work)
 
 
-def test_case_62_a_store_is_opened_where_no_thread_can_be_started(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_case_62_a_store_is_opened_where_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
