@@ -47,7 +47,8 @@ def why_not() -> str:
 pytestmark = [
     pytest.mark.needs_root,
     pytest.mark.skipif(bool(why_not()), reason=why_not() or "never"),
-    pytest.mark.timeout(1300),  # the first one fetches packages, three times if it must
+    pytest.mark.timeout(1300),  # the first test fetches packages, in up to three attempts
+    pytest.mark.xdist_group("container"),  # the image is built once
 ]
 
 
