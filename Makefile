@@ -13,7 +13,7 @@ help:
 	@echo "make format  let ruff edit the code"
 	@echo "make demo    a tracker and peers on this machine"
 	@echo "make bench   all benchmarks, beside the comparators that are here; bench/run.py --list tells more"
-	@echo "make soak    loads that a tracker and a peer must survive, an hour of them mixed (Linux); bench/soak.py --help tells more"
+	@echo "make soak    loads that a tracker and a peer must survive, an hour of them mixed (Linux); tests/load/soak.py --help tells more"
 	@echo "make swarm   one to 16 behind shaped links, beside the engines that are here (root, iproute2)"
 	@echo "make fuzz    fuzz every parser for SECONDS=60 in all, guided by coverage where atheris can be installed"
 	@echo "make protos  bring the code of protos/transfer.proto and the tables of PROTOCOL.md up to date"
@@ -36,10 +36,10 @@ bench:
 	$(PYTHON) bench/run.py
 
 soak:
-	$(PYTHON) bench/soak.py
+	$(PYTHON) tests/load/soak.py
 
 swarm:
-	$(PYTHON) bench/swarm.py
+	$(PYTHON) bench/run.py swarm
 
 fuzz:
 	@test -x $(FUZZ_VENV)/bin/python || $(PYTHON) -m venv $(FUZZ_VENV)

@@ -1,5 +1,5 @@
-"""One libtorrent peer of a swarm in `bench/swarm.py`, with libtorrent's own settings. Run by a Python that
-has libtorrent.
+"""One libtorrent peer of a swarm in `bench/cases/swarm.py`, with libtorrent's own settings. Run by a Python
+that has libtorrent.
 
 libtorrent_swarm.py seed|leech FOLDER TORRENT default|super ADDRESS
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from bench.lab import ROOT, Lab, free_port, pinned
+from bench.lib.lab import ROOT, Lab, free_port, pinned
 from bench.rivals.tools import program
 
 CONNECTIONS: Final = 16

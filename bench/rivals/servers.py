@@ -6,7 +6,7 @@ import subprocess
 from hashlib import sha1
 from pathlib import Path
 
-from bench.lab import MIB, ROOT, Lab, event, free_port, pinned
+from bench.lib.lab import MIB, ROOT, Lab, event, free_port, pinned
 from bench.rivals.tools import program, python_with
 
 _LIBTORRENT = str(ROOT / "bench/rivals/libtorrent_peer.py")

@@ -31,7 +31,6 @@ from transports.grpc.client import GrpcDataConnection
 from transports.grpc.framing import CODE_OF_STATUS, MIN_CHUNK, chunk, code_of, data_of
 
 # -- the tracker
-# ---------------------------------------------------------------------------------------------------------------------------
 
 _OPS: Final = by_op(TRACKER_OPS)
 _ASKERS: Final = (
@@ -151,7 +150,6 @@ def _tracker_seeds() -> Iterator[bytes]:
 
 
 # -- gRPC
-# ----------------------------------------------------------------------------------------------------------------------------------
 
 
 def words(data: bytes) -> None:
@@ -275,7 +273,6 @@ def _lane_seeds() -> Iterator[bytes]:
 
 
 # -- the trace
-# -----------------------------------------------------------------------------------------------------------------------------
 
 
 def trace(data: bytes) -> None:
@@ -300,7 +297,6 @@ def _trace_seeds() -> Iterator[bytes]:
 
 
 # -- settings
-# ------------------------------------------------------------------------------------------------------------------------------
 
 _SETTINGS: Final[list[Setting]] = [
     one for cls in (TrackerConfig, PeerConfig, DemoConfig, SimConfig) for one in cls.settings().values()

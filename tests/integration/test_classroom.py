@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.netns import Lab, lab, why_not
+from bench.lib.netns import Lab, lab, why_not
 from tests.kit.processes import clean_environment, command
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.skipif(bool(why_not()), reason=why_not())]

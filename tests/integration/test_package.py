@@ -1,4 +1,5 @@
-"""Tests of the project as a package: the wheel holds every module, and each command that it installs starts."""
+"""Tests of the project as a package: the wheel holds every module, and each command that it installs
+starts."""
 
 from __future__ import annotations
 

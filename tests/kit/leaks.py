@@ -1,8 +1,7 @@
 """Check that a test leaves descriptors, threads, tasks, child processes and temporary files as it found them.
 
-`tests/conftest.py` applies this to every test. A snapshot is taken before and compared after. Threads and sockets
-need a moment to end, so the comparison is repeated for `SETTLE_S` seconds before it fails.
-"""
+`tests/conftest.py` applies this to every test. A snapshot is taken before and compared after. Threads and
+sockets need a moment to end, so the comparison is repeated for `SETTLE_S` seconds before it fails."""
 
 from __future__ import annotations
 
@@ -25,7 +24,8 @@ from tests.kit.waiting import HANG_S
 T = TypeVar("T")
 
 SETTLE_S: Final = 5.0
-"""Seconds within which everything must be back: the common rule of the hostile cases, and a bound on real time."""
+"""Seconds within which everything must be back: the common rule of the hostile cases, and a bound on real
+time."""
 KEPT_BY_GRPC: Final = ("anon_inode:[eventpoll]", "anon_inode:[eventfd]")
 """Descriptors that gRPC's library keeps while the process lives. A test module that uses gRPC assigns this
 to `KEPT`. In any other module such a descriptor belongs to an event loop that was not closed."""
