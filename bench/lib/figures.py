@@ -1,7 +1,7 @@
-"""Time our command and others in turn, and hold what was measured: samples, ratios, and where we must stand.
+"""Run contenders in turn, and hold the results: samples, ratios, and the bounds on them.
 
-Machines are shared and noisy, so only pairs mean anything: a ratio is taken of the two runs of one round, and
-its median is what counts.
+Machines are shared and noisy, so only ratios count. A ratio is taken of the two runs of one round, and the
+median of these ratios is compared with the bound.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Yardstick:
-    """What the median ratio ours / `against` must be at most, at least, or both, and what we aim at."""
+    """The bounds on the median ratio ours / `against`, and the ratio that we aim at."""
 
     against: str
     most: float | None = None
@@ -26,7 +26,7 @@ class Yardstick:
         return (self.most is None or ratio <= self.most) and (self.least is None or ratio >= self.least)
 
     def verdict(self, ratio: float) -> str:
-        """The bounds and whether they are met, in words."""
+        """The bounds, and whether a ratio meets them, as text."""
         bounds = [f"at least {self.least:.3g}"] if self.least is not None else []
         bounds += [f"at most {self.most:.3g}"] if self.most is not None else []
         aim = f", aim {self.aim:.3g}" if self.aim is not None else ""
@@ -35,7 +35,7 @@ class Yardstick:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One thing that was measured: the samples of each contender, in rounds."""
+    """One quantity: the samples of each contender, one a round."""
 
     title: str
     unit: str
@@ -51,12 +51,12 @@ class Figure:
         ]
 
     def verdict(self, against: str) -> str:
-        """What is said of the ratio to `against`; empty where nothing is demanded."""
+        """The bounds on the ratio to `against` and whether they are met; empty without a bound."""
         stick = next((one for one in self.yardsticks if one.against == against), None)
         return stick.verdict(statistics.median(self.ratios(against))) if stick else ""
 
     def rows(self) -> Iterable[tuple[str, str, str, str, str, str]]:
-        """Name, median, minimum, maximum, ratio with its spread, verdict."""
+        """A row a contender: name, median, minimum, maximum, ratio with its spread, verdict."""
         for name, values in self.samples.items():
             ratio = ""
             if name != self.ours:
@@ -85,31 +85,21 @@ class Figure:
             lines.append("  ".join([*cells, row[4].ljust(widths[4]), row[5]]).rstrip())
         return "\n".join([*lines, *self.notes])
 
-    def markdown(self) -> str:
-        """The figure as a table for a page."""
-        lines = [
-            f"| {self.unit} | median | min | max | ours / this (min-max) | |",
-            "| --- | ---: | ---: | ---: | --- | --- |",
-        ]
-        lines += [f"| {' | '.join(row)} |".replace("|  |", "| |") for row in self.rows()]
-        return "\n".join([*lines, *("", *self.notes)] if self.notes else lines)
-
     def to_json(self) -> dict[str, Any]:
-        """All of it, as JSON holds it."""
+        """The figure as JSON."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> Figure:
-        """What `to_json` gave."""
+        """The figure that `to_json` wrote."""
         sticks = tuple(Yardstick(**one) for one in found["yardsticks"])
         return cls(**{**found, "yardsticks": sticks, "notes": tuple(found["notes"])})
 
 
 def alternate(runs: int, contenders: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]:
-    """Run all contenders in turn, `runs` times after one round that does not count; return what each gave.
+    """Run all contenders in turn, once without counting and then `runs` times. Returns the samples of each.
 
-    Each round begins with another of them, since what ran just before (freed memory, a busy disk) tells on a
-    run.
+    Each round begins with another contender, because the run before (freed memory, a busy disk) affects a run.
     """
     found: dict[str, list[float]] = {name: [] for name in contenders}
     names = list(contenders)
@@ -123,12 +113,6 @@ def alternate(runs: int, contenders: Mapping[str, Callable[[], float]]) -> dict[
 
 
 def _short(value: float) -> str:
-    return (
-        f"{value:,.0f}"
-        if value >= 1000
-        else f"{value:.3g}"
-        if value < 1
-        else f"{value:.2f}"
-        if value < 100
-        else f"{value:.1f}"
-    )
+    if value < 1:
+        return f"{value:.3g}"
+    return f"{value:.2f}" if value < 100 else f"{value:.1f}" if value < 1000 else f"{value:,.0f}"

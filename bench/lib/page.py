@@ -1,11 +1,11 @@
-"""Write the tables and plots of docs/performance.md from the results beside it.
+"""Write the tables of docs/performance.md from the results in docs/performance/.
 
     python3 bench/run.py --out docs/performance     measure, on a machine that does nothing else
-    python3 bench/lib/page.py                           bring the page up to date
-    python3 bench/lib/page.py --check                   only say whether it is
+    python3 bench/lib/page.py                       write the tables
+    python3 bench/lib/page.py --check               only check that they are up to date
 
-Each `<!-- figures: NAME -->` of the page is followed by what `docs/performance/NAME.json` says, up to `<!--
-end -->`; so is `<!-- yardsticks -->` by all ratios for which a bound is given.
+Between `<!-- figures: NAME -->` and `<!-- end -->` is the table of `docs/performance/NAME.json`. After
+`<!-- yardsticks -->` are all ratios that have a bound.
 """
 
 from __future__ import annotations
@@ -29,8 +29,7 @@ _MARKED: Final = re.compile(r"<!-- (?:figures: ([a-z-]+)|yardsticks) -->\n.*?<!-
 
 
 def current(page: str, results: Path) -> str:
-    """The page as it should be. Raises `FileNotFoundError` where it names figures that nobody has
-    measured."""
+    """The page with current tables. Raises `FileNotFoundError` for figures without results."""
     names = [found[1] for found in _MARKED.finditer(page) if found[1]]
     return _MARKED.sub(
         lambda found: _section(found[1], results) if found[1] else _summary(names, results), page
@@ -53,16 +52,17 @@ def _summary(names: Sequence[str], results: Path) -> str:
 
 def _section(name: str, results: Path) -> str:
     measured = json.loads((results / f"{name}.json").read_text(encoding="utf-8"))
-    parts = [f"<!-- figures: {name} -->"]
-    for found in measured["figures"]:
-        figure = Figure.from_json(found)
-        parts += [
-            f"**{figure.title}**",
-            figure.markdown(),
-        ]
-    rounds = max(len(values) for figure in measured["figures"] for values in figure["samples"].values())
-    parts.append(f"*{measured['machine']}; {rounds} rounds.*")
-    return "\n\n".join([*parts, "<!-- end -->"])
+    figures = [Figure.from_json(found) for found in measured["figures"]]
+    rows = ["| what | of | median (min-max) | ours / this |", "| --- | --- | --- | --- |"]
+    for figure in figures:
+        what = f"{figure.title}, {figure.unit}"
+        for contender, median, least, most, ratio, _ in figure.rows():
+            rows.append(f"| {what} | {contender} | {median} ({least}-{most}) | {ratio or 'ours'} |")
+            what = ""
+    notes = dict.fromkeys(note for figure in figures for note in figure.notes)
+    rounds = max(len(values) for figure in figures for values in figure.samples.values())
+    last = f"*{' '.join([*notes, measured['machine']])}; {rounds} rounds.*"
+    return "\n".join([f"<!-- figures: {name} -->", "", *rows, "", last, "", "<!-- end -->"])
 
 
 def main(argv: Sequence[str]) -> int:
@@ -75,7 +75,9 @@ def main(argv: Sequence[str]) -> int:
     if page == wanted:
         return 0
     if argv:
-        print(f"{PAGE.name} is not as its results say; run: python3 bench/lib/page.py", file=sys.stderr)
+        print(
+            f"{PAGE.name} does not have its current results; run: python3 bench/lib/page.py", file=sys.stderr
+        )
         return 1
     PAGE.write_text(wanted, encoding="utf-8", newline="\n")
     print(f"{PAGE.name} is rewritten")

@@ -72,8 +72,9 @@ def test_the_page_is_made_from_the_results_beside_it(tmp_path: Path) -> None:
     made = page.current(text, tmp_path)
     assert "old" not in made
     assert "| 1 MiB, <one> sender | curl | 1.00 (0.50-2.00) | must be at most 2, aim 1.3: met |" in made
-    assert "| curl | 2.00 | 2.00 | 3.00 | 1.00 (0.50-2.00) | must be at most 2, aim 1.3: met |" in made
-    assert "*2 cores; 3 rounds.*" in made
+    assert "| 1 MiB, <one> sender, s | enjambre | 3.00 (1.00-4.00) | ours |" in made
+    assert "|  | curl | 2.00 (2.00-3.00) | 1.00 (0.50-2.00) |" in made
+    assert "*Files are in memory. 2 cores; 3 rounds.*" in made
     assert made.endswith("<!-- end -->\n\nwords\n")
     assert page.current(made, tmp_path) == made
 
