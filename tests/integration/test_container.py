@@ -48,7 +48,6 @@ pytestmark = [
     pytest.mark.needs_root,
     pytest.mark.skipif(bool(why_not()), reason=why_not() or "never"),
     pytest.mark.timeout(1300),  # the first test fetches packages, in up to three attempts
-    pytest.mark.xdist_group("container"),  # the image is built once
 ]
 
 

@@ -14,8 +14,6 @@ import pytest
 
 from tests.kit.processes import ROOT, clean_environment
 
-pytestmark = pytest.mark.xdist_group("package")  # the wheel is built once
-
 CODE = ("p2p", "transports", "protos")
 PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
 
