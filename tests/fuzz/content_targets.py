@@ -1,5 +1,5 @@
-"""Fuzz targets of what describes a content: its manifest, names, links, bitmaps, and what lies on the disk
-beside it."""
+"""Fuzz targets of contents: manifests, names, links, bitmaps, and the files that the program keeps on
+disk."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ from tests.fuzz.target import Target, check_refused, check_sentence
 from tests.kit.content_samples import folder_manifest, manifest_of
 
 _ROOM: Final = Path("/dev/shm") if Path("/dev/shm").is_dir() else None
-"""Where temporary folders are made: in memory, where there is such a place."""
+"""The parent of temporary folders: in memory, where the system has such a folder."""
 
 
 # -- the manifest
 
 
 def manifest(data: bytes) -> None:
-    """Nothing but the one canonical form is read; its paths stay inside, its sizes fit, and building it anew
-    gives the same."""
+    """Only the canonical form is parsed. Its paths stay inside the folder, its sizes add up, and building it
+    again gives the same."""
     try:
         found = parse(data, None)
     except ProtocolError as error:
@@ -58,7 +58,7 @@ def manifest(data: bytes) -> None:
     except IntegrityError:
         pass
     else:
-        raise AssertionError("another id was accepted")
+        raise AssertionError("a manifest was accepted for another id")
     assert found == build(
         name=found.name,
         kind=found.kind,
@@ -85,8 +85,8 @@ def _manifest_seeds() -> Iterator[bytes]:
 
 
 def names(data: bytes) -> None:
-    """A name is refused, or its local form is one safe part that no second pass changes; so of paths, and of
-    several together."""
+    """A name is refused, or its local form is one safe part that a second pass does not change. The same
+    holds for paths, and for several together."""
     text = _text(data)
     shown = printable(text)
     assert printable(shown) == shown
@@ -120,7 +120,7 @@ def names(data: bytes) -> None:
 
 
 def _text(data: bytes) -> str:
-    """Bytes as a text that may hold anything, half a surrogate pair too."""
+    """The bytes as text with any code points, single surrogates included."""
     return (
         data.decode("utf-8", "surrogatepass") if _decodes(data) else data.decode("utf-8", "surrogateescape")
     )
@@ -143,8 +143,8 @@ def _names_seeds() -> Iterator[bytes]:
 # -- links
 
 
-def link(data: bytes) -> None:
-    """A link that is read is written as plain ASCII and read again as the same."""
+def uri(data: bytes) -> None:
+    """A link that is parsed is written as plain ASCII, and parsed again as the same."""
     text = _text(data)
     try:
         found = parse_link(text)
@@ -159,7 +159,7 @@ def link(data: bytes) -> None:
     assert link_id(found.id) == found.id
 
 
-def _link_seeds() -> Iterator[bytes]:
+def _uri_seeds() -> Iterator[bytes]:
     yield str(Uri(ContentId("ab" * 32), Address("::1", 6969), "lab image.img")).encode()
     yield f"p2p:{'AB' * 32}?tracker=host&x=1&name=%c3%a9&".encode()
 
@@ -168,8 +168,8 @@ def _link_seeds() -> Iterator[bytes]:
 
 
 def bitmap(data: bytes) -> None:
-    """The first three bytes are the number of pieces, the rest a bitmap or its base64; what is read is a set
-    with one form."""
+    """The first three bytes are the number of pieces, the rest a bitmap or its base64. A bitmap that is read
+    has a single form."""
     n, rest = int.from_bytes(data[:3], "big") % (MAX_PIECES + 1), data[3:]
     forms = [rest]
     try:
@@ -208,8 +208,9 @@ _PART_ID: Final = content_id(to_bytes(_PART))
 _TRACKER: Final = Address("10.0.0.1", 6969)
 
 
-def remembered(data: bytes) -> None:
-    """Whatever lies in the place of remembered hashes: they are recalled as they were kept, or not at all."""
+def hash_cache(data: bytes) -> None:
+    """With any bytes in a file of the hash cache, the hashes are recalled as they were kept, or not at
+    all."""
     with tempfile.TemporaryDirectory(dir=_ROOM) as name:
         memory = HashCache(Path(name))
         memory.keep(_SCANNED, "sha256", 65_536, _HASHES, 1e9)
@@ -222,17 +223,16 @@ def remembered(data: bytes) -> None:
         assert memory.recall(_SCANNED, "blake2b-256", 65_536) is None
 
 
-def _remembered_seeds() -> Iterator[bytes]:
+def _hash_cache_seeds() -> Iterator[bytes]:
     body = _digest(_SCANNED, "sha256", 65_536) + b"".join(_HASHES)
     yield body + hashlib.blake2b(body, digest_size=DIGEST).digest()
     yield b""
 
 
-def partial(data: bytes) -> None:
-    """A sidecar of any content: a download begins, or is refused by a `DiskError`; nothing that was there is
-    changed by a refusal.
+def part_file(data: bytes) -> None:
+    """With any bytes in the sidecar a download begins, or raises `DiskError` and changes no file.
 
-    The first byte says what else lies there, and whether the download may overwrite.
+    The first byte says which other files exist, and whether the download may overwrite.
     """
     kind, sidecar = (data[0], data[1:]) if data else (0, b"")
     with tempfile.TemporaryDirectory(dir=_ROOM) as name:
@@ -253,8 +253,7 @@ def partial(data: bytes) -> None:
             left = {path: path.read_bytes() for path in Path(name).iterdir()}
             gone = {path for path in before if path not in left}
             assert left.items() <= before.items(), "a refusal changed something"
-            # An empty sidecar holds nothing; and a whole one of ours, with its mark, beside a finished target
-            # is what a crash left.
+            # A crash leaves an empty sidecar, or a complete one of ours beside a finished target.
             assert gone <= {download.sidecar}
             assert not sidecar or not gone or sidecar.startswith(to_bytes(_PART))
             return
@@ -267,18 +266,18 @@ def partial(data: bytes) -> None:
         assert not kind & 2 or download.target.read_bytes() == b"target"
 
 
-def _partial_seeds() -> Iterator[bytes]:
+def _part_file_seeds() -> Iterator[bytes]:
     for kind in range(16):
         yield bytes([kind]) + to_bytes(_PART)
         yield bytes([kind])
     yield b"\0" + to_bytes(_PART)[:40]
     yield b"\1" + b'{"files":['
-    yield b"\0" + b"somebody's notes"
+    yield b"\0" + b"notes of a user"
 
 
 def session_file(data: bytes) -> None:
-    """A session file of any content is a session that can be kept and said to a tracker, or a `DiskError`
-    that names it."""
+    """Any session file is a session that can be saved and sent to a tracker, or raises a `DiskError` that
+    names the file."""
     with tempfile.TemporaryDirectory(dir=_ROOM) as name:
         state = Path(name)
         save_session(state, StoredSession(_TRACKER, "alice", "ab" * 16))
@@ -304,9 +303,9 @@ def _session_file_seeds() -> Iterator[bytes]:
 TARGETS: Final = (
     Target("manifest", manifest, _manifest_seeds),
     Target("names", names, _names_seeds, length=1024),
-    Target("link", link, _link_seeds, length=1024),
+    Target("uri", uri, _uri_seeds, length=1024),
     Target("bitmap", bitmap, _bitmap_seeds, length=512, factor=512),
-    Target("remembered", remembered, _remembered_seeds, length=512),
-    Target("partial", partial, _partial_seeds, length=512, base=2 * MIB),
+    Target("hash_cache", hash_cache, _hash_cache_seeds, length=512),
+    Target("part_file", part_file, _part_file_seeds, length=512, base=2 * MIB),
     Target("session_file", session_file, _session_file_seeds, length=1024),
 )
