@@ -1,7 +1,6 @@
-"""Large contents: memory of both peers for 10 GiB beside 1 GiB, and the event loop while 100 GiB are shared
-and their manifest is fetched.
+"""Large contents: memory of both peers for 10 GiB and 1 GiB, and pauses of the event loop for 100 GiB.
 
-The files are sparse where they are read, and whole where they are written, so 11 GiB must be free.
+Files are sparse where they are read and not where they are written, so 11 GiB must be free.
 """
 
 from __future__ import annotations
@@ -20,12 +19,13 @@ SMALL, LARGE, HUGE = 1, 10, 100
 
 
 def measure(lab: Lab, say: Callable[[str], None]) -> Iterator[Figure]:
-    """Each once for the memory, which hardly differs from run to run, and twice for the pauses."""
+    """One run for the memory, which hardly varies, and two for the pauses."""
     if shutil.disk_usage(lab.work).free > 1.1 * LARGE * GIB:
         yield from memory(lab)
     else:
         say(
-            f"memory for {LARGE} GiB is not measured: {lab.work} has less than {1.1 * LARGE:.0f} GiB free; --folder names another place"
+            f"memory for {LARGE} GiB is not measured: {lab.work} has less than {1.1 * LARGE:.0f} GiB free; "
+            "--folder names another place"
         )
     tracker, _ = lab.tracker()
     path = sparse(lab.folder("src") / "huge.img", HUGE)
@@ -59,7 +59,7 @@ def measure(lab: Lab, say: Callable[[str], None]) -> Iterator[Figure]:
 
 
 def memory(lab: Lab) -> Iterator[Figure]:
-    """Largest resident memory of who fetches and who serves."""
+    """Largest resident memory of receiver and sender."""
     got: dict[str, list[float]] = {}
     for gib in (LARGE, SMALL):
         tracker, _ = lab.tracker()
@@ -75,7 +75,7 @@ def memory(lab: Lab) -> Iterator[Figure]:
 
 
 def sparse(path: Path, gib: int) -> Path:
-    """A file with a hole in it that is all of it."""
+    """A file of `gib` GiB that is one hole."""
     with path.open("wb") as file:
         file.truncate(gib * GIB)
     return path

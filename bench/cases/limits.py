@@ -1,9 +1,7 @@
-"""How well `--limit` and `--limit-up` hold: the rate over more than ten seconds, against the rate that was
-asked for.
+"""How well `--limit` and `--limit-up` hold: the rate over eleven seconds, against the rate asked for.
 
-The rate is the content's size by the command's time, less the time of the same command for one byte, which is
-start and end.
-"""
+The rate is the size over the command's time, minus the time of the same command for one byte, which is its
+start and end."""
 
 from __future__ import annotations
 
@@ -19,7 +17,7 @@ RATES = (2, 50)
 
 
 def measure(lab: Lab, _say: Callable[[str], None]) -> Iterator[Figure]:
-    """Each rate, for who receives and for who sends; each at most as many rounds as asked for."""
+    """Each rate, at the receiver and at the sender, in at most three rounds."""
     byte = lab.folder("src") / "byte"
     byte.write_bytes(b"1")
     tracker, _ = lab.tracker()

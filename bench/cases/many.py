@@ -1,8 +1,6 @@
-"""Many peers at once on one machine: one seed to eight leeches, and eight seeds to one leech, beside one to
-one.
+"""Many peers on one machine: one seed to eight leeches, and eight seeds to one leech, beside one to one.
 
-Throughput is all bytes that were received by the time from the first command's start to the last one's end,
-interpreters and all.
+Throughput is all bytes received over the time from the first command's start to the last one's end.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""One file from one process to another over loopback, verified: against nginx and curl, libtorrent, aria2,
-and the floor.
+"""One file from one process to another over loopback, against nginx and curl, libtorrent, aria2 and the
+floor.
 
-Each figure is the wall time of the whole receiving command, from its start to its end, interpreter and all.
+Each figure is the wall time of the whole receiving command.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def measure(lab: Lab, say: Callable[[str], None]) -> Iterator[Figure]:
         (Yardstick(CURL, most=2.0, aim=1.3), Yardstick(TORRENT, most=1 / 3, aim=1 / 4)),
         (lab.place,),
     )
-    # The two alone and in turn, since what ran just before tells on a run.
+    # These two alone, because the run before affects a run.
     used = alternate(2 * lab.runs, {OURS: lambda: both(ours, pid), FLOOR: lambda: both(least, floor.pid)})
     yield Figure(f"{title}: processor time of both", "s", used, OURS, (Yardstick(FLOOR, most=1.3),))
 

@@ -1,8 +1,6 @@
-"""What it takes to share a file: the first time, when it is hashed, and again, against `b2sum` of the same
-file.
+"""The time to share a file, first with hashing and then without, against `b2sum` of the same file.
 
-Ours is the wall time from the command's start until it says that the file is shared, interpreter, tracker and
-all.
+Ours is the wall time from the command's start to its event that the file is shared.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """A folder of many small files from one process to another, against an rsync daemon.
 
-Both are the wall time of the whole receiving command. rsync looks at sizes and times and copies; ours
-verifies each byte by its hash.
-"""
+Both are the wall time of the whole receiving command. rsync compares sizes and times and copies; ours
+verifies every byte by a hash."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""How long a person waits before anything happens: `--help`, and a download that is nothing but its first
-byte."""
+"""The time before anything happens: `--help`, and the download of a single byte."""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ BYTE, BOUND = "enjambre download of one byte", "0.3 s"
 
 
 def measure(lab: Lab, _say: Callable[[str], None]) -> Iterator[Figure]:
-    """Four times as many rounds as asked for, since each is short."""
+    """Four times as many rounds as asked for, because each is short."""
     rounds = 4 * lab.runs
     help_, bare = (
         [sys.executable, str(ROOT / "bin/peer"), "--help"],

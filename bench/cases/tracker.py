@@ -1,11 +1,10 @@
-"""The tracker on one core: announces a second beside opentracker's over HTTP, and other questions with a full
-store.
+"""The tracker on one core with a full store: announces a second beside opentracker over HTTP, and other
+requests.
 
 The store holds 100,000 contents, each announced by ten of 10,000 peers: 1,000,000 pairs of content and peer.
-16 connections ask, one request open on each, from the other core. A BitTorrent client opens a connection for
-each announce and gets peers back; our peers keep theirs open and ask for peers when they want some
-(`lookup`), which is why announcing is cheap.
-"""
+The load comes from the other core over 16 connections, one request open on each. A BitTorrent client opens a
+connection for each announce and gets peers in the answer. Our peers keep the connection and ask for peers
+when they need some (`lookup`), so an announce is cheaper."""
 
 from __future__ import annotations
 
@@ -38,8 +37,8 @@ SINK: Final = "the generator against a sink"
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A tracker with a full store: its name here, where it listens, its plans by kind, and its memory before
-    and after in MiB."""
+    """A tracker with a full store: its name, port, request plans by kind, memory before and after in MiB, and
+    bytes on disk."""
 
     name: str
     port: int
@@ -49,7 +48,7 @@ class Loaded:
 
 
 def measure(lab: Lab, say: Callable[[str], None]) -> Iterator[Figure]:
-    """Announces beside opentracker; each kind of request; latency; memory. Raises `Missing` without a C
+    """Announces beside opentracker, each kind of request, latency, memory. Raises `Missing` without a C
     compiler or `taskset`."""
     program("taskset")
     generator = Generator(lab)
@@ -110,7 +109,7 @@ def measure(lab: Lab, say: Callable[[str], None]) -> Iterator[Figure]:
 
 
 def latency(what: str, found: dict[str, list[Rate]], runs: int, ours: str) -> Iterator[Figure]:
-    """The two percentiles of what was just measured, in milliseconds."""
+    """The two percentiles of the last measurement, in milliseconds."""
     for label, pick in (("half of all", "p50"), ("99 in a hundred", "p99")):
         samples = {
             name: [1000 * getattr(one, pick) for one in rates[-runs:]] for name, rates in found.items()
@@ -144,7 +143,7 @@ def fill(lab: Lab, name: str, store: str) -> Loaded:
 
 
 def plan(path: Path, sessions: list[str], kind: str) -> Path:
-    """What each connection asks, after it has shown the session in which its peers are."""
+    """The requests of each connection, after a `hello` with the session of its peers."""
 
     def asked(peer: int, at: int) -> dict[str, Any]:
         one = share(peer, at)
@@ -178,7 +177,7 @@ def plan(path: Path, sessions: list[str], kind: str) -> Path:
 
 
 def heartbeat(peer: int) -> dict[str, Any]:
-    """What a peer says when it has nothing new."""
+    """The announce of a peer without news."""
     return {
         "op": "announce",
         "peer": _hex(f"peer {peer}", 16),
@@ -209,5 +208,5 @@ def _ask(file: Any, lines: list[dict[str, Any]]) -> dict[str, Any]:
     for _ in lines:
         answer = json.loads(file.readline())
         if not answer["ok"]:
-            raise RuntimeError(f"the tracker says: {answer}")
+            raise RuntimeError(f"the tracker answers: {answer}")
     return answer

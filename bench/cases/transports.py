@@ -1,10 +1,8 @@
-"""The same file over TCP, over gRPC, and by raw grpcio streaming with the same hash; and what gRPC's two
-kinds of server cost.
+"""The same file over TCP, over gRPC, and over a stream of raw grpcio with the same hash; and gRPC's two
+servers.
 
-Each time is the wall time of the whole receiving command, from its start to its end, interpreter and all.
-Ours writes a file. The raw ones are what gRPC's own tutorial would do, each chunk hashed with blake2b; one
-throws the bytes away, the other writes them to a file.
-"""
+Each time is the wall time of the whole receiving command. The raw stream is that of gRPC's own tutorial with
+a blake2b hash of each chunk, written to a file or dropped."""
 
 from __future__ import annotations
 
@@ -21,8 +19,7 @@ _RAW = str(ROOT / "bench/rivals/raw_grpc.py")
 
 
 def measure(lab: Lab, _say: Callable[[str], None]) -> Iterator[Figure]:
-    """Wall time and memory of the four, and then of the kinds of server. Raises `Missing` without the
-    extra."""
+    """Wall time and memory of the four, then of the kinds of server. Raises `Missing` without the extra."""
     python = python_with("grpc_reflection")
     path = lab.random_file(lab.folder("src") / "data.bin", lab.size)
     out = lab.work / "out"
@@ -61,8 +58,7 @@ def measure(lab: Lab, _say: Callable[[str], None]) -> Iterator[Figure]:
 
 
 def servers(lab: Lab, python: str) -> Iterator[Figure]:
-    """gRPC's threads against its asyncio, with chunks packed by protobuf and by us; nothing is hashed or
-    written."""
+    """gRPC's threads against its asyncio, chunks packed by protobuf and by us, without hashing or writing."""
     path = lab.work / "src/data.bin"
     used: dict[str, list[float]] = {}
     contenders: dict[str, Callable[[], float]] = {}

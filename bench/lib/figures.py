@@ -99,8 +99,8 @@ class Figure:
 def alternate(runs: int, contenders: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]:
     """Run all contenders in turn, once without counting and then `runs` times. Returns the samples of each.
 
-    Each round begins with another contender, because the run before (freed memory, a busy disk) affects a run.
-    """
+    Each round begins with another contender, because the run before (freed memory, a busy disk) affects a
+    run."""
     found: dict[str, list[float]] = {name: [] for name in contenders}
     names = list(contenders)
     for number in range(-1, runs):

@@ -1,5 +1,5 @@
-"""What every benchmark needs: a place for files, processes that end with it, and the clock and the meters on
-them."""
+"""The lab of a benchmark: a folder, processes that end with it, and measures of time, processor and
+memory."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MEMORY: Final = "/dev/shm"
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a process that has ended used: wall and processor seconds, and its largest memory in MiB."""
+    """The cost of a process that has ended: wall and processor seconds, and its largest memory in MiB."""
 
     seconds: float
     cpu: float
@@ -36,8 +36,8 @@ class Usage:
 
 
 class Lab:
-    """A folder for one benchmark, and the processes in it. `size` is MiB of what is sent, `runs` how
-    often."""
+    """A folder for one benchmark and its processes. `size` is the MiB to send, `runs` the number of
+    rounds."""
 
     def __init__(self, work: Path, runs: int, size: int) -> None:
         self.work = work
@@ -48,12 +48,11 @@ class Lab:
     @classmethod
     @contextlib.contextmanager
     def open(cls, folder: str | None, runs: int, size: int) -> Iterator[Lab]:
-        """A lab in `folder`, or in memory where the system has a folder for that: a disk differs more from
-        run to run than programs do."""
+        """A lab in `folder`, or in memory where possible: a disk varies more from run to run than programs
+        do."""
         place = folder or (MEMORY if os.access(MEMORY, os.W_OK) else None)
         with tempfile.TemporaryDirectory(prefix="enjambre-bench-", dir=place) as name:
-            # Compiled once, as on every machine where it has run before; not beside the sources, which need
-            # not be ours to write to.
+            # Byte code is compiled once, as after a first run. The folder of the sources may be read-only.
             os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
             os.environ["PYTHONPYCACHEPREFIX"] = f"{name}/compiled"
             lab = cls(Path(name), runs, size)
@@ -63,7 +62,7 @@ class Lab:
     # -- files
 
     def folder(self, name: str) -> Path:
-        """A folder of that name that is there and empty."""
+        """An empty folder of that name."""
         path = self.work / name
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir(parents=True)
@@ -77,22 +76,21 @@ class Lab:
         return path
 
     def warm(self, mib: int) -> None:
-        """Touch as much free memory as a run will need.
+        """Touch as much free memory as a run needs.
 
-        A virtual machine may give free memory back to its host within seconds; whoever writes to it next pays
-        for getting it again, which can double the time of one run and not of the next.
-        """
+        A virtual machine gives free memory back to its host within seconds. The next write pays for getting
+        it again, which can double the time of one run and not of the next."""
         code = f"b = bytearray({mib * MIB})\nfor at in range(0, len(b), 4096): b[at] = 1"
         subprocess.run([sys.executable, "-c", code], check=True)
 
     # -- processes
 
     def start(self, argv: Sequence[str], **more: Any) -> subprocess.Popen[str]:
-        """A process that is ended with the lab."""
+        """Start a process that ends with the lab."""
         return self._stack.enter_context(running(argv, **more))
 
     def tracker(self, *more: str, store: str = "memory", cpu: int | None = None) -> tuple[str, int]:
-        """A tracker of ours; returns its address and its process id."""
+        """Start our tracker. Returns its address and process id."""
         argv = [
             sys.executable,
             str(ROOT / "bin/tracker"),
@@ -110,7 +108,7 @@ class Lab:
         return f"127.0.0.1:{event(process, 'listening')['port']}", process.pid
 
     def seed(self, tracker: str, path: Path, *more: str, python: str = sys.executable) -> tuple[str, int]:
-        """A peer of ours that shares a file or folder; returns the content id and the process id."""
+        """Start our peer, which shares a file or folder. Returns the content id and the process id."""
         argv = [*peer("share", str(path), python=python), "--json", "--tracker", tracker, *self.state, *more]
         process = self.start(argv, stderr=subprocess.DEVNULL)
         return str(event(process, "shared")["id"]), process.pid
@@ -118,7 +116,7 @@ class Lab:
     def download(
         self, tracker: str, content: str, out: Path, *more: str, python: str = sys.executable
     ) -> list[str]:
-        """The command that fetches a content into a folder."""
+        """The command that downloads a content into a folder."""
         return [
             *peer("download", content, python=python),
             "-o",
@@ -132,7 +130,7 @@ class Lab:
 
     @property
     def place(self) -> str:
-        """Where the files lie, in a sentence."""
+        """The file system of the folder, as a sentence."""
         found = subprocess.run(
             ["df", "--output=fstype", str(self.work)], capture_output=True, text=True, check=False
         ).stdout.split()
@@ -140,17 +138,17 @@ class Lab:
 
     @property
     def state(self) -> list[str]:
-        """The option that keeps our programs' state in this lab."""
+        """The option that puts our programs' state into this lab."""
         return ["--state", str(self.work / "state")]
 
     def wait_for_port(self, port: int) -> None:
-        """Return when somebody listens there. Raises `RuntimeError` after ten seconds."""
+        """Wait until a process listens there. Raises `RuntimeError` after ten seconds."""
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
                 return
             time.sleep(0.01)
-        raise RuntimeError(f"nobody listens on port {port}")
+        raise RuntimeError(f"no process listens on port {port}")
 
 
 def peer(*words: str, python: str = sys.executable) -> list[str]:
@@ -159,13 +157,13 @@ def peer(*words: str, python: str = sys.executable) -> list[str]:
 
 
 def pinned(argv: Sequence[str], cpu: int | None) -> list[str]:
-    """The command, kept on one processor if asked (Linux)."""
+    """The command, bound to the processor `cpu` unless that is None (Linux)."""
     return [*argv] if cpu is None else ["taskset", "-c", str(cpu), *argv]
 
 
 @contextlib.contextmanager
 def running(argv: Sequence[str], **more: Any) -> Iterator[subprocess.Popen[str]]:
-    """A process that is ended with the block."""
+    """A process that ends with the block."""
     process: subprocess.Popen[str] = subprocess.Popen(
         argv, **{"stdout": subprocess.PIPE, "text": True, **more}
     )
@@ -179,7 +177,7 @@ def running(argv: Sequence[str], **more: Any) -> Iterator[subprocess.Popen[str]]
 
 
 def event(process: subprocess.Popen[str], name: str) -> dict[str, Any]:
-    """The next event of that name that a command prints. Raises `RuntimeError` when it ends without it."""
+    """The next event `name` in a command's output. Raises `RuntimeError` when it ends without one."""
     for line in process.stdout or ():
         found: dict[str, Any] = json.loads(line)
         if found["event"] == name:
@@ -188,11 +186,11 @@ def event(process: subprocess.Popen[str], name: str) -> dict[str, Any]:
 
 
 def timed(argv: Sequence[str], within: float = 300.0) -> Usage:
-    """Run a command that must succeed within so many seconds. Raises `RuntimeError` with what it said when it
-    does not."""
-    with tempfile.TemporaryFile() as said:
+    """Run a command that must succeed `within` so many seconds. Raises `RuntimeError` with its output
+    else."""
+    with tempfile.TemporaryFile() as output:
         began = time.perf_counter()
-        process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=said)
+        process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=output)
         watchdog = threading.Timer(within, process.kill)
         watchdog.start()
         try:
@@ -202,9 +200,9 @@ def timed(argv: Sequence[str], within: float = 300.0) -> Usage:
         seconds = time.perf_counter() - began
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
-            said.seek(0)
+            output.seek(0)
             raise RuntimeError(
-                f"{argv[:3]} ended with {process.returncode}: {said.read()[-500:].decode(errors='replace')}"
+                f"{argv[:3]} ended with {process.returncode}: {output.read()[-500:].decode(errors='replace')}"
             )
     return Usage(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
 
@@ -216,7 +214,7 @@ def cpu_of(pid: int) -> float:
 
 
 def memory_of(pid: int) -> tuple[float, float]:
-    """Memory of a process now, and its largest so far, in MiB (Linux)."""
+    """Memory of a process now, and its peak, in MiB (Linux)."""
     lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     return int(lines["VmRSS"].split()[0]) / 1024, int(lines["VmHWM"].split()[0]) / 1024
 
@@ -239,11 +237,12 @@ def size(text: str) -> int:
 
 
 def machine() -> str:
-    """What it was measured on, in a line."""
+    """The machine that was measured, in a line."""
     cpu = platform.processor() or platform.machine()
     if os.path.exists("/proc/cpuinfo"):
         models = [
             line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")
         ]
         cpu = models[0].partition(":")[2].strip() if models else cpu
-    return f"{os.cpu_count()} cores of {cpu}, {platform.system()} {platform.release()}, Python {platform.python_version()}"
+    system = f"{platform.system()} {platform.release()}"
+    return f"{os.cpu_count()} cores of {cpu}, {system}, Python {platform.python_version()}"

@@ -1,17 +1,14 @@
-"""Several hosts on one machine, for tests and benchmarks: network namespaces joined by a bridge, each behind
-a link of its own.
+"""Several hosts on one machine: network namespaces joined by a bridge, each behind a link of its own.
 
 A link can be shaped or cut.
 
     with lab(3, rate="20mbit") as net:
-        server = net.popen(net.hosts[0], [sys.executable, "bin/tracker", "--port", "0"],
-        stdout=subprocess.PIPE) net.link(net.hosts[2], up=False)        # as if the cable were pulled: no FIN,
-        no RST
+        server = net.popen(net.hosts[0], [sys.executable, "bin/tracker"], stdout=subprocess.PIPE)
+        net.link(net.hosts[2], up=False)    # like a pulled cable: no FIN, no RST
 
-Linux and root only; `why_not()` says what is missing. The bridge lives in a namespace of its own, so nothing
-outside the lab is touched and no host of the lab reaches anything but the others. At the end, or on any
-error, the processes are killed and all of it is removed.
-"""
+Linux and root only; `why_not()` says what is missing. The bridge is in a namespace of its own, so a lab does
+not touch the machine's network, and its hosts reach only each other. Leaving the block kills the processes
+and removes everything."""
 
 from __future__ import annotations
 
@@ -29,8 +26,7 @@ from typing import IO, Final
 PREFIX: Final = "enjambre"
 NETNS_FOLDER: Final = Path("/run/netns")
 NETWORK: Final = "10.77.0"
-"""The first three parts of every host's address; each lab is closed, so labs may use the same addresses side
-by side."""
+"""The first three parts of every host's address. Labs are closed, so they may use the same addresses."""
 
 MAX_HOSTS: Final = 250
 
@@ -38,7 +34,7 @@ MAX_HOSTS: Final = 250
 def why_not() -> str:
     """The reason why no lab can be made here, or an empty string."""
     if not sys.platform.startswith("linux"):
-        return "network namespaces are Linux's own"
+        return "network namespaces exist on Linux only"
     if os.geteuid() != 0:
         return "network namespaces need root"
     if shutil.which("ip") is None or shutil.which("tc") is None:
@@ -48,8 +44,7 @@ def why_not() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """One host of a lab: the name of its namespace, its IPv4 address, and the name of its port on the
-    bridge."""
+    """One host of a lab: its namespace, its IPv4 address, and its port on the bridge."""
 
     namespace: str
     address: str
@@ -58,7 +53,7 @@ class Host:
 
 @dataclass(slots=True)
 class Lab:
-    """The hosts of one lab, and the processes that were started in them."""
+    """The hosts of one lab, and the processes started in them."""
 
     switch: str
     hosts: tuple[Host, ...]
@@ -75,8 +70,8 @@ class Lab:
         cwd: str | Path | None = None,
         env: dict[str, str] | None = None,
     ) -> subprocess.Popen[bytes]:
-        """Start `argv` inside `host`. The process returned is the command itself, so its pid may be
-        signalled; the lab's end kills it."""
+        """Start `argv` inside `host`. The process returned is the command itself, so it can be signalled. The
+        lab's end kills it."""
         command = ["ip", "netns", "exec", host.namespace, *(str(word) for word in argv)]
         process = subprocess.Popen(command, stdout=stdout, stderr=stderr, stdin=stdin, cwd=cwd, env=env)
         self.processes.append(process)
@@ -85,21 +80,18 @@ class Lab:
     def run(
         self, host: Host, argv: Sequence[str | Path], *, timeout: float = 30.0
     ) -> subprocess.CompletedProcess[str]:
-        """Run `argv` inside `host` to its end, at most `timeout` seconds, and return its code and what it
-        printed."""
+        """Run `argv` inside `host` to its end, for at most `timeout` seconds."""
         command = ["ip", "netns", "exec", host.namespace, *(str(word) for word in argv)]
         return subprocess.run(
             command, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL, check=False
         )
 
     def link(self, host: Host, *, up: bool) -> None:
-        """Cut the link of `host` at the bridge, or join it again. While cut, packets vanish and nobody is
-        told."""
+        """Cut the link of `host` at the bridge, or join it again. A cut link drops packets silently."""
         _ip("-n", self.switch, "link", "set", host.port, "up" if up else "down")
 
     def shape(self, host: Host, rate: str, burst: str = "32kb") -> None:
-        """Bound the link of `host` to `rate` (as `tc` writes it: `20mbit`) each way, with at most `burst`
-        sent at once."""
+        """Limit the link of `host` to `rate` (`20mbit`, as `tc` writes it) each way, in bursts of `burst`."""
         for namespace, device in ((host.namespace, "eth0"), (self.switch, host.port)):
             limits = ["rate", rate, "burst", burst, "latency", "100ms"]
             _run("tc", "-n", namespace, "qdisc", "replace", "dev", device, "root", "tbf", *limits)
@@ -107,11 +99,10 @@ class Lab:
 
 @contextmanager
 def lab(count: int, *, rate: str | None = None) -> Iterator[Lab]:
-    """Make `count` hosts on one bridge, every link shaped to `rate` if one is given, and remove all of it at
-    the end.
+    """Make `count` hosts on one bridge, their links shaped to `rate` if given, and remove them at the end.
 
-    Raises `ValueError` for a count that does not fit, `RuntimeError` with the tool's own words where a
-    namespace cannot be made.
+    Raises `ValueError` for an impossible count, and `RuntimeError` with the tool's message when a namespace
+    cannot be made.
     """
     if not 1 <= count <= MAX_HOSTS:
         raise ValueError(f"a lab has 1 to {MAX_HOSTS} hosts, not {count}")
@@ -160,7 +151,7 @@ def _kill(processes: Sequence[subprocess.Popen[bytes]]) -> None:
 
 
 def _sweep() -> None:
-    """Remove what a killed test run left behind: labs whose maker, named by pid, is gone."""
+    """Remove the labs of processes that were killed. A lab's name has the pid of its process."""
     if not NETNS_FOLDER.is_dir():
         return
     for path in NETNS_FOLDER.glob(f"{PREFIX}-*"):

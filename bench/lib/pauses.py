@@ -1,10 +1,10 @@
-"""Run a peer in this process, and tell how long its event loop was ever kept from running.
+"""Run a peer in this process, and print the longest pause of its event loop.
 
-    pauses.py TRACKER STATE share PATH     prints {"event":"shared","id":…,"pause":S} and serves until it is
-    ended pauses.py TRACKER STATE manifest ID    fetches, checks and parses the manifest; prints
-    {"event":"manifest","bytes":N,"pause":S}
+    pauses.py TRACKER STATE share PATH     prints {"event":"shared","id":…,"pause":S}, and serves
+    pauses.py TRACKER STATE manifest ID    fetches, checks and parses the manifest, and prints
+                                           {"event":"manifest","bytes":N,"pause":S}
 
-A task wakes each millisecond; the pause is the most that it came too late, in seconds.
+A task wakes every millisecond. The pause is its longest delay, in seconds.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Ticker:
 
 
 async def main(tracker: str, state: str, what: str, target: str) -> None:
-    """Do one of the two."""
+    """Share or fetch a manifest, as `what` says."""
     host, _, port = tracker.rpartition(":")
     settings = NodeSettings(
         name=f"pauses-{what}", host="127.0.0.1", port=0, tracker=Address(host, int(port)), state=Path(state)

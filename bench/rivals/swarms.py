@@ -206,7 +206,7 @@ def _opentracker(lab: Lab, net: Net, host: Host, path: Path) -> Path:
     work = lab.folder("opentracker")
     (work / "white").write_text(info_hash.hex() + "\n")
     (work / "conf").write_text(f"listen.tcp_udp {host.address}:{PORT}\naccess.whitelist {work}/white\n")
-    lab.work.chmod(0o755)  # it refuses to be root, and becomes nobody
+    lab.work.chmod(0o755)  # opentracker drops root for nobody
     argv: Argv = [program("opentracker"), "-f", work / "conf"]
     net.popen(host, argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return made

@@ -24,10 +24,10 @@ FOUND: Final = Path(__file__).parent / "found"
 TOKENS: Final = (
     *(b'"op":"', b'"ok":true', b'"ok":false', b'"seq":1', b'"body":', b'"id":"', b"null", b"true", b"[]"),
     *(b"{}", b"\n", b"\r\n", b'\\"', b"-1", b"-0", b"1e999", b"NaN", b"9223372036854775808"),
-    *(b"4398046511104", b"1048577", b"65536", b"\\ud800", b"\\udc00", b"\\u0000", b"\xff", b"\x00", b"\xef\xbb\xbf"),
-    *(b"\xed\xa0\x80", b"\xe2\x80\xae", b"\xc2\x9b", b"../", b"..", b"con", b"nul.", b"e\xcc\x81"),
-    *(b"\xc3\x9f", b"[::1]", b"::ffff:10.0.0.1", b"%25", b"%00", b":0", b"p2p:", b"?tracker=", b"&name="),
-    *(b"ab" * 32, b"ab" * 16),
+    *(b"4398046511104", b"1048577", b"65536", b"\\ud800", b"\\udc00", b"\\u0000", b"\xff", b"\x00"),
+    *(b"\xef\xbb\xbf", b"\xed\xa0\x80", b"\xe2\x80\xae", b"\xc2\x9b", b"../", b"..", b"con", b"nul."),
+    *(b"e\xcc\x81", b"\xc3\x9f", b"[::1]", b"::ffff:10.0.0.1", b"%25", b"%00", b":0", b"p2p:"),
+    *(b"?tracker=", b"&name=", b"ab" * 32, b"ab" * 16),
 )
 # fmt: on
 """Tokens that mutations insert: parts of the formats, and inputs that have broken parsers before."""

@@ -1,6 +1,6 @@
-"""The load tests in short sizes: what must hold for a tracker and a serving peer on any machine, however busy.
+"""The load tests in short sizes: what must hold for a tracker and a serving peer even on a busy machine.
 
-The bounds on time are checked by `make soak`, on a machine that does nothing else. The tracker's part of cases
+`make soak` checks the bounds on time, on a machine that does nothing else. The tracker's part of cases
 12, 13, 14 and 60 is in `test_tracker_server.py`; here it is mostly the peer.
 """
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
 def soak(name: str, folder: Path, only: str = "") -> list[Outcome]:
-    """Run a scenario in its short size. Its figures are printed, and pytest shows them when the test fails."""
+    """Run a scenario in its short size, and print its figures for a failure's report."""
     found = asyncio.run(outcomes_of(name, Scale(short=True, only=only), str(folder)))
     for one in found:
         print(json.dumps(one.to_json(), indent=1))

@@ -140,7 +140,7 @@ def contained(
 def tasks_at_the_end_of_loops() -> Iterator[list[str]]:
     """The tasks that `asyncio.run` finds when its coroutine has ended. It cancels them without saying so."""
     found: list[str] = []
-    cancel: Callable[[asyncio.AbstractEventLoop], None] = asyncio.runners._cancel_all_tasks  # type: ignore[attr-defined]
+    cancel: Callable[[asyncio.AbstractEventLoop], None] = vars(asyncio.runners)["_cancel_all_tasks"]
 
     def note_and_cancel(loop: asyncio.AbstractEventLoop) -> None:
         # The loop itself makes tasks of this type, to close async generators.

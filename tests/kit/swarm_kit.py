@@ -1,5 +1,4 @@
-"""A swarm in one process, for tests: a real tracker and real peers on free ports of loopback, with what each
-reported.
+"""A swarm in one process: a real tracker and real peers on free ports of loopback, and their reports.
 
 async with Swarm(tmp_path) as swarm:
     seed, leech = await swarm.peer("seed"), await swarm.peer("leech")
@@ -39,10 +38,9 @@ R = TypeVar("R", bound=Report)
 
 @contextmanager
 def folder_in_memory(otherwise: Path) -> Iterator[Path]:
-    """A folder on a disk in memory where the system has one with room, else `otherwise`: for a test that
-    bounds what peers take.
+    """A folder in memory, or `otherwise` where there is no such disk with room.
 
-    A sync of a real disk waits for what others write to it, and other tests write gigabytes.
+    For tests that sync: a sync of a real disk waits for the gigabytes that other tests write to it.
     """
     place = Path("/dev/shm")
     if not place.is_dir() or shutil.disk_usage(place).free < 40 * MIB or not os.access(place, os.W_OK):
@@ -53,7 +51,7 @@ def folder_in_memory(otherwise: Path) -> Iterator[Path]:
 
 
 def old_file(path: Path, data: bytes) -> Path:
-    """Write a file as if it had been at rest for years."""
+    """Write a file that was last changed in 1970, so that a peer shares it at the first scan."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     os.utime(path, (1, 1))
@@ -61,7 +59,7 @@ def old_file(path: Path, data: bytes) -> Path:
 
 
 class Swarm:
-    """A tracker and the peers made with it; leaving the `async with` stops them all."""
+    """A tracker and its peers. Leaving the `async with` block stops them all."""
 
     def __init__(self, folder: Path, *, ttl: int = 30) -> None:
         self.folder = folder
@@ -82,7 +80,7 @@ class Swarm:
         await self.stop_tracker()
 
     async def start_tracker(self) -> None:
-        """Start a tracker that knows nothing; again at the same port if there was one before."""
+        """Start an empty tracker, at the same port as the one before if there was one."""
         now = asyncio.get_running_loop().time()
         service = TrackerService(
             open_store("memory", now), Random(1), lambda: secrets.token_hex(16), ttl=self.ttl, started=now
@@ -106,8 +104,7 @@ class Swarm:
         policy: Policy | None = None,
         **settings: Any,
     ) -> Node:
-        """Start a peer; what it reports goes to `reports[name]`. With `policy`, it decides by other
-        numbers."""
+        """Start a peer whose reports go to `reports[name]`, with another `policy` if one is given."""
         reports = self.reports[name] = []
         node = Node(
             NodeSettings(
@@ -135,11 +132,11 @@ class Swarm:
         await self.nodes.pop(name).stop()
 
     def told(self, name: str, kind: type[R]) -> list[R]:
-        """What a peer reported of one kind."""
+        """The reports of a peer of one kind."""
         return [report for report in self.reports[name] if isinstance(report, kind)]
 
     async def listed(self) -> list[HitRow]:
-        """All contents that the tracker lists now."""
+        """All contents that the tracker lists."""
         client = TrackerClient(self.address)
         try:
             hits: list[HitRow] = []
@@ -153,7 +150,7 @@ class Swarm:
             await client.close()
 
     async def sources(self, content: ContentId) -> list[Source]:
-        """Who has a content, as the tracker says now."""
+        """The peers that the tracker names for a content."""
         client = TrackerClient(self.address)
         try:
             return list((await client.expect(Lookup(id=content), LookupAnswer)).sources)

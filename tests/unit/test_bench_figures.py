@@ -1,4 +1,4 @@
-"""Tests of how benchmarks are judged (ratios within a round, their median, bounds) and of the page about them."""
+"""Tests of how benchmarks are judged (ratios within a round, their median, bounds) and of their page."""
 
 from __future__ import annotations
 
