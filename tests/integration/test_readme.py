@@ -1,4 +1,4 @@
-"""Tests of the README: every `sh` block is run in order, in one folder, with real processes."""
+"""Runs the README: each `sh` block as it stands, in order, in one folder, with real processes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _blocks() -> list[str]:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A folder like a fresh clone, with the file that the README shares."""
+    """A folder that looks like a fresh clone, with the files that the README names beside it."""
     folder = tmp_path / "enjambre"
     folder.mkdir()
     for name in ("bin", "p2p", "transports", "protos"):

@@ -150,7 +150,7 @@ class Swarm:
             await client.close()
 
     async def sources(self, content: ContentId) -> list[Source]:
-        """The peers that the tracker names for a content."""
+        """Who has a content, as the tracker says now."""
         client = TrackerClient(self.address)
         try:
             return list((await client.expect(Lookup(id=content), LookupAnswer)).sources)
