@@ -1,6 +1,6 @@
-# One image for the tracker and the peer: `docker run IMAGE tracker …` or `docker run IMAGE peer serve /share …`.
-# BASE may be any image with Python 3.11 or newer as `python3`, and `useradd`. Nothing is installed into it, but for TRANSPORT=grpc, with which
-# peers move blocks over gRPC: that extra is installed by pip, which takes its settings as build arguments (PIP_INDEX_URL and the like).
+# One image for tracker and peer: `docker run IMAGE tracker …` or `docker run IMAGE peer serve /share …`.
+# BASE may be any image with `useradd`, and Python 3.11 or newer as `python3`. Nothing is installed into it unless
+# TRANSPORT=grpc. Then pip installs that extra; its settings (PIP_INDEX_URL and the like) are build arguments.
 ARG BASE=python:3.11-slim
 FROM ${BASE}
 ARG TRANSPORT=tcp
@@ -24,7 +24,7 @@ COPY transports/ /opt/enjambre/transports/
 COPY protos/ /opt/enjambre/protos/
 COPY bin/ /opt/enjambre/bin/
 COPY deploy/entrypoint.sh deploy/healthcheck.py /opt/enjambre/deploy/
-# Compiled once here, because the file system is read-only where it runs.
+# Byte code is compiled here, because the running container has a read-only file system.
 RUN python3 -m compileall -q /opt/enjambre
 
 ENV HOME=/state P2P_STATE=/state P2P_TRANSPORT=${TRANSPORT}

@@ -1,12 +1,13 @@
-"""Run benchmarks side by side with whatever comparators are here, and write what was measured.
+"""Run benchmarks beside the comparators that are installed, and write what was measured.
 
     python3 bench/run.py                      all of them
     python3 bench/run.py one-to-one startup   these
-    python3 bench/run.py --list               what there is, which comparators are here, and how to get the
-    others
+    python3 bench/run.py --list               the benchmarks, the comparators found, and how to get the others
+    python3 bench/run.py swarm --help         one to many behind shaped links, which has options of its own
 
-Each figure is printed as a table with the median, least and most of alternating runs and the ratio to each
-comparator, and written as JSON and as an SVG into a folder. Nothing is installed.
+Each figure is a table: the median, minimum and maximum of alternating runs, and the ratio to each comparator.
+It is printed, and written as JSON into a folder, from which `bench/lib/page.py` makes docs/performance.md.
+Nothing is installed.
 """
 
 from __future__ import annotations
@@ -14,8 +15,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import os
-import platform
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,48 +23,43 @@ from typing import Final
 ROOT: Final = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from bench.lab import Lab  # noqa: E402 (a script is started from anywhere)
-from bench.plot import svg  # noqa: E402
+from bench.lib.lab import Lab, machine, size  # noqa: E402 (a script is started from anywhere)
 from bench.rivals.tools import Missing, survey  # noqa: E402
 
 BENCHMARKS: Final = {
     "one-to-one": (
-        "bench.one_to_one",
+        "bench.cases.one_to_one",
         "1 GiB from one peer to another, against nginx and curl, libtorrent, aria2 and a floor",
     ),
-    "transports": ("bench.transports", "the same over TCP and gRPC, against raw grpcio streaming"),
-    "many": ("bench.many", "one seed to eight leeches, and eight seeds to one leech, against one to one"),
-    "sharing": ("bench.sharing", "hashing 1 GiB, against b2sum; sharing it again"),
-    "small-files": ("bench.small_files", "10,000 files of 4 KiB, against an rsync daemon"),
+    "transports": ("bench.cases.transports", "the same over TCP and gRPC, against raw grpcio streaming"),
+    "many": (
+        "bench.cases.many",
+        "one seed to eight leeches, and eight seeds to one leech, against one to one",
+    ),
+    "sharing": ("bench.cases.sharing", "hashing 1 GiB, against b2sum; sharing it again"),
+    "small-files": ("bench.cases.small_files", "10,000 files of 4 KiB, against an rsync daemon"),
     "large": (
-        "bench.large",
+        "bench.cases.large",
         "memory for 10 GiB and 1 GiB; the event loop while 100 GiB are shared and their manifest is parsed",
     ),
     "tracker": (
-        "bench.tracker",
+        "bench.cases.tracker",
         "announces, lookups and searches a second, against opentracker; latency; memory of an entry",
     ),
     "startup": (
-        "bench.startup",
+        "bench.cases.startup",
         "the time of --help, against a bare interpreter; from `download` to the first byte",
     ),
-    "limits": ("bench.limits", "how well --limit and --limit-up hold"),
+    "limits": ("bench.cases.limits", "how well --limit and --limit-up hold"),
 }
-"""Name, module and what it measures. Each module has `measure(lab, say)`, which yields figures."""
-
-
-def size(text: str) -> int:
-    """MiB from `512M`, `1G` or a number of MiB. Raises `argparse.ArgumentTypeError`."""
-    number, factor = text.upper().removesuffix("IB"), 1
-    if number[-1:] in "MG" and number:
-        number, factor = number[:-1], 1024 if number[-1] == "G" else 1
-    if not number.isdigit() or not int(number):
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; say 256M or 1G")
-    return int(number) * factor
+"""Name, module and what it measures. A module has `measure(lab, say)`, which yields figures."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run what was asked for. Returns 1 when a benchmark could not run at all."""
+    """Run the benchmarks asked for. Returns 1 when one could not run at all."""
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ["swarm"]:
+        return int(importlib.import_module("bench.cases.swarm").main(words[1:]))
     parser = argparse.ArgumentParser(
         prog="bench/run.py", description="measure Enjambre beside others on this machine"
     )
@@ -81,18 +75,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--folder",
         metavar="DIR",
-        help="where the files lie (default: in memory, where the system has a folder for that)",
+        help="where the files are (default: in memory, if the system has such a folder)",
     )
     parser.add_argument(
         "--out",
         default=str(ROOT / "bench/results"),
         metavar="DIR",
-        help="where JSON and SVG go (default bench/results)",
+        help="where the JSON goes (default bench/results)",
     )
     parser.add_argument(
-        "--list", action="store_true", help="tell what there is to run and to compare with, and run nothing"
+        "--list", action="store_true", help="list benchmarks and comparators, and run nothing"
     )
-    args = parser.parse_args(argv)
+    args = parser.parse_args(words)
     if args.list:
         print("\n".join([*(f"{name:12} {what}" for name, (_, what) in BENCHMARKS.items()), "", *survey()]))
         return 0
@@ -108,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(name: str, args: argparse.Namespace) -> bool:
-    """Run one benchmark, print and write its figures; returns whether it could run."""
+    """Run one benchmark, and print and write its figures. Returns whether it could run."""
     print(f"== {name}: {BENCHMARKS[name][1]}", flush=True)
     said: list[str] = []
 
@@ -134,21 +128,8 @@ def run(name: str, args: argparse.Namespace) -> bool:
         "figures": [figure.to_json() for figure in figures],
     }
     (out / f"{name}.json").write_text(json.dumps(written, indent=1) + "\n")
-    for number, figure in enumerate(figures, 1):
-        (out / f"{name}-{number}.svg").write_text(svg(figure))
-    print(f"\nwritten: {out}/{name}.json and {len(figures)} plots\n", flush=True)
+    print(f"\nwritten: {out}/{name}.json\n", flush=True)
     return True
-
-
-def machine() -> str:
-    """What it was measured on, in a line."""
-    cpu = platform.processor() or platform.machine()
-    if os.path.exists("/proc/cpuinfo"):
-        models = [
-            line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")
-        ]
-        cpu = models[0].partition(":")[2].strip() if models else cpu
-    return f"{os.cpu_count()} cores of {cpu}, {platform.system()} {platform.release()}, Python {platform.python_version()}"
 
 
 if __name__ == "__main__":

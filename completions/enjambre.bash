@@ -27,7 +27,7 @@ _enjambre() {
     --state | -o | --output) COMPREPLY=($(compgen -d -- "$current")); return ;;
     --trace | --svg) COMPREPLY=($(compgen -f -- "$current")); return ;;
     --port | --ttl | --name | --user | --limit | --limit-up | --patience | --accept-uploads | --copies | --peers | --size | \
-      --pieces | --piece | --rate | --delay | --links) return ;;
+      --pieces | --piece | --rate | --delay | --links | --rng-seed) return ;;
   esac
 
   case ${program#p2p-} in
@@ -37,7 +37,7 @@ _enjambre() {
       [[ $current == -* ]] || { COMPREPLY=($(compgen -f -- "$current")); return; }
       ;;
     simulate)
-      options="$common --list --peers --pieces --piece --rate --delay --links --seed --svg"
+      options="$common --list --peers --pieces --piece --rate --delay --links --seed --rng-seed --svg"
       words="equal flash killed slow churn late corrupt stall riders leave origin"
       ;;
     peer)

@@ -1,11 +1,10 @@
 #!/usr/bin/env python3
-"""Ask a tracker or a peer on this machine whether it is well: one `ping` line, exit 0 if the answer is ok, 1
-if not.
+"""Ask a tracker or peer on this machine whether it is well: one `ping`, exit code 0 if the answer is ok, else
+1.
 
-`healthcheck.py [tracker|peer] [HOST:PORT]`. What is not said comes from `P2P_HOST` and `P2P_PORT`, which the
-service itself reads too; then from the command line of process 1, which in a container is the service; then
-from the default ports. Standard library only.
-"""
+`healthcheck.py [tracker|peer] [HOST:PORT]`. Without arguments it reads the command line of process 1, which
+in a container is the service, then `P2P_HOST` and `P2P_PORT`, and then uses the default ports. Standard
+library only."""
 
 from __future__ import annotations
 
@@ -18,17 +17,17 @@ from pathlib import Path
 
 DEFAULT_PORTS = {"tracker": 6969, "peer": 6970}
 TIMEOUT = 4.0
-"""Seconds for the whole question; below the five of the image's HEALTHCHECK."""
+"""Seconds for each step of the request; below the five of the image's HEALTHCHECK."""
 
 MAX_LINE = 65_536
-"""Bytes of one line of the protocol; a longer answer is no answer."""
+"""Largest size of a line of the protocol in bytes; a longer answer is not ok."""
 
 LOOPBACK = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
-"""Where to dial a service that listens on every address."""
+"""Addresses to dial when a service listens on every address."""
 
 
 def command_of_service(path: Path = Path("/proc/1/cmdline")) -> list[str]:
-    """The words of process 1's command line; empty where that cannot be read."""
+    """The command line of process 1; empty if it cannot be read."""
     try:
         return [word.decode(errors="replace") for word in path.read_bytes().split(b"\0") if word]
     except OSError:
@@ -49,10 +48,10 @@ def target(
     arguments: Sequence[str], environment: Mapping[str, str], service: Sequence[str]
 ) -> tuple[str, int]:
     """Host and port to ask. `service` is the command line of the service. Raises `ValueError` for a port that
-    is no number."""
-    said = [word for word in arguments if word not in DEFAULT_PORTS]
-    if said:
-        host, _, port = said[0].rpartition(":")
+    is not a number."""
+    given = [word for word in arguments if word not in DEFAULT_PORTS]
+    if given:
+        host, _, port = given[0].rpartition(":")
         return LOOPBACK.get(host.strip("[]"), host.strip("[]")), int(port)
     roles = [word for word in (*arguments, *(Path(word).name for word in service)) if word in DEFAULT_PORTS]
     host = option(service, "--host") or environment.get("P2P_HOST", "")
@@ -65,8 +64,8 @@ def target(
 
 
 def is_well(host: str, port: int) -> bool:
-    """Send one `ping` and say whether the answer is `{"ok": true, …}`. Raises `OSError` or `ValueError` where
-    there is no such answer."""
+    """Whether the answer to a `ping` is `{"ok": true, …}`. Raises `OSError` or `ValueError` without an
+    answer."""
     with socket.create_connection((host, port), timeout=TIMEOUT) as connection:
         connection.sendall(b'{"op":"ping"}\n')
         line = b""
@@ -80,7 +79,7 @@ def is_well(host: str, port: int) -> bool:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Exit code: 0 well, 1 not."""
+    """Return the exit code: 0 if the service is well, else 1."""
     try:
         host, port = target(arguments, os.environ, command_of_service())
         if is_well(host, port):

@@ -1,19 +1,19 @@
 #!/bin/bash
-# User data for a cloud instance: installs Python and this project, and starts a tracker, a peer, or both as services.
-# Fill in the four settings, paste the whole file into the "user data" field, start the instance. It may be run again.
+# User data for a cloud instance: installs Python and this project, and starts a tracker, a peer, or both.
+# Fill in the four settings, paste the file into the "user data" field, start the instance. It may be run again.
 set -euo pipefail
 
 # tracker, peer, or "tracker peer".
 ROLES=${ROLES:-peer}
 
-# Where peers find the tracker: HOST:PORT, a private address of the tracker's instance. Leave as it is on the tracker's own instance.
+# The tracker's HOST:PORT, with the private address of its instance. Leave it on the tracker's own instance.
 TRACKER=${TRACKER:-127.0.0.1:6969}
 
-# Where this project comes from: the address of a git repository (ends in .git), or of a .tar.gz made by `git archive`.
-# The address below is a placeholder and leads nowhere: put your own copy here.
+# The address of this project: a git repository (ends in .git), or a .tar.gz made by `git archive`.
+# The address below is a placeholder: put your own copy here.
 SOURCE=${SOURCE:-https://git.example.org/enjambre.git}
 
-# What must be running: a tag or branch of the repository, or the SHA-256 of the .tar.gz. Pin it.
+# The version: a tag or branch of the repository, or the SHA-256 of the .tar.gz. Pin it.
 VERSION=${VERSION:-main}
 
 # Only for rehearsals: a folder to install into in place of /.

@@ -21,8 +21,10 @@ from typing import Final
 
 WIRE_CODES: Final[dict[str, str]] = {
     "line_too_long": "a line was longer than 65,536 bytes; the connection ends",
-    "bad_json": "a line was no JSON object we accept (syntax, depth, duplicate key, NaN); the connection ends",
-    "bad_field": "a field is missing, has the wrong type or is out of its limits; the message names the field",
+    "bad_json": "a line was no JSON object we accept (syntax, depth, duplicate key, NaN); "
+    "the connection ends",
+    "bad_field": "a field is missing, has the wrong type or is out of its limits; "
+    "the message names the field",
     "bad_body": "a body came where none belongs, or is larger than its op allows; the connection ends",
     "unsupported": "the op or the version is not known here",
     "login_needed": "this op needs a session; log in first",

@@ -113,15 +113,24 @@ def _limits() -> Iterator[str]:
         ("a manifest, and so the body that answers `manifest`", f"{MAX_MANIFEST:,} bytes"),
         (
             "a content",
-            f"{MAX_SIZE:,} bytes, {MAX_PIECES:,} pieces, {manifest.MAX_FILES:,} files and empty folders together",
+            (
+                f"{MAX_SIZE:,} bytes, {MAX_PIECES:,} pieces, "
+                f"{manifest.MAX_FILES:,} files and empty folders together"
+            ),
         ),
         (
             "a piece",
-            f"a power of two from {geometry.MIN_PIECE_LENGTH:,} to {geometry.MAX_PIECE_LENGTH:,} bytes; the last may be shorter",
+            (
+                f"a power of two from {geometry.MIN_PIECE_LENGTH:,} to {geometry.MAX_PIECE_LENGTH:,} bytes; "
+                "the last may be shorter"
+            ),
         ),
         (
             "a path in a manifest",
-            f"{content_names.MAX_PATH:,} bytes in {content_names.MAX_DEPTH} parts of {content_names.MAX_PART} bytes each, as UTF-8",
+            (
+                f"{content_names.MAX_PATH:,} bytes in {content_names.MAX_DEPTH} parts "
+                f"of {content_names.MAX_PART} bytes each, as UTF-8"
+            ),
         ),
     ]
     return _table(("what", "limit"), rows)

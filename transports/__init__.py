@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Final, cast
 
 from p2p.errors import TransportUnavailable
+from p2p.net.limits import LIMITS, TIMEOUTS, Limits, Timeouts
 
 if TYPE_CHECKING:
     from p2p.net.wire import WireTrace
@@ -25,8 +26,15 @@ NEEDS: Final[dict[str, tuple[frozenset[str], str]]] = {
 """Libraries that a transport needs beyond Python itself, and how to get them."""
 
 
-def load(name: str, io: DiskIO, trace: WireTrace | None = None) -> Transport:
-    """Return a new transport that reads files by `io` and tells `trace` of its control lines.
+def load(
+    name: str,
+    io: DiskIO,
+    trace: WireTrace | None = None,
+    *,
+    timeouts: Timeouts = TIMEOUTS,
+    limits: Limits = LIMITS,
+) -> Transport:
+    """Return a new transport that reads files by `io` and calls `trace` with its control lines.
 
     Raises `TransportUnavailable` for an unknown name, or when its extra is not installed. A fault inside our
     own module is not disguised as a missing extra: only the name of the missing library decides.
@@ -36,7 +44,10 @@ def load(name: str, io: DiskIO, trace: WireTrace | None = None) -> Transport:
     module, cls = KNOWN[name]
     libraries, hint = NEEDS.get(name, (frozenset(), ""))
     try:
-        return cast("Transport", getattr(importlib.import_module(module), cls)(io, trace))
+        return cast(
+            "Transport",
+            getattr(importlib.import_module(module), cls)(io, trace, timeouts=timeouts, limits=limits),
+        )
     except ModuleNotFoundError as error:
         missing = error.name or ""
         if missing == module:

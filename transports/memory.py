@@ -1,6 +1,6 @@
 """Blocks without sockets: a real transport inside one process, for tests and for teaching.
 
-A "network" is a table from port to listener that the transports of one process share; host names mean nothing
+A "network" is a table from port to listener that the transports of one process share. Host names mean nothing
 in it.
 """
 
@@ -10,19 +10,27 @@ import asyncio
 
 from p2p.errors import ProtocolError, Unreachable
 from p2p.model import Address, BlockSpan, ContentId, FileSpan, PeerId, client_id
+from p2p.net.limits import LIMITS, TIMEOUTS, Limits, Timeouts
 from p2p.net.wire import WireTrace
 from p2p.peer.transport import BlockSource, Control, DataConnectionClosed
 from p2p.storage.disk_io import DiskIO
 
 
 class MemoryTransport:
-    """Moves blocks by reading the source's files straight into the asker's buffer."""
+    """Moves blocks by reading the source's files straight into the buffer of the fetch."""
 
     name = "memory"
 
     def __init__(
-        self, io: DiskIO, trace: WireTrace | None = None, network: dict[int, MemoryListener] | None = None
+        self,
+        io: DiskIO,
+        trace: WireTrace | None = None,
+        network: dict[int, MemoryListener] | None = None,
+        *,
+        timeouts: Timeouts = TIMEOUTS,
+        limits: Limits = LIMITS,
     ) -> None:
+        """Nothing is waited for here and no line is sent, so `trace`, `timeouts` and `limits` have no use."""
         self._io = io
         self._network: dict[int, MemoryListener] = {} if network is None else network
 
@@ -45,19 +53,19 @@ class MemoryTransport:
 
 
 class MemoryListener:
-    """An open door of this process."""
+    """A port of this process on which blocks are served."""
 
     def __init__(self, port: int, source: BlockSource, network: dict[int, MemoryListener]) -> None:
         self.port = port
         self.source = source
-        self.lanes: set[MemoryDataConnection] = set()
+        self.connections: set[MemoryDataConnection] = set()
         self._network = network
 
     async def close(self) -> None:
-        """Close the door and all lanes through it."""
+        """Stop listening, and close all connections that came in."""
         self._network.pop(self.port, None)
-        for lane in list(self.lanes):
-            await lane.close()
+        for connection in list(self.connections):
+            await connection.close()
 
 
 class MemoryDataConnection:
@@ -65,12 +73,12 @@ class MemoryDataConnection:
 
     def __init__(self, listener: MemoryListener, client: str, io: DiskIO) -> None:
         self._listener = listener
-        self._who = client
+        self._client = client
         self._io = io
-        self._turn = asyncio.Lock()
+        self._in_order = asyncio.Lock()
         self._under_way: set[asyncio.Task[None]] = set()
         self._closed = False
-        listener.lanes.add(self)
+        listener.connections.add(self)
 
     async def fetch(self, content: ContentId, span: BlockSpan, into: memoryview) -> None:
         """Fill `into` with the block. Raises `Refused`, `Unreachable` (`DataConnectionClosed` is one),
@@ -93,12 +101,13 @@ class MemoryDataConnection:
     async def close(self) -> None:
         """End it; what is under way raises `DataConnectionClosed`."""
         self._closed = True
-        self._listener.lanes.discard(self)
+        self._listener.connections.discard(self)
         for task in list(self._under_way):
             task.cancel()
 
     async def _move(self, content: ContentId, span: BlockSpan, into: memoryview) -> None:
-        async with self._turn, self._listener.source.blocks(self._who, content, [span]) as (files,):
+        source = self._listener.source
+        async with self._in_order, source.blocks(self._client, content, [span]) as (files,):
             size = sum(file.length for file in files)
             if size != len(into):
                 raise ProtocolError(
@@ -119,5 +128,5 @@ class MemoryDataConnection:
             if not count:
                 raise Unreachable("the other side's file became shorter")
             got += count
-            await asyncio.to_thread(self._listener.source.throttle, count, self._who)
+            await asyncio.to_thread(self._listener.source.throttle, count, self._client)
         return got

@@ -1,9 +1,7 @@
-"""One libtorrent peer, tuned for a fast link: TCP only, no encryption, no discovery. Run by a Python that has
-libtorrent.
+"""One libtorrent peer, tuned for a fast link: TCP only, no encryption, no discovery. Needs libtorrent.
 
-libtorrent_peer.py seed FILE TORRENT          prints {"event":"listening","port":N} and serves until it is
-ended libtorrent_peer.py leech FOLDER TORRENT PORT  fetches from the seed at that port, and ends when all is
-there
+libtorrent_peer.py seed FILE TORRENT           prints {"event":"listening","port":N} and serves
+libtorrent_peer.py leech FOLDER TORRENT PORT   fetches from the seed at that port, and ends
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ import libtorrent as lt
 
 
 def session(*, seed: bool) -> Any:
-    """A session with libtorrent's own settings for speed, and nothing that leaves this machine."""
+    """A session with libtorrent's settings for speed, on loopback only."""
     settings = lt.high_performance_seed() if seed else lt.default_settings()
     settings.update(
         {
@@ -45,7 +43,7 @@ def session(*, seed: bool) -> Any:
 
 
 def add(ses: Any, torrent: str, folder: Path, *, seed: bool) -> Any:
-    """Add the torrent; a seed trusts its file unread."""
+    """Add the torrent. A seed does not check its file."""
     params = lt.add_torrent_params()
     params.ti = lt.torrent_info(torrent)
     params.save_path = str(folder)
@@ -55,7 +53,7 @@ def add(ses: Any, torrent: str, folder: Path, *, seed: bool) -> Any:
 
 
 def main() -> None:
-    """Do one of the two."""
+    """Seed or fetch."""
     what, place, torrent = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
     ses = session(seed=what == "seed")
     handle = add(ses, torrent, place.parent if what == "seed" else place, seed=what == "seed")

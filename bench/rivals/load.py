@@ -1,5 +1,4 @@
-"""Build and run the load generator, its sink, and `wrk` against an HTTP tracker; say what a tracker shall be
-asked."""
+"""Build and run the load generator and its sink, write its plans, and run `wrk` against an HTTP tracker."""
 
 from __future__ import annotations
 
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from bench.lab import ROOT, Lab, free_port, pinned
+from bench.lib.lab import ROOT, Lab, free_port, pinned
 from bench.rivals.tools import program
 
 CONNECTIONS: Final = 16
@@ -30,8 +29,7 @@ end
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """What one run gave: answers a second, and how long an answer took in seconds: half of them at most, and
-    99 in a hundred."""
+    """The result of a run: answers a second, and the 50th and 99th percentile of their latency in seconds."""
 
     rate: float
     p50: float
@@ -48,8 +46,8 @@ class Generator:
         subprocess.run([program("cc"), "-O2", "-Wall", "-Wextra", "-o", self._binary, source], check=True)
 
     def run(self, port: int, plan: Path, window: int = 1, seconds: float = SECONDS) -> Rate:
-        """Load one server by a plan, `window` requests open on each connection. Raises `RuntimeError` when
-        any was refused."""
+        """Load a server by a plan, with `window` open requests on each connection. Raises `RuntimeError` if
+        one was refused."""
         argv = [self._binary, "127.0.0.1", str(port), str(window), str(seconds), str(plan)]
         done = subprocess.run(pinned(argv, LOAD_CPU), capture_output=True, text=True, check=True)
         found = json.loads(done.stdout)
@@ -60,7 +58,7 @@ class Generator:
         return Rate(found["requests"] / found["seconds"], found["p50"], found["p99"])
 
     def sink(self) -> int:
-        """A server that answers each line with no thought at all; returns its port."""
+        """Start a server that only counts lines and answers each. Returns its port."""
         port = free_port()
         self._lab.start(pinned([self._binary, "sink", str(port)], TRACKER_CPU))
         self._lab.wait_for_port(port)
@@ -68,7 +66,7 @@ class Generator:
 
 
 def write_plan(path: Path, blocks: Iterable[tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]]) -> Path:
-    """Write a plan: for each connection, what is said first, and what is asked round and round."""
+    """Write a plan: for each connection its first request, and the requests that it repeats."""
     with path.open("w") as file:
         for first, asked in blocks:
             file.write(f"!{_line(first)}")

@@ -1,9 +1,9 @@
-"""What raw grpcio does without a peer around it: one call, one stream of 1 MiB chunks. Run by a Python that
-has the gRPC extra.
+"""A stream of raw grpcio without a peer around it: one call, chunks of 1 MiB. Needs the gRPC extra.
 
-raw_grpc.py serve FILE KIND PACKED   serves FILE; KIND is threads or asyncio, PACKED is protobuf or ours (who
-packs a chunk) raw_grpc.py fetch PORT FILE          hashes each chunk with blake2b and writes it to FILE; -
-throws it away raw_grpc.py drain PORT               only takes the bytes
+raw_grpc.py serve FILE KIND PACKED   serves FILE. KIND is threads or asyncio. PACKED is protobuf or ours,
+                                     the code that packs a chunk.
+raw_grpc.py fetch PORT FILE          hashes each chunk with blake2b and writes it to FILE; - drops it
+raw_grpc.py drain PORT               only receives
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ CHUNK: Final = 1 << 20
 
 
 def serve(path: str, kind: str, packed: str) -> None:
-    """Serve one file by gRPC's threads or by its asyncio, each chunk packed by protobuf or by the product's
-    own lines."""
+    """Serve a file by gRPC's threads or asyncio, each chunk packed by protobuf or by the product's own
+    code."""
     fd = os.open(path, os.O_RDONLY)
     size = os.fstat(fd).st_size
 
@@ -84,7 +84,7 @@ def messages(port: str, parse: Any) -> Iterator[Any]:
 
 
 def fetch(port: str, path: str) -> None:
-    """Take, hash and keep the file, or throw it away."""
+    """Receive and hash the file, and write it unless `path` is `-`."""
     with open(os.devnull if path == "-" else path, "wb") as out:
         for one in messages(port, pb.Chunk.FromString):
             hashlib.blake2b(one.data, digest_size=32).digest()

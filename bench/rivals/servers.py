@@ -1,4 +1,5 @@
-"""Start the servers of others in a lab: nginx, an rsync daemon, opentracker, a libtorrent or aria2 seed."""
+"""Start the comparators' servers in a lab: nginx, an rsync daemon, opentracker, a libtorrent or aria2
+seed."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import subprocess
 from hashlib import sha1
 from pathlib import Path
 
-from bench.lab import MIB, ROOT, Lab, event, free_port, pinned
+from bench.lib.lab import MIB, ROOT, Lab, event, free_port, pinned
 from bench.rivals.tools import program, python_with
 
 _LIBTORRENT = str(ROOT / "bench/rivals/libtorrent_peer.py")
@@ -36,7 +37,8 @@ def rsync(lab: Lab, folder: Path) -> str:
     port, work = free_port(), lab.folder("rsync")
     conf = work / "rsyncd.conf"
     conf.write_text(
-        f"use chroot = no\npid file = {work}/pid\nlog file = {work}/log\n[files]\npath = {folder}\nread only = yes\n"
+        f"use chroot = no\npid file = {work}/pid\nlog file = {work}/log\n"
+        f"[files]\npath = {folder}\nread only = yes\n"
     )
     argv = [
         program("rsync"),
@@ -52,13 +54,12 @@ def rsync(lab: Lab, folder: Path) -> str:
 
 
 def opentracker(lab: Lab, whitelist: list[bytes], cpu: int | None = None, port: int = 0) -> int:
-    """An opentracker that knows these torrents (Debian's takes no others); returns its port. Raises
-    `Missing`."""
+    """An opentracker for these torrents (Debian's accepts no others); returns its port. Raises `Missing`."""
     port, work = port or free_port(), lab.folder("opentracker")
     listed, conf = work / "white", work / "conf"
     listed.write_text("".join(f"{one.hex()}\n" for one in whitelist))
     conf.write_text(f"listen.tcp_udp 127.0.0.1:{port}\naccess.whitelist {listed}\n")
-    lab.work.chmod(0o755)  # it refuses to be root, and becomes nobody
+    lab.work.chmod(0o755)  # opentracker drops root for nobody
     argv = pinned([program("opentracker"), "-f", str(conf)], cpu)
     lab.start(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     lab.wait_for_port(port)
@@ -99,8 +100,8 @@ def libtorrent(lab: Lab, path: Path, out: Path) -> list[str]:
 
 
 def aria2(lab: Lab, path: Path, out: Path) -> list[str]:
-    """An aria2 seed of a file, found by way of an opentracker; returns the command that fetches it into a
-    folder. Raises `Missing`."""
+    """An aria2 seed of a file, and an opentracker; returns the command that fetches the file into a folder.
+    Raises `Missing`."""
     aria, port = program("aria2c"), free_port()
     made, info_hash = torrent(lab, path, f"http://127.0.0.1:{port}/announce")
     opentracker(lab, [info_hash], port=port)

@@ -1,13 +1,10 @@
-"""The floor for one to one: blocking threads, `sendfile`, `recv_into`, blake2b, `pwrite`, and nothing that a
-real peer needs besides.
+"""The floor for one to one: blocking threads, `sendfile`, `recv_into`, blake2b, `pwrite`, and nothing else.
 
-    sketch.py seed FILE        hashes FILE, prints {"event":"listening","port":N} and serves until it is ended
-    sketch.py leech FILE PORT  fetches it by two threads of one connection each, and checks every block by the
-    seed's hashes
+    sketch.py seed FILE        hashes FILE, prints {"event":"listening","port":N} and serves
+    sketch.py leech FILE PORT  fetches it by two threads with a connection each, and checks every block
 
-What it leaves out: many sources, resuming, lost connections, limits, an end that is not the last byte. No
-peer that does those can be faster; the distance to it is what they cost.
-"""
+It leaves out several senders, resuming, lost connections and limits. A peer that has these cannot be faster,
+and the distance to the floor is their cost."""
 
 from __future__ import annotations
 
@@ -25,7 +22,7 @@ AHEAD = 4
 
 
 def seed(path: str) -> None:
-    """Serve the hashes and then any block asked for."""
+    """Serve the hashes, and then any block on request."""
     fd = os.open(path, os.O_RDONLY)
     size = os.fstat(fd).st_size
     hashes = b"".join(
@@ -41,16 +38,16 @@ def seed(path: str) -> None:
                 sent = os.sendfile(sock.fileno(), fd, at, left)
                 at, left = at + sent, left - sent
 
-    with socket.create_server(("127.0.0.1", 0)) as door:
-        print(json.dumps({"event": "listening", "port": door.getsockname()[1]}), flush=True)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        print(json.dumps({"event": "listening", "port": listener.getsockname()[1]}), flush=True)
         while True:
-            sock, _ = door.accept()
+            sock, _ = listener.accept()
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             threading.Thread(target=serve, args=(sock,), daemon=True).start()
 
 
 def leech(path: str, port: int) -> None:
-    """Fetch every second block each, a few asked for ahead."""
+    """Fetch by two threads, every second block each, with a few requests in advance."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     wrong: list[int] = []
 
@@ -67,7 +64,7 @@ def leech(path: str, port: int) -> None:
             for number, at in enumerate(mine):
                 block = view[: min(BLOCK, size - at)]
                 if sock.recv_into(block, 0, socket.MSG_WAITALL) != len(block):
-                    raise ConnectionResetError("the seed hung up")
+                    raise ConnectionResetError("the seed closed the connection")
                 if number + AHEAD < len(mine):
                     sock.sendall(struct.pack("!Q", mine[number + AHEAD]))
                 start = at // BLOCK * 32

@@ -1,5 +1,5 @@
-"""How each contender of `bench/swarm.py` is started in a lab of several hosts, and how its receivers say how
-far they are."""
+"""The engines of `bench/run.py swarm`: how each is started on the hosts of a lab, and how its output is
+read."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from bench.lab import MIB, ROOT, Lab
-from bench.netns import Host
-from bench.netns import Lab as Net
+from bench.lib.lab import MIB, ROOT, Lab
+from bench.lib.netns import Host
+from bench.lib.netns import Lab as Net
 from bench.rivals.servers import torrent
 from bench.rivals.tools import program, python_with
 
@@ -28,19 +28,18 @@ _ARIA_PROGRESS: Final = re.compile(r"\[#\w+ ([\d.]+)([KMG]?)i?B/")
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a receiver said: bytes it has, and when all is there, the seconds that took since it began to
+    """The progress that a receiver printed: bytes that it has, and at the end the seconds since it began to
     fetch (None: since its start)."""
 
     done: int
     ended: bool = False
     seconds: float | None = None
     origin: int | None = None
-    """Bytes that came from the origin, if it knows."""
+    """Bytes that came from the origin, if the receiver knows."""
 
 
 class Contender(ABC):
-    """One way to bring a file from the origin to the receivers. `places`: a host for the tracker, one for the
-    origin, and the receivers."""
+    """One engine that brings the file `path` from the origin to the receivers."""
 
     def __init__(self, lab: Lab, net: Net, path: Path) -> None:
         self.lab, self.net, self.path = lab, net, path
@@ -52,11 +51,12 @@ class Contender(ABC):
 
     @abstractmethod
     def receive(self, host: Host, number: int, out: Path) -> subprocess.Popen[bytes]:
-        """Start a receiver, which stays when it is done."""
+        """Start a receiver, which stays and serves when it is done."""
 
+    @staticmethod
     @abstractmethod
-    def step(self, line: str) -> Step | None:
-        """What a line of a receiver says."""
+    def step(line: str, size: int) -> Step | None:
+        """The progress in a line that a receiver printed, if it has any. `size` is that of the file."""
 
 
 class Enjambre(Contender):
@@ -98,7 +98,8 @@ class Enjambre(Contender):
         argv += ["--tracker", self._tracker, "--state", out / "state"]
         return self.net.popen(host, argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
-    def step(self, line: str) -> Step | None:
+    @staticmethod
+    def step(line: str, _size: int) -> Step | None:
         said = json.loads(line)
         if said["event"] == "progress":
             return Step(said["bytes"])
@@ -108,7 +109,7 @@ class Enjambre(Contender):
 
 
 class Libtorrent(Contender):
-    """libtorrent, with its defaults or as a super-seeding origin; nothing is asked beyond the lab."""
+    """libtorrent with its default settings, without DHT and local discovery."""
 
     mode = "default"
 
@@ -130,20 +131,20 @@ class Libtorrent(Contender):
         argv: Argv = [self._python, _LIBTORRENT, "leech", out, self._torrent, self.mode, host.address]
         return self.net.popen(host, argv, stdout=subprocess.PIPE)
 
-    def step(self, line: str) -> Step | None:
+    @staticmethod
+    def step(line: str, _size: int) -> Step | None:
         said = json.loads(line)
         return Step(said["bytes"], said["event"] == "done", said.get("seconds"))
 
 
 class SuperSeeding(Libtorrent):
-    """libtorrent whose origin hides what it has, so that it sends each piece once."""
+    """libtorrent with a super-seeding origin."""
 
     mode = "super"
 
 
 class Aria2(Contender):
-    """aria2 with opentracker. It says once a second how far it is, so its times may be up to a second too
-    long."""
+    """aria2 with opentracker. It prints its progress once a second, so its times may be a second too long."""
 
     def publish(self, tracker: Host, origin: Host) -> None:
         self._torrent = _opentracker(self.lab, self.net, tracker, self.path)
@@ -155,9 +156,10 @@ class Aria2(Contender):
             host, [*self._common(out), self._torrent], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
 
-    def step(self, line: str) -> Step | None:
+    @staticmethod
+    def step(line: str, size: int) -> Step | None:
         if "Download complete" in line or " SEED(" in line:  # which of the two depends on what it does next
-            return Step(self.size, True)
+            return Step(size, True)
         found = _ARIA_PROGRESS.search(line)
         if found is None:
             return None
@@ -204,7 +206,7 @@ def _opentracker(lab: Lab, net: Net, host: Host, path: Path) -> Path:
     work = lab.folder("opentracker")
     (work / "white").write_text(info_hash.hex() + "\n")
     (work / "conf").write_text(f"listen.tcp_udp {host.address}:{PORT}\naccess.whitelist {work}/white\n")
-    lab.work.chmod(0o755)  # it refuses to be root, and becomes nobody
+    lab.work.chmod(0o755)  # opentracker drops root for nobody
     argv: Argv = [program("opentracker"), "-f", work / "conf"]
     net.popen(host, argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return made

@@ -1,5 +1,5 @@
-"""Find the comparators on this machine, and say how to get those that are not there. Nothing is installed by
-us."""
+"""Find the comparators on this machine, and say how to install those that are missing. Nothing is
+installed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 from functools import cache
 from typing import Final
 
-from bench.lab import ROOT
+from bench.lib.lab import ROOT
 
 DEBIAN: Final = {
     "nginx": "nginx-light",
@@ -26,17 +26,17 @@ DEBIAN: Final = {
 }
 """The Debian packages that hold each program."""
 PYPI: Final = {"libtorrent": "libtorrent", "grpc_reflection": "'.[grpc]'"}
-"""What to ask pip for, for each module."""
-_PLACES: Final = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin"])
+"""The requirement that holds each module, for pip."""
+PLACES: Final = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin"])
 
 
 class Missing(Exception):
-    """A comparator is not here; its text says how to get it."""
+    """A comparator is not installed. The text says how to install it."""
 
 
-def program(name: str) -> str:
-    """Where a program is. Raises `Missing`."""
-    found = shutil.which(name, path=_PLACES)
+def program(name: str, places: str = PLACES) -> str:
+    """The path of a program in one of the folders `places`. Raises `Missing`."""
+    found = shutil.which(name, path=places)
     if found is None:
         raise Missing(f"{name} is missing: apt-get install {DEBIAN[name]}")
     return found
@@ -44,30 +44,22 @@ def program(name: str) -> str:
 
 @cache
 def python_with(module: str) -> str:
-    """A Python that has this module: the one that runs, or that of `.venv-bench` or `.venv-test` here. Raises
-    `Missing`."""
-    for python in (
-        sys.executable,
-        *(str(ROOT / name / "bin/python") for name in (".venv-bench", ".venv-test")),
-    ):
-        if (
-            os.path.exists(python)
-            and not subprocess.run(
-                [python, "-c", f"import {module}"], capture_output=True, check=False
-            ).returncode
-        ):
+    """A Python that has this module: this one, or that of `.venv-bench` or `.venv-test`. Raises `Missing`."""
+    here = (str(ROOT / name / "bin/python") for name in (".venv-bench", ".venv-test"))
+    for python in filter(os.path.exists, (sys.executable, *here)):
+        imported = subprocess.run([python, "-c", f"import {module}"], capture_output=True, check=False)
+        if imported.returncode == 0:
             return python
-    raise Missing(
-        f"{module} is missing: python3 -m venv .venv-bench && .venv-bench/bin/pip install {PYPI[module]}"
-    )
+    install = f"python3 -m venv .venv-bench && .venv-bench/bin/pip install {PYPI[module]}"
+    raise Missing(f"{module} is missing: {install}")
 
 
-def survey() -> list[str]:
-    """A line for each comparator: where it is, or how to get it."""
+def survey(places: str = PLACES) -> list[str]:
+    """A line for each comparator: its path, or how to install it."""
     lines = []
     for name in (*DEBIAN, *PYPI):
         try:
-            lines.append(f"{name:12} {python_with(name) if name in PYPI else program(name)}")
+            lines.append(f"{name:12} {python_with(name) if name in PYPI else program(name, places)}")
         except Missing as missing:
             lines.append(f"{name:12} -- {missing}")
     return lines

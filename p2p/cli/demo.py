@@ -1,5 +1,7 @@
-"""`bin/demo`: a whole swarm on this machine, in separate processes; all fetch one file, and every byte is
-compared."""
+"""`bin/demo`: a whole swarm on this machine. All its peers fetch one file, and every byte is compared.
+
+This file has the command line; `demo_swarm.py` runs the processes, `demo_report.py` says how it went.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +9,10 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from typing import Final
 
-from p2p.cli.common import Job, Parser, Program, add_version, run
 from p2p.cli.config import DemoConfig
+from p2p.cli.options import Parser, add_version
+from p2p.cli.run import Job, Program, run
+from p2p.errors import IntegrityError
 
 EXAMPLES: Final = """\
 examples:
@@ -21,10 +25,11 @@ It needs no installation and no network; what it made is removed at the end.
 
 
 def build_parser() -> ArgumentParser:
-    """The command line of the demo."""
+    """Return the command line of the demo."""
     parser = Parser(
         prog="demo",
-        description="Starts a tracker and some peers on this machine, lets all fetch a file from one, and compares every copy.",
+        description="Starts a tracker and some peers on this machine, lets all fetch a file from one, "
+        "and compares every copy.",
         epilog=EXAMPLES,
     )
     parser.add_argument(
@@ -36,12 +41,27 @@ def build_parser() -> ArgumentParser:
 
 
 async def work(job: Job[DemoConfig]) -> int:
-    """Run the demo; returns the exit code."""
-    from p2p.cli.demo_run import demo
+    """Run the demo; return the exit code.
 
-    return await demo(job)
+    Raises `UsageError`, `DiskError`, `ChildFailed`, and `IntegrityError` when a copy differs.
+    """
+    import time
+
+    from p2p.cli.demo_report import report, result_event
+    from p2p.cli.demo_swarm import run_demo
+
+    console, began = job.console, time.monotonic()
+    outcome = await run_demo(job, time.monotonic)
+    seconds = time.monotonic() - began
+    console.event(result_event(outcome, seconds))
+    console.text(*report(outcome, seconds))
+    if not outcome.identical:
+        different = ", ".join(one.peer for one in outcome.receivers if not one.identical)
+        raise IntegrityError(f"{different}: the copy differs from the original")
+    console.text("", "Every copy is identical to the original, byte by byte.")
+    return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the demo with `argv`; returns the exit code."""
+    """Run the demo with `argv`; return the exit code."""
     return run(Program("demo", build_parser, DemoConfig, work), argv)

@@ -1,8 +1,7 @@
-"""What the demo found, as values and as text: the table, who fetched from whom, and the origin copies."""
+"""How a demo went: its events, and the tables that a person reads at the end."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import field
 from typing import Any, Final
 
@@ -46,7 +45,7 @@ class Outcome:
 
 
 def receiver_event(one: Fetched, size: int) -> dict[str, Any]:
-    """The `done` event of one receiver."""
+    """Return the `done` event of one receiver."""
     return {
         "event": "done",
         "peer": one.peer,
@@ -59,7 +58,7 @@ def receiver_event(one: Fetched, size: int) -> dict[str, Any]:
 
 
 def result_event(outcome: Outcome, seconds: float) -> dict[str, Any]:
-    """The last event: `seconds` is the whole run."""
+    """Return the last event. `seconds` is the whole run."""
     return {
         "event": "result",
         "peers": len(outcome.receivers) + 1,
@@ -72,51 +71,47 @@ def result_event(outcome: Outcome, seconds: float) -> dict[str, Any]:
 
 
 def report(outcome: Outcome, seconds: float) -> list[str]:
-    """The lines that a person reads at the end; none is wider than 80 columns."""
-    size = outcome.size
-    rows = [_row(one, outcome) for one in outcome.receivers]
+    """Return the lines that a person reads at the end. None is wider than 80 columns."""
+    size, receivers = outcome.size, outcome.receivers
+    rows = [_row(one, outcome) for one in receivers]
     lines = table(("peer", "seconds", "MiB/s", "from peers", "from origin", "compared"), rows, " rrrr")
-    if len(outcome.receivers) <= MATRIX_COLUMNS:
+    if len(receivers) <= MATRIX_COLUMNS:
         lines += ["", "Who fetched from whom (a row fetches, a column gives):", *_matrix(outcome)]
-    total = sum(sum(one.bytes_from.values()) for one in outcome.receivers)
-    shared = total - round(outcome.origin_copies * size)
-    lines += [
+    total = sum(sum(one.bytes_from.values()) for one in receivers)
+    not_from_origin = percent(total - round(outcome.origin_copies * size), total) if total else 0
+    return [
+        *lines,
         "",
-        f"origin copies  {outcome.origin_copies:.2f}    one server would have sent {len(outcome.receivers):.2f}",
-        f"from others    {percent(shared, total) if total else 0}% of {size_text(total)} did not come from the origin",
-        f"whole demo     {time_text(seconds)}, with starting and stopping {len(outcome.receivers) + 2} processes",
+        f"origin copies  {outcome.origin_copies:.2f}    one server would have sent {len(receivers):.2f}",
+        f"from others    {not_from_origin}% of {size_text(total)} did not come from the origin",
+        f"whole demo     {time_text(seconds)}, with starting and stopping {len(receivers) + 2} processes",
     ]
-    return lines
 
 
 def _row(one: Fetched, outcome: Outcome) -> tuple[str, ...]:
-    rate = f"{outcome.size / MIB / one.seconds:.1f}" if one.seconds > 0 else "-"
-    share = _share(one.bytes_from.get(outcome.origin, 0), outcome.size)
-    givers = sum(1 for count in one.bytes_from.values() if count)
     return (
         one.peer,
         f"{one.seconds:.2f}",
-        rate,
-        str(givers),
-        share,
+        f"{outcome.size / MIB / one.seconds:.1f}" if one.seconds > 0 else "-",
+        str(sum(1 for count in one.bytes_from.values() if count)),
+        _share(one.bytes_from.get(outcome.origin, 0), outcome.size),
         "identical" if one.identical else "DIFFERENT",
     )
 
 
 def _matrix(outcome: Outcome) -> list[str]:
     givers = [outcome.origin, *(one.peer for one in outcome.receivers)]
-    rows = [(one.peer, *_shares(one, givers, outcome.size)) for one in outcome.receivers]
+    rows = [(one.peer, *(_cell(one, giver, outcome.size) for giver in givers)) for one in outcome.receivers]
     # The receivers' numbers are enough as heads: their full names stand in the rows.
     heads = ("", givers[0], *(name.rpartition("-")[2] for name in givers[1:]))
     return table(heads, rows, " " + "r" * len(givers))
 
 
-def _shares(one: Fetched, givers: Sequence[str], size: int) -> list[str]:
-    cells = []
-    for giver in givers:
-        count = one.bytes_from.get(giver, 0)
-        cells.append("." if giver == one.peer else _share(count, size) if count else "-")
-    return cells
+def _cell(one: Fetched, giver: str, size: int) -> str:
+    if giver == one.peer:
+        return "."
+    count = one.bytes_from.get(giver, 0)
+    return _share(count, size) if count else "-"
 
 
 def _share(count: int, size: int) -> str:

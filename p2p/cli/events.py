@@ -1,107 +1,58 @@
-"""What a peer reports, as JSON events: the names and keys that other programs read. `docs` and tests hold
-this file to the contract."""
+"""JSON events: the names and keys that other programs read. They are a contract.
+
+The fields of a report are the keys of its event, in their order. Sizes are in bytes, rates in bytes a second,
+times in seconds.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from pathlib import Path
+from typing import Any, Final
 
-from p2p.model import Manifest
-from p2p.peer.reports import (
-    Downloaded,
-    Listening,
-    ManifestKnown,
-    Placed,
-    Progress,
-    Received,
-    Replicated,
-    Report,
-    SessionChanged,
-    Shared,
-    Uploaded,
-    Warned,
-    Withdrawn,
-)
-from p2p.protocol.tracker_messages import HitRow, PeerRow, StatsAnswer
+from p2p.model import Address, Manifest
+from p2p.peer import reports
+from p2p.peer.reports import Report
+from p2p.protocol.tracker_messages import Contact, HitRow, PeerRow, StatsAnswer
 
 Event = dict[str, Any]
 
+NAMES: Final[dict[type[Report], str]] = {
+    reports.Listening: "listening",
+    reports.Shared: "shared",
+    reports.Withdrawn: "withdrawn",
+    reports.Received: "received",
+    reports.Warned: "warning",
+    reports.SessionChanged: "session",
+    reports.Progress: "progress",
+    reports.ManifestKnown: "manifest",
+    reports.Downloaded: "done",
+    reports.Placed: "placed",
+    reports.Replicated: "replicated",
+    reports.Uploaded: "done",
+}
+DIGITS: Final = {"seconds": 6, "origin_copies": 4, "rate": None}
+"""Decimals of the keys whose values are no whole numbers."""
 
-def event_of(report: Report) -> Event:  # one row a kind of report; to split it would hide that
-    """The event of a report. Sizes in bytes, rates in bytes a second, times in seconds."""
-    match report:
-        case Listening():
-            return {
-                "event": "listening",
-                "host": report.address.host,
-                "port": report.address.port,
-                "transports": report.transports,
-            }
-        case Shared():
-            return {
-                "event": "shared",
-                "name": report.name,
-                "id": report.id,
-                "size": report.size,
-                "path": str(report.path),
-            }
-        case Withdrawn():
-            return {"event": "withdrawn", "name": report.name, "id": report.id}
-        case Received():
-            return {
-                "event": "received",
-                "name": report.name,
-                "id": report.id,
-                "size": report.size,
-                "peer": report.peer,
-                "bytes_by": report.bytes_by,
-            }
-        case Warned():
-            return {"event": "warning", "message": report.message}
-        case SessionChanged():
-            return {"event": "session", "state": report.state, "user": report.user}
-        case Progress():
-            return {
-                "event": "progress",
-                "phase": report.phase,
-                "bytes": report.bytes,
-                "size": report.size,
-                "rate": round(report.rate),
-                "peers": report.peers,
-            }
-        case ManifestKnown():
-            return {
-                "event": "manifest",
-                "name": report.name,
-                "id": report.id,
-                "size": report.size,
-                "pieces": report.pieces,
-            }
-        case Downloaded():
-            return {
-                "event": "done",
-                "path": str(report.path),
-                "id": report.id,
-                "size": report.size,
-                "seconds": round(report.seconds, 6),
-                "bytes_from": report.bytes_from,
-                "bytes_by": report.bytes_by,
-            }
-        case Placed():
-            return {"event": "placed", "peer": report.peer}
-        case Replicated():
-            return {"event": "replicated", "peer": report.peer, "seconds": round(report.seconds, 6)}
-        case Uploaded():
-            return {
-                "event": "done",
-                "id": report.id,
-                "copies": report.copies,
-                "seconds": round(report.seconds, 6),
-                "origin_copies": round(report.origin_copies, 4),
-            }
+
+def event_of(report: Report) -> Event:
+    """Return the event of a report."""
+    event: Event = {"event": NAMES[type(report)]}
+    for field in dataclasses.fields(report):
+        value = getattr(report, field.name)
+        if isinstance(value, Address):
+            event["host"], event["port"] = value.host, value.port
+        elif isinstance(value, Path):
+            event[field.name] = str(value)
+        elif field.name in DIGITS:
+            event[field.name] = round(value, DIGITS[field.name])
+        else:
+            event[field.name] = value
+    return event
 
 
 def content_event(hit: HitRow) -> Event:
-    """A row of `list` and `search`."""
+    """Return a row of `list` and `search`."""
     return {
         "event": "content",
         "name": hit.name,
@@ -113,8 +64,7 @@ def content_event(hit: HitRow) -> Event:
 
 
 def peer_event(row: PeerRow) -> Event:
-    """A row of `peers`; `last_heartbeat` is in seconds before now, `room` in bytes that it accepts by
-    upload."""
+    """Return a row of `peers`: `last_heartbeat` in seconds before now, `room` for uploads in bytes."""
     return {
         "event": "peer",
         "name": row.name,
@@ -129,7 +79,7 @@ def peer_event(row: PeerRow) -> Event:
 
 
 def manifest_events(content: str, manifest: Manifest) -> list[Event]:
-    """The manifest as `info` tells it: one `content`, and a `file` for each file."""
+    """Return the manifest as `info` prints it: one `content`, and a `file` for each file."""
     about: Event = {
         "event": "content",
         "name": manifest.name,
@@ -144,8 +94,19 @@ def manifest_events(content: str, manifest: Manifest) -> list[Event]:
     return [about, *({"event": "file", "path": entry.path, "size": entry.size} for entry in manifest.files)]
 
 
+def source_event(source: Contact) -> Event:
+    """Return a peer of `info`; `have` in bytes of the content."""
+    return {
+        "event": "peer",
+        "name": source.name,
+        "host": source.host,
+        "transports": source.listen,
+        "have": source.have,
+    }
+
+
 def stats_event(stats: StatsAnswer, tracker: str) -> Event:
-    """The tracker's figures; `user` is None when this user has no session there."""
+    """Return the tracker's figures. `user` is None when this user has no session there."""
     return {
         "event": "stats",
         "tracker": tracker,
@@ -160,33 +121,3 @@ def stats_event(stats: StatsAnswer, tracker: str) -> Event:
         "requests": stats.requests,
         "user": stats.user,
     }
-
-
-class ProgressFeed:
-    """Decides when a `progress` event is due: at most ten a second while there is news, and at least one a
-    second while work goes on."""
-
-    LEAST, MOST = 0.1, 0.7
-    """Seconds between two events; `MOST` plus the time between two ticks must stay below one."""
-
-    def __init__(self) -> None:
-        self._latest: Progress | None = None
-        self._shown = float("-inf")
-
-    def news(self, progress: Progress, now: float) -> Event | None:
-        """Work has come this far at `now` (seconds); the event to print, if one is due."""
-        new_phase = self._latest is None or self._latest.phase != progress.phase
-        self._latest = progress
-        return self._show(now) if new_phase or now - self._shown >= self.LEAST else None
-
-    def tick(self, now: float) -> Event | None:
-        """Time has passed; the event to print, if one is due."""
-        return self._show(now) if self._latest is not None and now - self._shown >= self.MOST else None
-
-    def rest(self) -> None:
-        """The work is done; nothing is due until the next news."""
-        self._latest = None
-
-    def _show(self, now: float) -> Event | None:
-        self._shown = now
-        return None if self._latest is None else event_of(self._latest)

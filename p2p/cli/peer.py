@@ -1,4 +1,4 @@
-"""`bin/peer`: the parser of its commands, and which function does each."""
+"""`bin/peer`: the command line of its commands, and the function that does each."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from typing import Any, Final
 
-from p2p.cli.common import Job, Parser, Program, add_version, run
 from p2p.cli.config import PeerConfig
+from p2p.cli.options import Parser, add_version
+from p2p.cli.run import Job, Program, run
+from p2p.value import frozen
 
 EXAMPLES: Final = """\
 examples:
@@ -16,81 +18,95 @@ examples:
   bin/peer --tracker 10.0.0.5:6969 list         what a tracker knows
 
 'bin/peer COMMAND --help' tells more about each command.
-Exit codes: 0 done, 1 failed, 2 wrong command line, 3 not found, 4 refused, 5 integrity, 6 unreachable, 7
-disk; 130, 143 and 129 stopped.
+Exit codes: 0 done, 1 failed, 2 wrong command line, 3 not found, 4 refused, 5 integrity, 6 unreachable, \
+7 disk; 130, 143 and 129 stopped.
 """
 
-TARGET: Final = ("target", "NAME|ID|LINK", None, "a name, a content id, or a link in quotes")
 
-COMMANDS: Final[dict[str, tuple[str, str, str, tuple[tuple[str, str, str | None, str], ...]]]] = {
-    "serve": (
+@frozen
+class Word:
+    """A positional word of a command line; `repeats` is None for one, `+` for one or more."""
+
+    name: str
+    metavar: str
+    about: str
+    repeats: str | None = None
+
+
+@frozen
+class Command:
+    """One command: the function that does it (`module:function` below `p2p.cli.commands`), and its help."""
+
+    does: str
+    about: str
+    examples: str
+    words: tuple[Word, ...] = ()
+
+
+TARGET: Final = Word("target", "NAME|ID|LINK", "a name, a content id, or a link in quotes")
+
+COMMANDS: Final[dict[str, Command]] = {
+    "serve": Command(
         "sharing:serve",
         "share what is in a folder, until stopped",
         "bin/peer serve ~/shared\nbin/peer serve /srv/images --port 6970 --accept-uploads 100G",
-        (("dir", "DIR", None, "each file and folder directly in it is shared"),),
+        (Word("dir", "DIR", "each file and folder directly in it is shared"),),
     ),
-    "share": (
+    "share": Command(
         "sharing:share",
         "share files and folders, until stopped, and print a link for each",
         "bin/peer share lab.img\nbin/peer share lab.img datasets/2024 --limit-up 20M",
-        (("paths", "PATH", "+", "a file or a folder"),),
+        (Word("paths", "PATH", "a file or a folder", "+"),),
     ),
-    "list": (
+    "list": Command(
         "directory:list_contents",
         "all contents that the tracker knows",
         "bin/peer list\nbin/peer list --json",
-        (),
     ),
-    "search": (
+    "search": Command(
         "directory:search",
         "contents by words of their names",
         "bin/peer search linux iso",
-        (("text", "TEXT", "+", "words; all must occur, in any order and any case"),),
+        (Word("text", "TEXT", "words; all must occur, in any order and any case", "+"),),
     ),
-    "peers": ("directory:peers", "all peers that the tracker knows", "bin/peer peers", ()),
-    "info": (
-        "sharing:info",
+    "peers": Command("directory:peers", "all peers that the tracker knows", "bin/peer peers"),
+    "info": Command(
+        "info:info",
         "what a content is made of, and who has how much of it",
         "bin/peer info lab.img",
         (TARGET,),
     ),
-    "download": (
-        "sharing:download",
+    "download": Command(
+        "download:download",
         "fetch a content from all peers at once, verified; goes on where it was stopped",
         "bin/peer download lab.img\nbin/peer download lab.img -o /data --seed --limit 50M",
         (TARGET,),
     ),
-    "upload": (
-        "sharing:upload",
+    "upload": Command(
+        "upload:upload",
         "put copies on other peers, and return when they have verified them",
         "bin/peer upload results.tar --copies 2",
-        (("path", "PATH", None, "a file or a folder"),),
+        (Word("path", "PATH", "a file or a folder"),),
     ),
-    "login": (
-        "directory:login",
+    "login": Command(
+        "session:login",
         "open a session with the tracker that lasts until logout",
         "bin/peer login alice",
-        (("user", "USER", None, "your name"),),
+        (Word("user", "USER", "your name"),),
     ),
-    "logout": (
-        "directory:logout",
+    "logout": Command(
+        "session:logout",
         "end the session; its peers and contents leave the directory at once",
         "bin/peer logout",
-        (),
     ),
-    "status": (
-        "directory:status",
-        "the tracker's figures and this user's session",
-        "bin/peer status --json",
-        (),
+    "status": Command(
+        "session:status", "the tracker's figures and this user's session", "bin/peer status --json"
     ),
 }
-"""Each command: the function that does it, one sentence, examples, and its words (name, how it is shown, how
-many, one sentence)."""
 
 
 def build_parser() -> ArgumentParser:
-    """The command line of the peer. Options for all commands may stand before the command too."""
+    """Return the command line of the peer. Options for all commands may stand before the command too."""
     parser = Parser(
         prog="peer",
         description="Shares files and folders, and fetches them from all who have them.",
@@ -99,27 +115,30 @@ def build_parser() -> ArgumentParser:
     add_version(parser)
     PeerConfig.add_options(parser, "list")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
-    for name, (_, about, examples, words) in COMMANDS.items():
-        shown = "\n".join(f"  {line}" for line in examples.split("\n"))
-        command = commands.add_parser(
-            name, help=about, description=f"{about[0].upper()}{about[1:]}.", epilog=f"examples:\n{shown}"
+    for name, command in COMMANDS.items():
+        examples = "\n".join(f"  {line}" for line in command.examples.split("\n"))
+        one = commands.add_parser(
+            name,
+            help=command.about,
+            description=f"{command.about[0].upper()}{command.about[1:]}.",
+            epilog=f"examples:\n{examples}",
         )
-        for word, metavar, how_many, sentence in words:
-            command.add_argument(word, metavar=metavar, nargs=how_many, help=sentence)
-        add_version(command)
-        PeerConfig.add_options(command, name)
+        for word in command.words:
+            one.add_argument(word.name, metavar=word.metavar, nargs=word.repeats, help=word.about)
+        add_version(one)
+        PeerConfig.add_options(one, name)
     return parser
 
 
 async def work(job: Job[PeerConfig]) -> int:
-    """Do the command that was parsed; returns the exit code."""
+    """Do the command that was parsed; return the exit code."""
     from importlib import import_module
 
-    module, _, function = COMMANDS[job.words.command][0].partition(":")
-    done: Any = await getattr(import_module(f"p2p.cli.{module}"), function)(job)
+    module, _, function = COMMANDS[job.words.command].does.partition(":")
+    done: Any = await getattr(import_module(f"p2p.cli.commands.{module}"), function)(job)
     return int(done)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the peer with `argv`; returns the exit code."""
+    """Run the peer with `argv`; return the exit code."""
     return run(Program("peer", build_parser, PeerConfig, work), argv)

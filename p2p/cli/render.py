@@ -1,5 +1,4 @@
-"""Text for people: sizes, rates, times, tables and the progress line. Takes values, gives strings without any
-escape sequence."""
+"""Text for people: sizes, rates, times, tables and the progress line, without any escape sequence."""
 
 from __future__ import annotations
 
@@ -7,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 from unicodedata import combining, east_asian_width
 
-from p2p.content.names import printable
 from p2p.peer.reports import Progress
+from p2p.text import printable
 
 _DIRECTIONS: Final = {"downloading": "from", "waiting": "from", "uploading": "to"}
-"""Phases in which other peers matter, and how."""
+"""Phases whose line counts the peers, and the word before the count."""
 
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 
@@ -52,14 +51,14 @@ def count_text(count: int, one: str, many: str = "") -> str:
 
 
 def width(text: str) -> int:
-    """Columns that `text` takes on a terminal."""
+    """Return how many columns `text` takes on a terminal."""
     if text.isascii():
         return len(text)
     return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def cut(text: str, columns: int) -> str:
-    """As much of `text` as fits into `columns`; what was cut shows as `...`."""
+    """Return as much of `text` as fits into `columns`. The rest shows as `...`."""
     if width(text) <= columns:
         return text
     room = columns - 3
@@ -73,8 +72,10 @@ def cut(text: str, columns: int) -> str:
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]], right: str = "") -> list[str]:
-    """Lines of a table, its cells made printable. `right` has an `r` at the place of each column that is set
-    to the right."""
+    """Return the lines of a table, its cells made printable.
+
+    `right` has an `r` at the place of each column that is set to the right.
+    """
     cells = [list(headers), *([printable(cell) for cell in row] for row in rows)]
     widths = [max(width(row[column]) for row in cells) for column in range(len(headers))]
     lines = []
@@ -88,21 +89,21 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]], right: str = ""
 
 
 def percent(part: float, whole: float) -> int:
-    """Whole percent, rounded down, so that 100 means all of it; nothing of nothing is all."""
+    """Return whole percent, rounded down, so that 100 means all of it. Nothing of nothing is all."""
     return 100 if part >= whole else int(part * 100 / whole)
 
 
 def bar(part: float, whole: float, columns: int) -> str:
-    """A bar of `columns` characters between brackets."""
+    """Return a bar of `columns` characters between brackets."""
     done = columns * percent(part, whole) // 100
     return "[" + "#" * done + "." * (columns - done) + "]"
 
 
 def progress_text(progress: Progress, elapsed: float, columns: int) -> str:
-    """The progress line: the phase, and what is known: percent, amount, rate, time left, peers. `elapsed`:
-    seconds of this phase.
+    """Return the progress line: the phase, and what is known of percent, amount, rate, time left and peers.
 
-    Where not all of it fits, bar and amount go first, then the peers; percent, rate and time left stay.
+    `elapsed` is in seconds of this phase. Where not all of it fits, bar and amount go first, then the peers;
+    percent, rate and time left stay.
     """
     sized, fast = progress.size > 0, progress.rate > 0
     done = f"{percent(progress.bytes, progress.size)}%" if sized else ""
@@ -131,7 +132,7 @@ def progress_text(progress: Progress, elapsed: float, columns: int) -> str:
 
 
 def fitting(columns: int, *lines: str) -> str:
-    """The first of `lines` that fits into `columns`; if none does, the last one, cut."""
+    """Return the first of `lines` that fits into `columns`; if none does, the last one, cut."""
     return next((line for line in lines if width(line) <= columns), cut(lines[-1], columns))
 
 
@@ -140,6 +141,6 @@ def _joined(gap: str, *parts: str) -> str:
 
 
 def amount_from(sources: Mapping[str, int], columns: int = 60) -> str:
-    """Who gave how much, most first: `origin 40.0 MiB, lab-2 24.0 MiB`."""
+    """Return how much came from each peer, most first: `origin 40.0 MiB, lab-2 24.0 MiB`."""
     named = sorted(sources.items(), key=lambda item: (-item[1], item[0]))
     return cut(", ".join(f"{printable(name)} {size_text(count)}" for name, count in named), columns)

@@ -1,24 +1,56 @@
-"""Stop signals, brought into the event loop; with a fallback for systems whose loop knows no signals."""
+"""Stop signals: which there are, how they end a process at once, and how they reach an event loop."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import os
 import signal
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # `--help` must not load asyncio
+    from asyncio import AbstractEventLoop
+
+
+def stop_signals() -> tuple[signal.Signals, ...]:
+    """Return the signals that ask a command to stop: Ctrl-C, SIGTERM, and SIGHUP of a closed terminal.
+
+    An ignored SIGHUP is left out: under `nohup` a command goes on.
+    """
+    hang_up: signal.Signals | None = getattr(signal, "SIGHUP", None)
+    if hang_up is None or signal.getsignal(hang_up) == signal.SIG_IGN:
+        return signal.SIGINT, signal.SIGTERM
+    return signal.SIGINT, signal.SIGTERM, hang_up
+
+
+def leave_at_once(number: int, _frame: object = None) -> None:
+    """End this process now, with the exit code of a stop by signal `number`."""
+    if number == signal.SIGINT:
+        with contextlib.suppress(OSError):
+            if os.isatty(2):
+                os.write(2, b"\n")  # so that the shell's prompt does not stand behind the ^C
+    os._exit(128 + number)
+
+
+def stop_at_once_on_signals() -> None:
+    """Leave at once, without a traceback, on every stop signal.
+
+    This holds while there is nothing to save: before a command runs, and after it has stopped.
+    """
+    for number in stop_signals():
+        signal.signal(number, leave_at_once)
 
 
 def install_stop_signals(
-    loop: asyncio.AbstractEventLoop,
+    loop: AbstractEventLoop,
     callback: Callable[[signal.Signals], None],
     stops: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM),
     *,
     portable: bool = False,
 ) -> Callable[[], None]:
-    """Call `callback` with the signal, in `loop`, on each of `stops`. Returns what takes this back. Call it
-    in the main thread.
+    """Call `callback` with the signal, in `loop`, on each of `stops`. Return a function that takes this back.
 
-    Where the loop knows no signals, or with `portable`, it goes by `signal.signal`.
+    Call it in the main thread. A loop that knows no signals (Windows), and `portable`, use `signal.signal`.
     """
     previous = [(number, signal.getsignal(number)) for number in stops]
 
@@ -34,7 +66,7 @@ def install_stop_signals(
             def remove() -> None:
                 for number in stops:
                     loop.remove_signal_handler(number)
-                restore()  # the loop leaves the system's handler behind, whatever was there before
+                restore()  # the loop leaves the system's default behind, not what was there before
 
             return remove
 

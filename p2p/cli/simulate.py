@@ -1,4 +1,4 @@
-"""`bin/simulate`: a swarm of any size in virtual time, with the decisions of the real one."""
+"""`bin/simulate`: plays a swarm of any size in virtual time, with the decisions of the real one."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from typing import Final
 
-from p2p.cli.common import Job, Parser, Program, add_version, run
 from p2p.cli.config import SimConfig
+from p2p.cli.options import Parser, add_version
+from p2p.cli.run import Job, Program, run
 
 EXAMPLES: Final = """\
 examples:
@@ -19,13 +20,12 @@ examples:
 
 Nothing is sent anywhere. The same scenario, options and seed give the same trace, whose hash is printed.
 """
-_STEP: Final = 500
-"""Events between two looks at whether the user wants it to stop: 5,000 took half a second of the processor
-with 2,000 peers."""
+STEP_EVENTS: Final = 500
+"""Events between two looks for a stop signal. 5,000 took half a second of the processor with 2,000 peers."""
 
 
 def build_parser() -> ArgumentParser:
-    """The command line of the simulator."""
+    """Return the command line of the simulator."""
     parser = Parser(
         prog="simulate",
         description="Plays a swarm in virtual time, with the decisions of the real one.",
@@ -44,7 +44,7 @@ def build_parser() -> ArgumentParser:
 
 
 async def work(job: Job[SimConfig]) -> int:
-    """Run the simulation; returns the exit code. Raises `UsageError`, `DiskError`, `SimulationFault`."""
+    """Run the simulation; return the exit code. Raises `UsageError`, `DiskError`, `SimulationFault`."""
     import asyncio
     import dataclasses
     from pathlib import Path
@@ -53,30 +53,26 @@ async def work(job: Job[SimConfig]) -> int:
     from p2p.sim.report import figures, rows, svg, table
     from p2p.sim.scenarios import SCENARIOS, Setup, make
 
-    config, console = job.config, job.console
+    config, console, scenario = job.config, job.console, job.words.scenario
     if config.listing:
         for name, (_, sentence) in SCENARIOS.items():
             console.event({"event": "scenario", "name": name, "about": sentence})
             console.text(f"{name:10}{sentence}")
         return 0
-    rate = config.rate * 1e6 / 8
-    setup = Setup(
-        config.peers, config.pieces, config.piece, rate, config.delay / 1000, config.links, config.seed
-    )
-    world = make(job.words.scenario, setup)
-    while world.advance(_STEP):  # noqa: ASYNC110  nothing is waited for: a signal may come in between
+    rate, delay = config.rate * 1e6 / 8, config.delay / 1000
+    setup = Setup(config.peers, config.pieces, config.piece, rate, delay, config.links, config.rng_seed)
+    world = make(scenario, setup)
+    while world.advance(STEP_EVENTS):  # noqa: ASYNC110  nothing is waited for: a signal may come in between
         await asyncio.sleep(0)
     found = figures(world)
     for row in rows(world):
         console.event(row)
     console.event(
-        {"event": "done", "scenario": job.words.scenario, "seed": config.seed, **dataclasses.asdict(found)}
+        {"event": "done", "scenario": scenario, "seed": config.rng_seed, **dataclasses.asdict(found)}
     )
     console.text(*table(found))
     if config.svg:
-        title = (
-            f"{job.words.scenario}: {config.peers} receivers, {config.pieces} pieces, {config.rate} Mbit/s"
-        )
+        title = f"{scenario}: {config.peers} receivers, {config.pieces} pieces, {config.rate} Mbit/s"
         try:
             Path(config.svg).write_text(svg(title, world.samples, setup.ideal), encoding="utf-8")
         except OSError as error:
@@ -85,5 +81,5 @@ async def work(job: Job[SimConfig]) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the simulator with `argv`; returns the exit code."""
+    """Run the simulator with `argv`; return the exit code."""
     return run(Program("simulate", build_parser, SimConfig, work), argv)

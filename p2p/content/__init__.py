@@ -1,1 +1,1 @@
-"""What a content is: its manifest, its pieces and blocks, its names, its link. Pure: no files, no sockets."""
+"""What a content is: its manifest, pieces and blocks, names and link. Pure: no files, no sockets."""

@@ -1,4 +1,8 @@
-"""Which pieces: a set of piece numbers kept in one integer, and its form on the wire."""
+"""A set of piece numbers, kept in one integer, and its form on the wire.
+
+In the integer bit `i` is piece `i`. On the wire piece 0 is the highest bit of the first byte, as in
+BitTorrent: pieces 0 and 9 of 10 are the bytes `80 40`.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +12,16 @@ from typing import Final
 from p2p.errors import ProtocolError
 
 _REVERSED: Final = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
-"""Each byte with its bits in the other order: piece 0 is the lowest bit here and the highest bit of the first
-byte on the wire."""
+"""Each byte with its bits in reverse order, for `bytes.translate`."""
 
 
 class Bitmap:
-    """A set of piece numbers from 0 to `n - 1`. Not for use as a key, since it changes."""
+    """A set of piece numbers from 0 to `n - 1`. It is mutable, and so not hashable."""
 
     __slots__ = ("_bits", "n")
 
     def __init__(self, n: int, bits: int = 0) -> None:
-        """`n` pieces in all; bit `i` of `bits` says that piece `i` is in. Raises `ValueError` for bits
-        outside of `n`."""
+        """A set of the pieces whose bits are set in `bits`. Raises `ValueError` for bits outside of `n`."""
         if n < 0 or bits < 0 or bits >> n:
             raise ValueError(f"bits outside of {n} pieces")
         self.n = n
@@ -40,40 +42,39 @@ class Bitmap:
 
     @property
     def bits(self) -> int:
-        """The set as an integer: bit `i` is piece `i`."""
+        """The set as an integer."""
         return self._bits
 
     @property
     def count(self) -> int:
-        """How many pieces are in."""
+        """The number of pieces in the set."""
         return self._bits.bit_count()
 
     @property
     def full(self) -> bool:
-        """Whether all pieces are in; true for a content without pieces."""
+        """Whether all pieces are in the set; true for a content without pieces."""
         return self._bits == (1 << self.n) - 1
 
     def add(self, piece: int) -> None:
-        """Put `piece` in; it may be in already. Raises `IndexError` if there is no such piece."""
+        """Add `piece`, unless it is in the set. Raises `IndexError` if there is no such piece."""
         self._check(piece)
         self._bits |= 1 << piece
 
     def remove(self, piece: int) -> None:
-        """Take `piece` out; it may be out already. Raises `IndexError` if there is no such piece."""
+        """Remove `piece`, if it is in the set. Raises `IndexError` if there is no such piece."""
         self._check(piece)
         self._bits &= ~(1 << piece)
 
     def missing(self) -> Bitmap:
-        """The pieces that are not in, as a new set."""
+        """The pieces that are not in the set, as a new set."""
         return Bitmap(self.n, self._bits ^ ((1 << self.n) - 1))
 
     def copy(self) -> Bitmap:
-        """A set of the same pieces that changes on its own."""
+        """An independent copy."""
         return Bitmap(self.n, self._bits)
 
     def to_bytes(self) -> bytes:
-        """The form on the wire, before base64: one bit a piece, piece 0 the highest bit of the first byte,
-        spare bits zero."""
+        """The form on the wire, before base64; spare bits are zero."""
         return self._bits.to_bytes(_octets(self.n), "little").translate(_REVERSED)
 
     @classmethod
@@ -93,10 +94,9 @@ class Bitmap:
         return isinstance(piece, int) and 0 <= piece < self.n and bool(self._bits >> piece & 1)
 
     def __iter__(self) -> Iterator[int]:
-        """Piece numbers from low to high, as they were in when the walk began.
+        """The piece numbers in ascending order, as of the begin of the iteration.
 
-        Byte by byte: clearing the lowest bit of a large integer again and again would take time that grows
-        with the square.
+        Byte by byte: to clear the lowest bit of a large integer again and again would take quadratic time.
         """
         for index, octet in enumerate(self._bits.to_bytes(_octets(self.n), "little")):
             while octet:
@@ -113,13 +113,13 @@ class Bitmap:
     __hash__ = None  # type: ignore[assignment]
 
     def __or__(self, other: Bitmap) -> Bitmap:
-        return Bitmap(self.n, self._bits | self._same(other))
+        return Bitmap(self.n, self._bits | self._bits_of(other))
 
     def __and__(self, other: Bitmap) -> Bitmap:
-        return Bitmap(self.n, self._bits & self._same(other))
+        return Bitmap(self.n, self._bits & self._bits_of(other))
 
     def __sub__(self, other: Bitmap) -> Bitmap:
-        return Bitmap(self.n, self._bits & ~self._same(other))
+        return Bitmap(self.n, self._bits & ~self._bits_of(other))
 
     def __repr__(self) -> str:
         return f"Bitmap({self.count} of {self.n})"
@@ -128,7 +128,7 @@ class Bitmap:
         if not 0 <= piece < self.n:
             raise IndexError(f"piece {piece} of {self.n}")
 
-    def _same(self, other: Bitmap) -> int:
+    def _bits_of(self, other: Bitmap) -> int:
         if other.n != self.n:
             raise ValueError(f"a set of {other.n} pieces does not fit one of {self.n}")
         return other._bits

@@ -1,4 +1,9 @@
-"""Arithmetic between bytes, blocks, pieces and files of one content; nothing here touches a byte."""
+"""Arithmetic between the bytes, blocks, pieces and files of one content.
+
+The files of a content, in the order of its manifest, are one run of bytes. It is cut into *pieces* of
+`piece_length` bytes, which are what is verified; the last piece may be shorter. A piece is cut into *blocks*
+of at most `MAX_BLOCK` bytes, which are what is requested.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +17,15 @@ from p2p.value import frozen
 
 MIN_PIECE_LENGTH: Final = 64 * KIB
 MAX_PIECE_LENGTH: Final = 16 * MIB
-"""Piece lengths in bytes; a piece length is a power of two between these, both allowed."""
+"""Bounds of the piece length in bytes, which is a power of two."""
 
 _MOST_PIECES: Final = 1448
-"""Doubling the piece length above this count keeps contents between 724 and 1,448 pieces: about 1,000,
-measured in factors."""
+"""The piece length is doubled above this many pieces. A content then has between 724 and 1,448 pieces; 1,000
+is their geometric mean."""
 
 
 def choose_piece_length(size: int) -> int:
-    """Piece length in bytes for a content of `size` bytes: a power of two that gives about 1,000 pieces,
-    within the two bounds."""
+    """The piece length within the bounds that cuts a content of `size` bytes into about 1,000 pieces."""
     length = MIN_PIECE_LENGTH
     while length < MAX_PIECE_LENGTH and size > _MOST_PIECES * length:
         length *= 2
@@ -30,8 +34,7 @@ def choose_piece_length(size: int) -> int:
 
 @frozen
 class Geometry:
-    """How `size` bytes are cut: into pieces of `piece_length` bytes (the last may be shorter), and these into
-    blocks."""
+    """How `size` bytes are cut into pieces of `piece_length` bytes, and these into blocks."""
 
     size: int
     piece_length: int
@@ -47,21 +50,20 @@ class Geometry:
         return min(self.piece_length, MAX_BLOCK)
 
     def piece_size(self, piece: int) -> int:
-        """Bytes of piece number `piece`. Raises `IndexError` where there is no such piece."""
+        """Bytes of piece number `piece`. Raises `IndexError` if there is no such piece."""
         if not 0 <= piece < self.pieces:
             raise IndexError(f"piece {piece} of {self.pieces}")
         return min(self.piece_length, self.size - piece * self.piece_length)
 
     def blocks(self, piece: int) -> tuple[BlockSpan, ...]:
-        """The blocks of one piece, in order. Raises `IndexError` where there is no such piece."""
+        """The blocks of one piece, in order. Raises `IndexError` if there is no such piece."""
         size, step = self.piece_size(piece), self.block_length
         return tuple(BlockSpan(piece, offset, min(step, size - offset)) for offset in range(0, size, step))
 
     def check(self, span: BlockSpan) -> None:
-        """Raise `Refused("bad_range")` unless `span` is at least one byte, at most `MAX_BLOCK`, and lies
-        inside one piece.
+        """Raise `Refused("bad_range")` unless `span` has 1 to `MAX_BLOCK` bytes and lies inside one piece.
 
-        The message holds our own numbers only: those asked for may be thousands of digits long.
+        The message has this side's numbers only: those of a hostile client may have thousands of digits.
         """
         if not 0 <= span.piece < self.pieces:
             raise Refused(
@@ -74,17 +76,17 @@ class Geometry:
             raise Refused("bad_range", f"the block is not inside its piece, which has {size} bytes")
 
     def offset(self, span: BlockSpan) -> int:
-        """Where `span` begins, in bytes from the start of the content."""
+        """The offset of `span` in the content, in bytes."""
         return span.piece * self.piece_length + span.offset
 
 
 class Layout:
-    """Where the bytes of a content lie in its files, which are laid end to end."""
+    """Which bytes of a content lie in which of its files."""
 
     __slots__ = ("_numbers", "_starts", "size", "sizes")
 
     def __init__(self, files: Sequence[FileEntry]) -> None:
-        """`files` in the order of the manifest. Empty files hold no byte, so no slice ever names one."""
+        """`files` are in the order of the manifest. Empty files are in no slice."""
         self.sizes = tuple(entry.size for entry in files)
         self._numbers: list[int] = []
         self._starts: list[int] = []
@@ -97,8 +99,8 @@ class Layout:
         self.size = position
 
     def slices(self, offset: int, length: int) -> Iterator[tuple[int, int, int]]:
-        """Yield `(file index, offset in that file, length)` for `length` bytes from `offset`, all in bytes
-        and none empty.
+        """Yield `(file index, offset in that file, length)` for each file with some of `length` bytes from
+        `offset`.
 
         Raises `IndexError` if the range is not inside the content.
         """
@@ -115,12 +117,11 @@ class Layout:
             at += 1
 
     def touched(self, offset: int, length: int) -> int:
-        """How many files hold some of `length` bytes from `offset`, as far as that is inside the content."""
+        """How many files hold some of `length` bytes from `offset`, a range inside the content."""
         return bisect_left(self._starts, offset + length) - bisect_right(self._starts, offset) + 1
 
     def start(self, number: int) -> int:
-        """Where the first byte of file `number` lies in the content. Raises `IndexError` for a file without
-        bytes."""
+        """The offset of file `number` in the content. Raises `IndexError` for a file without bytes."""
         at = bisect_right(self._numbers, number) - 1
         if at < 0 or self._numbers[at] != number:
             raise IndexError(f"file {number} holds no bytes")

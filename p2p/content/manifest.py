@@ -1,5 +1,13 @@
-"""The manifest: build one from piece hashes, write its one canonical form, name it by its id, and check one
-before it is believed."""
+"""The manifest of a content: its files and the hash of each piece. Build one, write it, and check one.
+
+A manifest has exactly one form as bytes, its canonical form (here with line breaks, and shortened):
+
+    {"files":[{"path":"notes.txt","size":70000}],"folders":[],"hash":"blake2b-256","kind":"file",
+     "name":"notes.txt","piece_length":65536,"pieces":["5f1c…","a09b…"],"version":1}
+
+The id of the content is the blake2b-256 of these bytes. So an id names one manifest, and a manifest that does
+not match the id, or is not in canonical form, is refused before anything in it is used.
+"""
 
 from __future__ import annotations
 
@@ -18,31 +26,31 @@ from p2p.model import MAX_PIECES, MAX_SIZE, MIB, ContentId, FileEntry, Manifest
 from p2p.protocol.strict_json import loads
 
 VERSION: Final = 1
-"""Version of the manifest's form."""
+"""The version of the form."""
 
 MAX_MANIFEST: Final = 32 * MIB
 """Longest canonical form in bytes."""
 
 MAX_FILES: Final = 1_000_000
-"""Most files and empty folders together."""
+"""Most files and empty folders in all."""
 
 DIGEST_LENGTH: Final = 32
-"""Bytes of a piece's hash, whichever function made it."""
+"""Bytes of a piece's hash, for each of the hash functions."""
 
 _KEYS: Final = frozenset({"version", "name", "kind", "hash", "piece_length", "files", "folders", "pieces"})
 
 
 class Hash(Protocol):
-    """What `hashlib` makes: fed with bytes, it ends in a digest."""
+    """A hash object of `hashlib`."""
 
     def update(self, data: memoryview | bytes, /) -> None:
         """Take in `data`."""
 
     def digest(self) -> bytes:
-        """The hash of all that came in."""
+        """The hash of all bytes so far."""
 
     def copy(self) -> Hash:
-        """A hash of the same bytes that goes on by itself."""
+        """An independent copy."""
 
 
 _blake2b_256: Final = partial(hashlib.blake2b, digest_size=DIGEST_LENGTH)
@@ -50,7 +58,7 @@ _blake2b_256: Final = partial(hashlib.blake2b, digest_size=DIGEST_LENGTH)
 HASHES: Final[Mapping[str, Callable[[], Hash]]] = MappingProxyType(
     {"blake2b-256": _blake2b_256, "sha256": hashlib.sha256}
 )
-"""The hash functions a manifest may name; each makes digests of `DIGEST_LENGTH` bytes."""
+"""The hash functions that a manifest may name. Each makes digests of `DIGEST_LENGTH` bytes."""
 
 
 def build(
@@ -63,12 +71,11 @@ def build(
     folders: Iterable[str] = (),
     pieces: Iterable[bytes],
 ) -> Manifest:
-    """Make a manifest. `pieces` are the digests, in order; `folders` are the empty ones; files and folders
-    are sorted here.
+    """Make a manifest. `pieces` are the digests in order, and `folders` the empty folders, which are sorted
+    here.
 
-    Since piece hashes depend on the order of the files, `files` must come sorted by path already if there is
-    more than one. Raises `ProtocolError` naming the field, as `parse` would, so that nobody publishes what
-    all others would refuse.
+    `files` must be sorted by path, since the hashes of the pieces depend on their order. Raises
+    `ProtocolError` with the field, as `parse` does: what every peer would refuse is not published.
     """
     manifest = Manifest(
         name, kind, hash_name, piece_length, tuple(files), tuple(sorted(folders)), tuple(pieces)
@@ -78,7 +85,7 @@ def build(
 
 
 def to_bytes(manifest: Manifest) -> bytes:
-    """The canonical form: JSON in UTF-8 with sorted keys, no spaces, no escapes but the needed ones."""
+    """The canonical form: JSON in UTF-8 with sorted keys, without spaces, with no needless escape."""
     plain = {
         "version": VERSION,
         "name": manifest.name,
@@ -95,17 +102,15 @@ def to_bytes(manifest: Manifest) -> bytes:
 
 
 def content_id(data: bytes) -> ContentId:
-    """The id of a content: blake2b-256 of its manifest's canonical form, whichever function hashes the
-    pieces."""
+    """The id of a content: the blake2b-256 of its manifest's canonical form."""
     return ContentId(_blake2b_256(data).hexdigest())
 
 
 def parse(data: bytes, expected: ContentId | None) -> Manifest:
-    """Read and check a manifest; `expected` is the id it was asked for by, or `None` where it only has to be
-    valid.
+    """Read and check a manifest. `expected` is its id; with None any valid manifest will do.
 
-    Raises `IntegrityError` if the id does not match, which is looked at before anything else; else
-    `ProtocolError` naming the field.
+    Raises `IntegrityError` if it does not match the id, which is checked before it is parsed, and
+    `ProtocolError` with the field.
     """
     if len(data) > MAX_MANIFEST:
         raise ProtocolError("bad_body", f"the manifest is longer than {MAX_MANIFEST} bytes", fatal=True)
@@ -119,7 +124,7 @@ def parse(data: bytes, expected: ContentId | None) -> Manifest:
 
 
 def _read(plain: object) -> Manifest:
-    """Give every field its type; limits are looked at afterwards."""
+    """Check the type of every field; `_check` checks the limits."""
     if not isinstance(plain, dict):
         raise _bad("the whole", "is not an object")
     if _whole("version", plain.get("version")) != VERSION:
@@ -169,7 +174,7 @@ def _digest(value: object) -> bytes:
 
 
 def _check(manifest: Manifest) -> None:
-    """Raise `ProtocolError` naming the first field that breaks a limit."""
+    """Raise `ProtocolError` with the first field that breaks a limit."""
     check_part(manifest.name)
     if manifest.hash_name not in HASHES:
         raise _bad("hash", f"must be one of {', '.join(HASHES)}")

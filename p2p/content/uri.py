@@ -1,5 +1,10 @@
-"""Links: one line that a person can paste, `p2p:<id>?tracker=HOST:PORT&name=…`; it needs no search and no
-trust."""
+"""The link to a content: one line that a person can paste.
+
+    p2p:9f86d081…0a08?tracker=192.0.2.7:6969&name=notes.txt
+
+The id decides what is fetched, so a link needs neither a search nor trust in its sender. `tracker` says where
+to ask for peers, and `name` is for people only.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +18,14 @@ from p2p.value import frozen
 
 SCHEME: Final = "p2p:"
 MAX_LINK: Final = 4096
-"""Longest link in characters."""
+"""Longest link, in characters."""
 
 _ID: Final = re.compile(r"[0-9a-f]{64}", re.IGNORECASE)
 
 
 @frozen
 class Uri:
-    """What a link says. The name is for people; the id decides."""
+    """The parts of a link."""
 
     id: ContentId
     tracker: Address | None = None
@@ -36,19 +41,18 @@ class Uri:
 
 
 def is_link(text: str) -> bool:
-    """Whether this is meant as a link, right or wrong."""
+    """Whether `text` is meant as a link, valid or not."""
     return text.strip()[: len(SCHEME)].lower() == SCHEME
 
 
 def content_id(text: str) -> ContentId | None:
-    """The content id that `text` is, in its one form; None if it is none."""
+    """`text` as a content id in lower case; None if it is none."""
     text = text.strip()
     return ContentId(text.lower()) if _ID.fullmatch(text) else None
 
 
 def parse_link(text: str, default_port: int = 6969) -> Uri:
-    """Read a link; keys that are not known are ignored. Raises `UsageError` that says what is wrong with
-    it."""
+    """Read a link. Unknown keys are ignored. Raises `UsageError` that says what is wrong with it."""
     text = text.strip()
     if not is_link(text) or len(text) > MAX_LINK:
         raise UsageError(
@@ -80,8 +84,7 @@ def parse_link(text: str, default_port: int = 6969) -> Uri:
 
 
 def _is_utf8(text: str) -> bool:
-    """Whether a text has a UTF-8 form: what comes from a command line or a variable may hold single bytes of
-    another encoding."""
+    """Whether `text` has a UTF-8 form. An argument or a variable may have bytes of another encoding."""
     try:
         text.encode()
     except UnicodeEncodeError:

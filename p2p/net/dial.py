@@ -1,5 +1,5 @@
-"""How a host is dialled: its name is looked up and its addresses are tried so that a dead one, or a dead name
-server, costs little time."""
+"""Dials a host: looks its name up and tries its addresses, so that a dead address, or a dead name server,
+costs little time."""
 
 from __future__ import annotations
 
@@ -8,63 +8,76 @@ import contextlib
 import os
 import socket
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import chain, zip_longest
 from typing import Any, Final
 
 from p2p.errors import Unreachable
 from p2p.model import Address
+from p2p.net.limits import LIMITS, TIMEOUTS, Limits, Timeouts
 
-DIAL_TIME: Final = 4.0
-"""Seconds for a name to be looked up, and for an address to answer."""
-STAGGER: Final = 0.25
-"""Seconds after which the next address of a host is tried beside those before it (RFC 8305, "happy
-eyeballs")."""
-ADDRESSES: Final = 4
-"""Addresses of a host that are tried."""
-LOOKUPS: Final = 32
-"""Names looked up at once. A lookup cannot be called off, and a dead name server holds each for half a
-minute."""
 _THREAD: Final = "look up"
 
 Info = tuple[int, int, int, str, Any]
 """As `socket.getaddrinfo` has it: family, kind, protocol, canonical name, what to connect to."""
 
+Resolver = Callable[[str, int, int], list[Info]]
+"""Looks up a host, a port and flags, as `socket.getaddrinfo` does. Blocks. Raises `OSError`,
+`UnicodeError`."""
 
-async def dial(address: Address, what: str = "peer") -> socket.socket:
+
+def system_resolver(host: str, port: int, flags: int) -> list[Info]:
+    """The addresses of a host, as the system knows them."""
+    return list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags))
+
+
+async def dial(
+    address: Address,
+    what: str = "peer",
+    *,
+    timeouts: Timeouts = TIMEOUTS,
+    limits: Limits = LIMITS,
+    resolve: Resolver = system_resolver,
+) -> socket.socket:
     """Connect to the first address of a host that answers. Raises `Unreachable`, which names the address and
     the reason."""
     try:
-        async with asyncio.timeout(DIAL_TIME):
-            infos = await lookup(address.host, address.port)
-        return await _first_of(_families_in_turn(infos)[:ADDRESSES])
+        async with asyncio.timeout(timeouts.dial_s):
+            infos = await lookup(address.host, address.port, limits.dial_lookups, resolve)
+        return await _first_of(families_in_turn(infos)[: limits.dial_addresses], timeouts)
     except (OSError, UnicodeError) as error:
         raise Unreachable(f"{what} {address} cannot be reached: {reason_of(error)}") from error
 
 
-async def lookup(host: str, port: int) -> list[Info]:
-    """The addresses of a host. Raises `OSError`, `UnicodeError` for what can be no name.
+async def lookup(
+    host: str,
+    port: int,
+    at_once: int = LIMITS.dial_lookups,
+    resolve: Resolver = system_resolver,
+) -> list[Info]:
+    """The addresses of a host. Raises `OSError`, also when `at_once` other names are being looked up, and
+    `UnicodeError` for what can be no name.
 
-    A thread of its own for each: at its end a process waits for those of the loop's pool, and so for a name
-    server that never answers.
+    Each lookup has a thread of its own. At its end a process waits for the threads of the loop's pool, and so
+    it would wait for a name server that never answers.
     """
     if _is_numeric(host):
-        return _getaddrinfo(host, port, socket.AI_NUMERICHOST)
-    if sum(thread.name == _THREAD for thread in threading.enumerate()) >= LOOKUPS:
-        raise OSError(f"{LOOKUPS} other names are being looked up")
+        return resolve(host, port, socket.AI_NUMERICHOST)
+    if sum(thread.name == _THREAD for thread in threading.enumerate()) >= at_once:
+        raise OSError(f"{at_once} other names are being looked up")
     loop = asyncio.get_running_loop()
     found: asyncio.Future[list[Info]] = loop.create_future()
 
     def work() -> None:
         answer: list[Info] | OSError | UnicodeError
         try:
-            answer = _getaddrinfo(host, port, 0)
+            answer = resolve(host, port, 0)
         except (OSError, UnicodeError) as error:
             answer = error
         with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-            loop.call_soon_threadsafe(tell, answer)
+            loop.call_soon_threadsafe(settle, answer)
 
-    def tell(answer: list[Info] | OSError | UnicodeError) -> None:
+    def settle(answer: list[Info] | OSError | UnicodeError) -> None:
         if found.done():
             return
         if isinstance(answer, list):
@@ -80,8 +93,8 @@ async def lookup(host: str, port: int) -> list[Info]:
 
 
 def prepare(sock: socket.socket) -> None:
-    """Set what every peer connection wants: no delay of small lines, and keep-alive so that a host that
-    vanished is noticed."""
+    """Set what every peer connection wants: non-blocking, no delay of small lines, and keep-alive packets, by
+    which a host that vanished is noticed."""
     sock.setblocking(False)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -101,18 +114,20 @@ def reason_of(error: BaseException) -> str:
     return (str(error) or type(error).__name__).lower()
 
 
-async def _first_of(infos: Iterable[Info]) -> socket.socket:
-    """A connection to the first of these that answers; each is tried when those before it have failed, or say
-    nothing for a while."""
+async def _first_of(infos: Iterable[Info], timeouts: Timeouts) -> socket.socket:
+    """A connection to the first of these that answers. Each is tried when those before it have failed, or
+    have not answered for `stagger_s` seconds."""
     waiting = list(infos)
     attempts: set[asyncio.Task[socket.socket]] = set()
     fault: BaseException = OSError("no address")
     try:
         while waiting or attempts:
             if waiting:
-                attempts.add(asyncio.create_task(_connect(waiting.pop(0))))
+                attempts.add(asyncio.create_task(_connect(waiting.pop(0), timeouts.dial_s)))
             done, _ = await asyncio.wait(
-                attempts, timeout=STAGGER if waiting else None, return_when=asyncio.FIRST_COMPLETED
+                attempts,
+                timeout=timeouts.stagger_s if waiting else None,
+                return_when=asyncio.FIRST_COMPLETED,
             )
             for task in done:
                 attempts.discard(task)
@@ -129,12 +144,12 @@ async def _first_of(infos: Iterable[Info]) -> socket.socket:
                 late.close()
 
 
-async def _connect(info: Info) -> socket.socket:
+async def _connect(info: Info, seconds: float) -> socket.socket:
     family, kind, proto, _, target = info
     sock = socket.socket(family, kind, proto)
     try:
         prepare(sock)
-        async with asyncio.timeout(DIAL_TIME):
+        async with asyncio.timeout(seconds):
             await asyncio.get_running_loop().sock_connect(sock, target)
     except BaseException:
         sock.close()
@@ -142,7 +157,7 @@ async def _connect(info: Info) -> socket.socket:
     return sock
 
 
-def _families_in_turn(infos: Iterable[Info]) -> list[Info]:
+def families_in_turn(infos: Iterable[Info]) -> list[Info]:
     """The best address of each family before the second best: where one family leads nowhere, all its
     addresses do."""
     families: dict[int, list[Info]] = {}
@@ -157,7 +172,3 @@ def _is_numeric(host: str) -> bool:
             socket.inet_pton(family, host.partition("%")[0])
             return True
     return False
-
-
-def _getaddrinfo(host: str, port: int, flags: int) -> list[Info]:
-    return list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags))

@@ -1,152 +1,141 @@
-"""One download: bring the manifest, make room for the content or find its part, fetch what is missing, and
-give it its final name."""
+"""One download, in three awaited steps: bring the manifest, prepare the part file, fetch what it lacks.
+
+    async with Download(content, services) as download:
+        found = await download.manifest()                  # checked against the id
+        await download.prepare(found, folder)              # lock, resume, verify what is there
+        done = await download.fetch()                      # all pieces, then the final name
+
+Whoever keeps a replica for others looks at the manifest between the first two steps.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from p2p.content.geometry import Geometry
 from p2p.errors import Refused
-from p2p.model import ContentId, Manifest, PeerKey
+from p2p.model import ContentId, PeerKey
 from p2p.peer.control import ControlConnection
-from p2p.peer.fetcher import Fetcher, Tools
-from p2p.peer.local_content import LocalContent
-from p2p.peer.manifest_search import ManifestSearch
+from p2p.peer.fetcher import Fetcher
+from p2p.peer.finder import Finder
+from p2p.peer.manifest_search import Found, ManifestSearch
 from p2p.peer.reports import Downloaded, ManifestKnown, Progress, Warned
+from p2p.peer.services import Services
 from p2p.storage.disk import whole_path
-from p2p.storage.hashing import HashPool, PieceChecker
-from p2p.storage.part_file import PartialContent
+from p2p.storage.part_file import PartFile
 from p2p.storage.shared_content import SharedContent, fingerprints
 
 
 class Download:
-    """The fetching of one content into one folder."""
+    """The download of one content. Leaving its context stops the search for peers, and abandons a part file
+    that is not finished: what came is kept, its lock is given back."""
 
-    def __init__(
-        self,
-        content: ContentId,
-        folder: Path,
-        tools: Tools,
-        *,
-        overwrite: bool = False,
-        keep: bool = True,
-        first: ControlConnection | None = None,
-        admit: Callable[[Manifest], None] | None = None,
-        made: Callable[[], None] | None = None,
-    ) -> None:
-        """Without `keep` the content is served no more when it is whole.
-
-        `first` is a link whose peer has the content, as when it asked us to keep a copy; `admit` sees its
-        manifest before anything is written, and raises what there is against it; `made` is told when
-        something of it may lie on the disk.
-        """
+    def __init__(self, content: ContentId, services: Services) -> None:
         self.content = content
-        self._folder = folder
-        self._tools = tools
-        self._overwrite = overwrite
-        self._keep = keep
-        self._first = first
-        self._admit = admit
-        self._made = made
-        self._finder = tools.finder(content, self._wanted)
-        self._search = ManifestSearch(
-            content, tools.links, tools.pool, self._finder, self._progress, tools.policy.patience, tools.rng
+        self.made = False
+        """Whether something of the content may lie on the disk."""
+        self._services = services
+        self._began = asyncio.get_running_loop().time()
+        self._finder = Finder(
+            content, services.tracker, services.controls, self._wanted, services.finder_timeouts
         )
-        self._fetching: Fetcher | None = None
-        self.manifest: Manifest | None = None
+        self._search = ManifestSearch(
+            content,
+            services.controls,
+            services.hashing,
+            self._finder,
+            lambda phase: services.report(Progress(phase, 0, 0, 0.0, 0)),
+            services.policy.stall_timeout,
+            services.rng,
+            services.search_limits,
+        )
+        self._part: PartFile | None = None
+        self._fetcher: Fetcher | None = None
+        self._finished = False
 
-    async def run(self) -> Downloaded:
-        """Fetch it all. Raises what went wrong: `NotFound`, `Unreachable`, `IntegrityError`, `DiskError`,
-        `Refused`."""
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        try:
-            found = await self._search.run(self._first)
-            manifest = found.manifest
-            path = await self._fetch_all(found.data, manifest)
-        finally:
-            await self._finder.close()
-        by = self._fetching
-        sent, carried = (by.bytes_from, by.bytes_by) if by is not None else ({}, {})
-        return Downloaded(path, self.content, manifest.size, loop.time() - began, sent, carried)
+    async def __aenter__(self) -> Self:
+        return self
 
-    async def bring_manifest(self) -> bytes:
-        """Bring the manifest's bytes, checked against the id, and nothing else. Raises as `run`."""
-        try:
-            return (await self._search.run(self._first)).data
-        finally:
-            await self._finder.close()
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._finder.close()
+        if self._finished:
+            return
+        if self._fetcher is not None:
+            self._services.library.retract(self._fetcher.local)
+        if self._part is not None:
+            await asyncio.shield(self._abandon(self._part))
 
-    async def _fetch_all(self, data: bytes, manifest: Manifest) -> Path:
-        tools = self._tools
-        geometry = Geometry(manifest.size, manifest.piece_length)
-        if self._admit is not None:
-            self._admit(manifest)
-        self.manifest = manifest
-        folder = whole_path(self._folder)  # as a scan names it, so that the watcher knows it again
-        tools.report(ManifestKnown(manifest.name, self.content, manifest.size, geometry.pieces))
-        partial = PartialContent(manifest, self.content, folder, tools.pool.io, self._overwrite)
-        holding: LocalContent | None = None
-        finished = False
+    async def manifest(self, first: ControlConnection | None = None) -> Found:
+        """Bring the manifest, from `first` if that peer has it. Raises `NotFound`, `Unreachable`,
+        `IntegrityError`, `Refused`."""
+        return await self._search.run(first)
+
+    async def prepare(self, found: Found, folder: Path, *, overwrite: bool = False) -> None:
+        """Make or resume the part file, and verify what is in it. Raises `DiskError`."""
+        services, manifest = self._services, found.manifest
+        folder = whole_path(folder)  # as a scan names it, so that the watcher knows it again
+        pieces = Geometry(manifest.size, manifest.piece_length).pieces
+        services.report(ManifestKnown(manifest.name, self.content, manifest.size, pieces))
+        part = self._part = PartFile(manifest, self.content, folder, services.hashing.io, overwrite)
         try:
-            try:
-                await tools.pool.run(partial.open)
-            finally:
-                if self._made is not None and partial.made:
-                    self._made()
-            self._warn_of_names(partial.renamed)
-            have = await tools.pool.verify(partial, lambda done: self._progress("verifying", done))
-            holding = LocalContent(
-                self.content, manifest, data, have, partial, folder / manifest.name, tools.rng
-            )
-            if not have.full:
-                checker = PieceChecker(tools.pool, partial, have)
-                self._fetching = Fetcher(holding, checker, self._finder, tools, self._progress)
-                await self._fetching.run()
-            self._progress("finishing", manifest.size)
-            path = await tools.pool.run(partial.finish)
-            if not self._keep:
-                finished = True
-                holding.news = None
-                return path
-            marks = await tools.pool.run(lambda: fingerprints(manifest, path))
-            holding.complete(SharedContent(manifest, path, marks, tools.pool.io), path)
-            tools.register(holding)
-            tools.changed(holding)
-            finished = True
+            await services.hashing.run(part.open)
         finally:
-            if not finished:
-                if holding is not None:
-                    holding.news = None
-                    tools.unregister(holding)
-                await asyncio.shield(_abandon(partial, tools.pool))
-        return path
+            self.made = part.made
+        self._warn_of_names(part.renamed)
+
+        def progress(done: int) -> None:
+            services.report(Progress("verifying", done, manifest.size, 0.0, 0))
+
+        have = await services.hashing.verify(part, progress)
+        path = folder / manifest.name
+        self._fetcher = Fetcher(self.content, found, part, have, path, self._finder, services)
+
+    async def fetch(self, *, keep: bool = True) -> Downloaded:
+        """Fetch what the prepared part file lacks, and give it its final name. Without `keep` the content is
+        not served once it is whole, as by a peer that is about to leave.
+
+        Raises `NotFound`, `Unreachable`, `IntegrityError`, `DiskError`.
+        """
+        part, fetcher, services = self._part, self._fetcher, self._services
+        if part is None or fetcher is None:
+            raise RuntimeError("a download is prepared before it is fetched")
+        await fetcher.run()
+        local = fetcher.local
+        manifest = local.manifest
+        services.report(Progress("finishing", manifest.size, manifest.size, 0.0, 0))
+        path = await services.hashing.run(part.finish)
+        if keep:
+            marks = await services.hashing.run(lambda: fingerprints(manifest, path))
+            local.publish(SharedContent(manifest, path, marks, services.hashing.io), path)
+            services.library.publish(local)
+        self._finished = True
+        seconds = asyncio.get_running_loop().time() - self._began
+        return Downloaded(path, self.content, manifest.size, seconds, fetcher.bytes_from, fetcher.bytes_by)
 
     def _warn_of_names(self, renamed: Sequence[tuple[str, str]]) -> None:
         if renamed:
             name, here = renamed[0]
             more = f" and {len(renamed) - 1} more" if len(renamed) > 1 else ""
-            self._tools.report(
+            self._services.report(
                 Warned(
                     f"names that not every system can hold are written otherwise: {name!r} as {here!r}{more}"
                 )
             )
 
     def _wanted(self, peer: PeerKey) -> bool:
-        return peer not in self._search.bad and not (
-            self._fetching is not None and self._fetching.banned(peer)
-        )
+        """Whether a peer is worth connecting to."""
+        fetcher = self._fetcher
+        banned = fetcher is not None and fetcher.local.participant.banned(peer)
+        return peer not in self._search.bad and not banned
 
-    def _progress(self, phase: str, done: int = 0, rate: float = 0.0) -> None:
-        size = self.manifest.size if self.manifest is not None else 0
-        peers = self._fetching.sources if self._fetching is not None else 0
-        self._tools.report(Progress(phase, done, size, rate, peers))
-
-
-async def _abandon(partial: PartialContent, pool: HashPool) -> None:
-    try:
-        await pool.run(partial.abandon)
-    except Refused:  # no thread to be had; the lock must be given back all the same
-        partial.abandon()
+    async def _abandon(self, part: PartFile) -> None:
+        try:
+            await self._services.hashing.run(part.abandon)
+        except Refused:  # no thread can be started; the lock must be given back all the same
+            part.abandon()

@@ -1,8 +1,14 @@
-"""The fetching of one content's pieces: carries out the scheduler's wishes until all is here, or nobody gives
-what is missing.
+"""The fetching of one content's pieces: carries out what a download wants until all is here, or it gives up.
 
-What to fetch from whom is the scheduler's decision alone; here are the tasks and buffers that its wishes
-need.
+What to fetch from whom is decided by the content's `Participant`. Here are the tasks, buffers and verdicts
+that its effects need:
+
+    Fetch(peer, block)  →  a task takes a buffer, receives the block into it over a data connection,
+                           and hands it to the piece checker, which hashes and writes it in a thread
+                        →  BlockArrived, then PieceVerified or PieceCorrupt, or BlockFailed
+    Cancel(peer, block) →  the task is cancelled, unless the block is being written already
+    Drop(peer)          →  its data and control connections are closed
+    Finished, GiveUp    →  `run` returns, or raises the reason
 """
 
 from __future__ import annotations
@@ -10,22 +16,25 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from dataclasses import replace
-from random import Random
+from pathlib import Path
 from typing import Any, Final
 
+from p2p.content.bitmap import Bitmap
+from p2p.content.geometry import Geometry
 from p2p.errors import EnjambreError, IntegrityError, NotFound, ProtocolError, Refused, Unreachable
-from p2p.model import KIB, BlockSpan, ContentId, PeerKey, peer_of
-from p2p.peer.control import ControlConnection, ControlConnections
-from p2p.peer.data import DataPool
+from p2p.model import BlockSpan, ContentId, PeerKey, peer_of
+from p2p.peer.control import ControlConnection
 from p2p.peer.finder import Finder
 from p2p.peer.local_content import LocalContent
-from p2p.peer.reports import Report
+from p2p.peer.manifest_search import Found
+from p2p.peer.reports import Progress
+from p2p.peer.services import Services
 from p2p.peer.swarm_trace import swarm_event
-from p2p.peer.trace import SwarmEvent
 from p2p.storage.buffers import BufferPool
-from p2p.storage.hashing import HashPool, PieceChecker, Verdict
+from p2p.storage.hashing import PieceChecker, Verdict
+from p2p.storage.part_file import PartFile
 from p2p.swarm.events import (
     BlockArrived,
     BlockFailed,
@@ -35,365 +44,280 @@ from p2p.swarm.events import (
     Event,
     Failure,
     Fetch,
+    FetchEffect,
     Finished,
     GiveUp,
     Listed,
-    PeerLeft,
     PieceCorrupt,
     PieceVerified,
-    SendHave,
-    Tick,
 )
+from p2p.swarm.participant import Participant
 from p2p.swarm.peer_stats import Policy
-from p2p.swarm.rate_limit import TokenBucket
-from p2p.swarm.scheduler import Scheduler
 from p2p.swarm.topology import EAGER_BELOW
-from p2p.value import frozen
 
-REPORT_TIME: Final = 0.5
+REPORT_INTERVAL_S: Final = 0.5
 """Seconds between two reports of progress."""
-QUIET_TIME: Final = 5.0
+QUIET_TIME_S: Final = 5.0
 """Seconds without a byte after which the phase is called waiting."""
-SLOWEST: Final = 16 * KIB
-"""Bytes a second at which one peer may send to us before it counts as stalled: a block of 1 MiB may take a
-minute, as from a seed whose thin link is shared by several receivers. To give up such a block would throw
-away what came of it, again and again."""
 DROPS_TOLD: Final = 4
-"""Peers of which an error tells why they were given up."""
+"""Peers of which an error says why they were dropped."""
 SPARE_BUFFERS: Final = 8
 """Buffers for blocks that are being hashed and written, besides those that are being received."""
 
 
-@frozen
-class Tools:
-    """What every download of one peer shares."""
-
-    links: ControlConnections
-    lanes: DataPool
-    pool: HashPool
-    finder: Callable[[ContentId, Callable[[PeerKey], bool]], Finder]
-    register: Callable[[LocalContent], None]
-    """Told of the holding as soon as its manifest is known, so that others are served from the first piece
-    on."""
-    unregister: Callable[[LocalContent], None]
-    changed: Callable[[LocalContent], None]
-    """Told when a holding has become complete."""
-    grown: Callable[[LocalContent], None]
-    """Told often of a holding that may have more than before."""
-    announced: Callable[[], Awaitable[None]]
-    """Returns when the tracker knows what this peer has, or is out of reach."""
-    report: Callable[[Report], None]
-    rng: Random
-    note: Callable[[SwarmEvent], None] | None
-    """Told what happens in the swarm, when somebody watches."""
-    pace: TokenBucket
-    """The download rate of all downloads together."""
-    policy: Policy
-
-
 class Fetcher:
-    """What a holding lacks, fetched from all who have it."""
+    """Fetches what a part file lacks. `local` is the content as the library has it meanwhile."""
 
     def __init__(
         self,
-        holding: LocalContent,
-        checker: PieceChecker,
+        content: ContentId,
+        found: Found,
+        part: PartFile,
+        have: Bitmap,
+        path: Path,
         finder: Finder,
-        tools: Tools,
-        progress: Callable[[str, int, float], None],
+        services: Services,
     ) -> None:
-        """`progress` is told the phase, the bytes that are here, and bytes a second."""
-        self._holding = holding
-        self._checker = checker
-        self._finder = finder
-        self._tools = tools
-        self._progress = progress
-        self.bytes_from: dict[str, int] = {}
-        """By the name of the peer."""
-        self.bytes_by: dict[str, int] = {}
-        """By the name of the transport."""
+        """`have` are the pieces that are in the part file and verified; `path` is the final name."""
+        manifest = found.manifest
         loop = asyncio.get_running_loop()
-        length = holding.geometry.block_length
-        policy = _policy_for(tools, length)
-        room = policy.in_flight(length)
-        self._buffers = BufferPool(length, room + SPARE_BUFFERS)
-        self._room = asyncio.Semaphore(room + SPARE_BUFFERS)
-        self._scheduler = Scheduler(holding.geometry, holding.have, tools.rng, loop.time(), policy)
+        self._loop = loop
+        self._finder = finder
+        self._services = services
+        self._checker = PieceChecker(services.hashing, part, have)
+        self.bytes_from: dict[str, int] = {}
+        """Bytes received from each peer, by its name."""
+        self.bytes_by: dict[str, int] = {}
+        """Bytes received over each transport."""
+        geometry = Geometry(manifest.size, manifest.piece_length)
+        policy = policy_for(services.policy, services.rate_limit.rate, geometry.block_length)
+        room = policy.max_requests(geometry.block_length) + SPARE_BUFFERS
+        self._buffers = BufferPool(geometry.block_length, room)
+        self._room = asyncio.Semaphore(room)
+        participant = Participant(
+            geometry,
+            have,
+            services.uploads.queue,
+            services.rng,
+            loop.time(),
+            fetching=True,
+            policy=policy,
+        )
+        self.local = LocalContent(
+            content,
+            manifest,
+            found.data,
+            part,
+            path,
+            participant,
+            services.uploads,
+            on_fetch=self._carry_out,
+            note=self._note if services.note is not None else None,
+        )
         self._fetches: dict[tuple[PeerKey, BlockSpan], asyncio.Task[None]] = {}
-        self._chores: set[asyncio.Task[None]] = set()
-        """Every task that fetches; `_fetches` are those that may still be called off."""
-        self._queue: deque[Event] = deque()
-        self._handling = False
-        self._timer: asyncio.TimerHandle | None = None
+        """Fetches that may still be cancelled."""
+        self._tasks: set[asyncio.Task[None]] = set()
         self._over: asyncio.Future[None] = loop.create_future()
         self._arrived = 0
-        self._moved_at = loop.time()
+        self._arrived_at = loop.time()
         self._dropped: dict[str, None] = {}
-        """What was wrong with whom, each once, in the order in which it was last found."""
-        self._said: dict[PeerKey, str] = {}
+        """Why peers were dropped, each reason once, in the order in which it was last found."""
+        self._refusals: dict[PeerKey, str] = {}
         """What a peer said when it last refused a block for a reason of its own."""
         self._corrupt = False
 
-    @property
-    def sources(self) -> int:
-        """How many peers are asked for something now."""
-        return self._scheduler.sources
-
-    def banned(self, peer: PeerKey) -> bool:
-        """Whether this peer was dropped for good."""
-        return self._scheduler.banned(peer)
-
     async def run(self) -> None:
         """Fetch it all. Raises `NotFound`, `Unreachable`, `IntegrityError`, `DiskError`."""
-        holding = self._holding
-        holding.news = self._tell
-        self._tools.register(holding)
-        self._finder.members = lambda: holding.members
-        self._finder.greet = lambda link: (
-            None if holding.member(link.key) is link else holding.introduce(link)
-        )
+        local, services = self.local, self._services
+        if local.have.full:
+            return
+        services.library.publish(local)
         reporting = asyncio.create_task(self._report_often())
         finding = asyncio.create_task(self._find())
         try:
-            for link in self._tools.links.all():
-                holding.introduce(link)
-            self._tell(Listed(self._finder.listed))
+            for connection in services.controls.all():
+                local.introduce(connection)
+            local.handle(Listed(self._finder.listed))
             await self._over
         finally:
-            holding.news = None
-            if self._timer is not None:
-                self._timer.cancel()
-            tasks = [reporting, finding, *self._chores]
+            if not self._over.done():
+                self._over.cancel()
+            tasks = [reporting, finding, *self._tasks]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        self._progress("downloading", holding.bytes_here, 0.0)
-
-    def _tell(self, news: Event) -> None:
-        """Tell the scheduler, and carry out its wishes; news that a wish brings waits its turn."""
-        self._queue.append(news)
-        if isinstance(news, PeerLeft):
-            self._call_off(news.peer)
-        if self._handling:
-            return
-        self._handling = True
-        try:
-            loop = asyncio.get_running_loop()
-            while self._queue and not self._over.done():
-                happened = self._queue.popleft()
-                self._note(happened)
-                for wish in self._scheduler.handle(happened, loop.time()):
-                    self._note(wish)
-                    self._carry_out(wish)
-            self._wake_at(None if self._over.done() else self._scheduler.next_wakeup())
-        finally:
-            self._handling = False
-
-    def _wake_at(self, when: float | None) -> None:
-        """Tick at `when` at the latest. A timer that is too early does no harm, and most news only makes it
-        later."""
-        if (
-            when is not None
-            and self._timer is not None
-            and self._timer.when() <= when
-            and not self._timer.cancelled()
-        ):
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = None if when is None else asyncio.get_running_loop().call_at(when, self._tick)
-
-    def _tick(self) -> None:
-        self._timer = None
-        self._tell(Tick())
-
-    def _note(self, happened: Event | Effect) -> None:
-        if self._tools.note is not None:
-            event = swarm_event(self._tools.links.me.peer, self._holding.id, happened)
-            if event is not None:
-                self._tools.note(event)
+        self._report("downloading", 0.0)
 
     async def _find(self) -> None:
-        await self._tools.announced()
-        await self._finder.run(self._told)
+        await self._services.library.announced()
+        await self._finder.run(
+            members=lambda: len(self.local.participant.members),
+            eager=lambda: self.local.participant.sources < EAGER_BELOW,
+            on_named=self._on_named,
+            on_listed=lambda listed: self.local.handle(Listed(listed)),
+        )
 
-    def _told(self, listed: int | None) -> None:
-        self._tell(Listed(listed))
-        self._finder.eager = self._scheduler.sources < EAGER_BELOW
+    def _on_named(self, connection: ControlConnection) -> None:
+        """The tracker names a connected peer: it may have the content only since it connected, or again."""
+        if self.local.connection(connection.key) is not connection:
+            self.local.introduce(connection)
 
-    def _carry_out(self, wish: Effect) -> None:
-        match wish:
+    def _note(self, happened: Event | Effect) -> None:
+        services = self._services
+        event = swarm_event(services.controls.me.peer, self.local.id, happened)
+        if event is not None and services.note is not None:
+            services.note(event)
+
+    # -- effects
+
+    def _carry_out(self, effect: FetchEffect) -> None:
+        if self._over.done():
+            return
+        match effect:
             case Fetch(peer, block):
-                self._fetches[peer, block] = self._chore(self._fetch(peer, block))
+                self._fetches[peer, block] = self._start(self._fetch(peer, block))
             case Cancel(peer, block):
                 task = self._fetches.pop((peer, block), None)
                 if task is not None:
                     task.cancel()
-            case SendHave(piece):
-                self._holding.verified(piece)
-            case Drop(peer, why, corrupt):
-                self._drop(peer, why, corrupt=corrupt)
+            case Drop():
+                self._drop(effect)
             case Finished():
-                self._end(None)
+                self._over.set_result(None)
             case GiveUp(missing):
-                self._end(self._given_up(missing))
+                self._over.set_exception(self._given_up(missing))
 
     async def _fetch(self, peer: PeerKey, block: BlockSpan) -> None:
-        """Bring one block, and see what it makes of its piece."""
-        loop = asyncio.get_running_loop()
-        me = asyncio.current_task()
-        link = self._holding.member(peer)
-        if link is None:
+        """Receive one block, and see what it makes of its piece."""
+        connection = self.local.connection(peer)
+        if connection is None:
             self._failed(peer, block, Failure.BROKEN)
             return
         try:
-            delay = self._tools.pace.take(block.length, loop.time())
+            delay = self._services.rate_limit.take(block.length, self._loop.time())
             if delay:
                 await asyncio.sleep(delay)
             async with self._room:
-                lease = self._buffers.lease()
-                if lease is None:
+                buffer = self._buffers.borrow()
+                if buffer is None:
                     self._failed(peer, block, Failure.BUSY)
                     return
-                view = lease.window(block.length)
+                view = buffer.window(block.length)
                 try:
-                    if not await self._receive(link, block, view):
+                    if not await self._receive(connection, block, view):
                         return
                     verdict = await self._checker.take(block, view)
                 finally:
-                    lease.release()
-            if verdict is not Verdict.PENDING:
-                self._tell(
-                    PieceVerified(block.piece) if verdict is Verdict.VERIFIED else PieceCorrupt(block.piece)
-                )
+                    buffer.release()
+            if verdict is Verdict.VERIFIED:
+                self.local.handle(PieceVerified(block.piece))
+            elif verdict is Verdict.CORRUPT:
+                self.local.handle(PieceCorrupt(block.piece))
         except EnjambreError as error:
-            self._end(error)
+            if not self._over.done():
+                self._over.set_exception(error)
         finally:
-            if self._fetches.get((peer, block)) is me:
+            if self._fetches.get((peer, block)) is asyncio.current_task():
                 del self._fetches[peer, block]
 
-    async def _receive(self, link: ControlConnection, block: BlockSpan, view: memoryview) -> bool:
-        """Receive one block; tells the scheduler how it went, and returns whether it is here."""
+    async def _receive(self, connection: ControlConnection, block: BlockSpan, view: memoryview) -> bool:
+        """Receive one block into `view`; reports how it went, and returns whether it is here."""
+        peer = connection.key
         try:
-            transport = await self._tools.lanes.fetch(link, self._holding.id, block, view)
+            transport = await self._services.data.fetch(connection, self.local.id, block, view)
         except Refused as refused:
             lacks = refused.code in ("not_found", "bad_range")
             busy = refused.code in ("busy", "unavailable", "quota")
             if not lacks and not busy:
-                self._said[link.key] = f"; it says: {refused}"
-            self._failed(
-                link.key, block, Failure.LACKS if lacks else Failure.BUSY if busy else Failure.BROKEN
-            )
+                self._refusals[peer] = f"; it says: {refused}"
+            self._failed(peer, block, Failure.LACKS if lacks else Failure.BUSY if busy else Failure.BROKEN)
             return False
         except (Unreachable, ProtocolError):
-            self._failed(link.key, block, Failure.BROKEN)
+            self._failed(peer, block, Failure.BROKEN)
             return False
-        # From here on the block is being checked and written: a cancel would come too late, so this fetch is
-        # not known any more.
-        self._fetches.pop((link.key, block), None)
+        # From here on the block is hashed and written, and a cancel would come too late.
+        self._fetches.pop((peer, block), None)
         self._arrived += block.length
-        self._moved_at = asyncio.get_running_loop().time()
-        self.bytes_from[link.name] = self.bytes_from.get(link.name, 0) + block.length
+        self._arrived_at = self._loop.time()
+        self.bytes_from[connection.name] = self.bytes_from.get(connection.name, 0) + block.length
         self.bytes_by[transport] = self.bytes_by.get(transport, 0) + block.length
-        self._tell(BlockArrived(link.key, block))
+        self.local.handle(BlockArrived(peer, block))
         return True
 
     def _failed(self, peer: PeerKey, block: BlockSpan, failure: Failure) -> None:
         self._fetches.pop((peer, block), None)
-        self._tell(BlockFailed(peer, block, failure))
+        self.local.handle(BlockFailed(peer, block, failure))
 
-    # -- peers that go
-    # -------------------------------------------------------------------------------------------------------------
-
-    def _drop(self, peer: PeerKey, why: str, *, corrupt: bool) -> None:
-        link = self._tools.links.get(peer)
-        self._call_off(peer)
-        told = f"{link.name if link else peer_of(peer)[:8]}: {why}{self._said.pop(peer, '')}"
-        self._dropped.pop(told, None)
-        self._dropped[told] = None
+    def _drop(self, drop: Drop) -> None:
+        connection = self._services.controls.get(drop.peer)
+        name = connection.name if connection else peer_of(drop.peer)[:8]
+        why = f"{name}: {drop.why}{self._refusals.pop(drop.peer, '')}"
+        self._dropped.pop(why, None)
+        self._dropped[why] = None
         if len(self._dropped) > DROPS_TOLD:
             del self._dropped[next(iter(self._dropped))]
-        self._corrupt = self._corrupt or corrupt
-        self._chore(self._tools.lanes.close(peer))
-        if link is not None:
-            link.close()
+        self._corrupt = self._corrupt or drop.corrupt
+        self._start(self._services.data.close(drop.peer))
+        if connection is not None:
+            connection.close()
 
-    def _call_off(self, peer: PeerKey) -> None:
-        """Stop what is under way at a peer that the scheduler has nothing more to do with: what still came
-        would count as another's."""
-        for key in [key for key in self._fetches if key[0] == peer]:
-            self._fetches.pop(key).cancel()
-
-    def _chore(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
-        self._chores.add(task)
-        task.add_done_callback(self._done)
+        self._tasks.add(task)
+        task.add_done_callback(self._on_task_done)
         return task
 
-    def _done(self, task: asyncio.Task[None]) -> None:
-        """A task has ended. A fault of ours ends the download, which would otherwise wait for what never
-        comes."""
-        self._chores.discard(task)
+    def _on_task_done(self, task: asyncio.Task[None]) -> None:
+        """A bug in a task ends the download, which would otherwise wait for what never comes."""
+        self._tasks.discard(task)
         if not task.cancelled() and (fault := task.exception()) is not None and not self._over.done():
             self._over.set_exception(fault)
 
-    # -- the end
-    # -------------------------------------------------------------------------------------------------------------------
-
-    def _end(self, error: EnjambreError | None) -> None:
-        if self._over.done():
-            return
-        if error is None:
-            self._over.set_result(None)
-        else:
-            self._over.set_exception(error)
+    # -- what it says
 
     def _given_up(self, missing: tuple[int, ...]) -> EnjambreError:
-        told = "; ".join(self._dropped)
+        dropped = "; ".join(self._dropped)
         if self._corrupt:
             return IntegrityError(
-                f"what came does not match the id, and no other peer has it ({told}); what was verified is kept"
+                f"what came does not match the id, and no other peer has it ({dropped}); "
+                "what was verified is kept"
             )
         if missing:
             shown = ", ".join(map(str, missing[:8])) + (" …" if len(missing) > 8 else "")
             return NotFound(
-                f"nobody has all of it: {len(missing)} pieces are missing ({shown}){'; ' + told if told else ''}; what came is kept"
+                f"nobody has all of it: {len(missing)} pieces are missing ({shown})"
+                f"{'; ' + dropped if dropped else ''}; what came is kept"
             )
         reasons = "; ".join([*[*self._dropped][-2:], *self._finder.reasons()[:2]])
         return Unreachable(
             f"no peer gives what is missing{': ' + reasons if reasons else ''}; what came is kept"
         )
 
-    # -- progress
-    # ------------------------------------------------------------------------------------------------------------------
-
     async def _report_often(self) -> None:
-        loop = asyncio.get_running_loop()
         seen: deque[tuple[float, int]] = deque(maxlen=8)
         while True:
-            now = loop.time()
+            now = self._loop.time()
             seen.append((now, self._arrived))
             since, before = seen[0]
             rate = (self._arrived - before) / (now - since) if now > since else 0.0
-            phase = (
-                "waiting"
-                if now - self._moved_at > QUIET_TIME
-                else "downloading"
-                if self._arrived
-                else "connecting"
-            )
-            self._progress(phase, self._holding.bytes_here, rate)
-            self._tools.grown(self._holding)
-            await asyncio.sleep(REPORT_TIME)
+            quiet = now - self._arrived_at > QUIET_TIME_S
+            self._report("waiting" if quiet else "downloading" if self._arrived else "connecting", rate)
+            self._services.library.on_grown(self.local)
+            await asyncio.sleep(REPORT_INTERVAL_S)
+
+    def _report(self, phase: str, rate: float) -> None:
+        local = self.local
+        size, peers = local.manifest.size, local.participant.sources
+        self._services.report(Progress(phase, local.bytes_here, size, rate, peers))
 
 
-def _policy_for(tools: Tools, block_length: int) -> Policy:
-    """Wait for a block as long as the slowest may take. With a rate to keep, ask for no more at once than
-    comes in two seconds."""
-    policy, rate = tools.policy, tools.pace.rate
-    timeout = max(policy.block_timeout, block_length / SLOWEST)
-    memory = policy.memory
-    if rate:
-        timeout += 2 * math.ceil(block_length / rate)
-        memory = max(block_length, min(memory, 2 * rate))
-    return replace(policy, memory=memory, block_timeout=timeout, patience=max(policy.patience, 1.5 * timeout))
+def policy_for(policy: Policy, rate_limit: int, block_length: int) -> Policy:
+    """The policy for blocks of this length: wait for a block as long as it takes at the minimum rate. With a
+    rate limit in bytes a second, request no more at once than comes in two seconds."""
+    timeout = max(policy.block_timeout, block_length / policy.min_rate)
+    buffer_bytes = policy.buffer_bytes
+    if rate_limit:
+        timeout += 2 * math.ceil(block_length / rate_limit)
+        buffer_bytes = max(block_length, min(buffer_bytes, 2 * rate_limit))
+    stall_timeout = max(policy.stall_timeout, 1.5 * timeout)
+    return replace(policy, buffer_bytes=buffer_bytes, block_timeout=timeout, stall_timeout=stall_timeout)

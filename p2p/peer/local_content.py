@@ -1,32 +1,49 @@
-"""One content on this peer, and the links that take part in its swarm: who is told what.
+"""One content on this peer: its files, and its part in the swarm of that content.
 
-No decision is made here: the scheduler says what to fetch, the chooser what to suggest; this carries the news
-between them and links.
+It is the shell of a `Participant`: feeds it events, wakes it in time, and carries its effects out. `have`
+lines go over control connections, uploads to the upload queue's shell, and what concerns a download to the
+`Fetcher` that runs it.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from random import Random
-from typing import Final, Protocol
+from typing import Protocol
 
 from p2p.content.bitmap import Bitmap
 from p2p.content.geometry import Geometry
 from p2p.errors import ProtocolError
 from p2p.model import BlockSpan, ContentId, FileSpan, Manifest, PeerKey
 from p2p.peer.control import ControlConnection
+from p2p.peer.uploads import Uploads
 from p2p.protocol.peer_messages import PIECES_PER_HAVE, Have
-from p2p.swarm.events import Event, PeerGained, PeerHas, PeerJoined, PeerLeft, Suggested
-from p2p.swarm.super_seeding import SuperSeeding
-from p2p.swarm.topology import TELL_MOST, tell_time
-
-LATE_FACTOR: Final = 16
-"""A loop that runs late is a processor with too much to do: there, the time between two lines grows to
-`LATE_FACTOR` times the delay, `TELL_MOST` at most. With one seed and 8 receivers on two cores, each line
-costs two processes a turn: to tell less often moved 15 % more bytes a second."""
+from p2p.storage.shared_content import SharedContent
+from p2p.swarm.events import (
+    Abort,
+    Effect,
+    Event,
+    FetchEffect,
+    Grant,
+    Introduce,
+    MemberJoined,
+    MemberLeft,
+    PeerGained,
+    PeerHas,
+    Published,
+    Refuse,
+    SendHave,
+    SendNone,
+    Suggest,
+    Suggested,
+    Tick,
+    Withdrawn,
+)
+from p2p.swarm.participant import Participant
+from p2p.swarm.picker import as_bits
 
 
 class Storage(Protocol):
@@ -36,51 +53,53 @@ class Storage(Protocol):
         """The file spans of a block, open while they are sent."""
 
     def scattered(self, block: BlockSpan) -> bool:
-        """Whether it takes long to open a block, since it lies in many files; else it may be done in the
-        loop."""
+        """Whether a block lies in so many files that it is opened in a thread."""
 
 
 class LocalContent:
-    """A content that this peer has all or some of. `have` are its verified pieces, shared with the scheduler
-    while it is fetched."""
+    """A content that this peer has, whole or in part, and the connections to the members of its swarm."""
 
     def __init__(
         self,
         content: ContentId,
         manifest: Manifest,
         data: bytes,
-        have: Bitmap,
         storage: Storage,
         path: Path,
-        rng: Random,
+        participant: Participant,
+        uploads: Uploads,
+        *,
+        on_fetch: Callable[[FetchEffect], None] | None = None,
+        note: Callable[[Event | Effect], None] | None = None,
     ) -> None:
-        """`data` are the manifest's canonical bytes; `path` is where the content lies, or will lie."""
+        """`data` are the manifest's canonical bytes; `path` is where the content lies, or will lie.
+        `on_fetch` carries out what a download wants; `note` is told of everything, for those who watch."""
         self.id = content
         self.manifest = manifest
         self.data = data
         self.geometry = Geometry(manifest.size, manifest.piece_length)
-        self.have = have
         self.storage = storage
         self.path = path
-        self.sent = 0
-        """Bytes sent to others."""
-        self.news: Callable[[Event], None] | None = None
-        """Told what happens in the swarm while the content is fetched."""
+        self.participant = participant
         self.whole = asyncio.Event()
-        """Set when there is nothing to wait for: all of it is there under its final name, or it is served no
-        more."""
-        if have.full:
+        """Set when there is nothing to wait for: the content has its final name, or is shared no more."""
+        self._uploads = uploads
+        self._on_fetch = on_fetch
+        self._note = note
+        self._connections: dict[PeerKey, ControlConnection] = {}
+        self._loop = asyncio.get_running_loop()
+        self._events: deque[Event] = deque()
+        self._handling = False
+        self._timer: asyncio.TimerHandle | None = None
+        if on_fetch is None:
             self.whole.set()
-        self._rng = rng
-        self._members: dict[PeerKey, tuple[ControlConnection, Bitmap]] = {}
-        self._callers: dict[str, PeerKey] = {}
-        """By what a member's requests for blocks are known."""
-        self._sent_to: dict[PeerKey, int] = {}
-        self._chooser = SuperSeeding(self.geometry.pieces, rng) if have.full else None
-        self._verified: list[int] = []
-        self._told_at = float("-inf")
-        self._tell_time = 0.0
-        """Seconds between two lines that the lateness of this loop asks for."""
+
+    # -- what there is
+
+    @property
+    def have(self) -> Bitmap:
+        """The verified pieces."""
+        return self.participant.have
 
     @property
     def bytes_here(self) -> int:
@@ -91,139 +110,112 @@ class LocalContent:
         short = self.manifest.piece_length - self.geometry.piece_size(last) if last in self.have else 0
         return self.have.count * self.manifest.piece_length - short
 
-    @property
-    def members(self) -> int:
-        """How many peers of this swarm are linked."""
-        return len(self._members)
+    def serves(self, block: BlockSpan) -> bool:
+        """Whether there is such a block, and it is here."""
+        if block.piece not in self.have:
+            return False
+        size = self.geometry.piece_size(block.piece)
+        return block.length > 0 and 0 <= block.offset <= size - block.length
 
-    def member(self, peer: PeerKey) -> ControlConnection | None:
-        """The link to a peer of this swarm."""
-        found = self._members.get(peer)
-        return found[0] if found else None
+    def connection(self, peer: PeerKey) -> ControlConnection | None:
+        """The connection to a member of this swarm."""
+        return self._connections.get(peer)
 
-    def pieces_at(self, peer: PeerKey) -> int:
-        """How many pieces a peer of this swarm has, as it told us."""
-        found = self._members.get(peer)
-        return found[1].count if found else 0
+    # -- the participant
 
-    def sent_to(self, peer: PeerKey) -> int:
-        """Bytes that were sent to a peer since it has taken part in this swarm."""
-        return self._sent_to.get(peer, 0)
-
-    def introduce(self, link: ControlConnection) -> None:
-        """Tell a link what we have, which is also the question what it has."""
-        link.send_have(self._all_of_it())
-
-    def heard(self, link: ControlConnection, have: Have) -> None:
-        """A link told what it has. Raises `ProtocolError` when it names pieces that this content has not."""
-        if link.wire.closed:
-            return  # it lost its place to another link; what it said before must not push that one out
-        bits = self._bits_of(have)
-        known = self._members.get(link.key)
-        if have.none:
-            if known is not None and known[0] is link:
-                self.left(link)
+    def handle(self, event: Event) -> None:
+        """Feed the participant and carry out its effects. An event that an effect brings waits its turn."""
+        self._events.append(event)
+        if self._handling:
             return
-        if known is None or known[0] is not link:
-            known = self._members[link.key] = (link, Bitmap(self.geometry.pieces))
-            self._callers[link.client_id] = link.key
-            self._tell_news(PeerJoined(link.key))
-            self.introduce(link)
-        members_bits = known[1]
-        new = (
-            Bitmap(self.geometry.pieces, bits)
-            if bits is not None
-            else members_bits | Bitmap.of(self.geometry.pieces, have.add)
-        )
-        self._members[link.key] = (link, new)
-        self._tell_news(PeerHas(link.key, new.bits) if bits is not None else PeerGained(link.key, have.add))
-        if have.suggest:
-            self._tell_news(Suggested(link.key, have.suggest))
-        if self._chooser is not None:
-            self._chooser.has(link.key, new.bits)
-            self._suggest()
+        self._handling = True
+        try:
+            while self._events:
+                happened = self._events.popleft()
+                if self._note is not None:
+                    self._note(happened)
+                for effect in self.participant.handle(happened, self._loop.time()):
+                    if self._note is not None:
+                        self._note(effect)
+                    self._carry_out(effect)
+        finally:
+            self._handling = False
+        self._wake_at(self.participant.next_wakeup())
+        self._uploads.schedule()
 
-    def left(self, link: ControlConnection) -> None:
-        """A link is gone, or wants no more of this content."""
-        known = self._members.get(link.key)
-        if known is None or known[0] is not link:
-            return
-        del self._members[link.key]
-        self._sent_to.pop(link.key, None)
-        if self._callers.get(link.client_id) == link.key:
-            del self._callers[link.client_id]
-        if self._chooser is not None:
-            self._chooser.left(link.key)
-        self._tell_news(PeerLeft(link.key))
+    def _carry_out(self, effect: Effect) -> None:
+        match effect:
+            case Introduce(peer):
+                self.introduce(self._connections[peer])
+            case SendHave(pieces):
+                for start in range(0, len(pieces), PIECES_PER_HAVE):
+                    have = Have(id=self.id, add=pieces[start : start + PIECES_PER_HAVE])
+                    for connection in list(self._connections.values()):
+                        connection.send_have(have)
+            case Suggest(peer, pieces):
+                self._connections[peer].send_have(Have(id=self.id, suggest=pieces))
+            case SendNone(peers):
+                for peer in peers:
+                    self._connections[peer].send_have(Have(id=self.id, none=True))
+            case Grant() | Refuse() | Abort():
+                self._uploads.carry_out(effect)
+            case _:
+                if self._on_fetch is not None:
+                    self._on_fetch(effect)
 
-    def served(self, client: str, span: BlockSpan) -> None:
-        """A block was sent."""
-        self.sent += span.length
-        key = self._callers.get(client)
-        if key is not None:
-            self._sent_to[key] = self._sent_to.get(key, 0) + span.length
-        if self._chooser is None:
-            return
-        last = span.offset + span.length == self.geometry.piece_size(span.piece)
-        if self._chooser.served(key, span.piece, whole=last):
-            self._suggest()
+    def _wake_at(self, when: float | None) -> None:
+        """Tick at `when` at the latest. A timer that is too early does no harm, and most events only make it
+        later."""
+        timer = self._timer
+        if timer is not None:
+            if when is not None and timer.when() <= when:
+                return
+            timer.cancel()
+        self._timer = None if when is None else self._loop.call_at(when, self._tick)
 
-    def verified(self, piece: int) -> None:
-        """A piece is here: tell everybody, those of some hundredths of a second in one line."""
-        if not self._verified:
-            loop = asyncio.get_running_loop()
-            due = max(self._told_at + max(self._tell_time, tell_time(len(self._members))), loop.time())
-            loop.call_at(due, self._tell_verified, due)
-        self._verified.append(piece)
+    def _tick(self) -> None:
+        self._timer = None
+        self.handle(Tick())
 
-    def complete(self, storage: Storage, path: Path) -> None:
-        """The content is whole, under its final name: from now on this peer is a seed and chooses what to
-        give to whom."""
-        self.storage = storage
-        self.path = path
-        self.news = None
-        self.whole.set()
-        self._chooser = SuperSeeding(self.geometry.pieces, self._rng)
-        for link, bits in list(self._members.values()):
-            self._chooser.has(link.key, bits.bits)
-            self.introduce(link)
+    # -- control connections
 
-    def withdraw(self) -> None:
-        """Tell everybody not to ask for it any more."""
-        for link, _ in self._members.values():
-            link.send_have(Have(id=self.id, none=True))
-        self._members.clear()
-        self._sent_to.clear()
-        self._chooser = None
-        self._callers.clear()
-        self.whole.set()
-
-    def _tell_verified(self, due: float) -> None:
-        now = self._told_at = asyncio.get_running_loop().time()
-        self._tell_time = min((self._tell_time + LATE_FACTOR * (now - due)) / 2, TELL_MOST)
-        pieces, self._verified = tuple(self._verified), []
-        for start in range(0, len(pieces), PIECES_PER_HAVE):
-            have = Have(id=self.id, add=pieces[start : start + PIECES_PER_HAVE])
-            for link, _ in list(self._members.values()):
-                link.send_have(have)
-
-    def admits(self, client: str, piece: int, *, crowded: bool) -> bool:
-        """Whether `client` should have this piece from us, and not from others that we gave it to."""
-        key = self._callers.get(client)
-        return self._chooser is None or key is None or self._chooser.admits(key, piece, crowded=crowded)
-
-    def _suggest(self) -> None:
-        for key, pieces in self._chooser.choose() if self._chooser is not None else ():
-            self._members[key][0].send_have(Have(id=self.id, suggest=pieces))
-
-    def _all_of_it(self) -> Have:
+    def introduce(self, connection: ControlConnection) -> None:
+        """Send everything that we have, which is also the question what the other side has."""
         if self.have.full:
-            return Have(id=self.id, all=True)
-        return Have(id=self.id, pieces=self.have.to_bytes())
+            connection.send_have(Have(id=self.id, all=True))
+        else:
+            connection.send_have(Have(id=self.id, pieces=self.have.to_bytes()))
+
+    def on_have(self, connection: ControlConnection, have: Have) -> None:
+        """A peer said what it has. Raises `ProtocolError` for pieces that there are not."""
+        if connection.wire.closed:
+            return  # another connection of this peer took its place, and must not lose it to an old line
+        key = connection.key
+        bits = self._bits_of(have)
+        known = self._connections.get(key) is connection
+        if have.none:
+            if known:
+                self.on_disconnected(connection)
+            return
+        if not known:
+            self._connections[key] = connection
+            self.handle(MemberJoined(key, connection.client_id))
+        if bits is not None:
+            self.handle(PeerHas(key, bits))
+        elif have.add or not have.suggest:
+            self.handle(PeerGained(key, as_bits(have.add)))
+        if have.suggest:
+            self.handle(Suggested(key, have.suggest))
+
+    def on_disconnected(self, connection: ControlConnection) -> None:
+        """A peer is gone, or does not take part any more."""
+        if self._connections.get(connection.key) is connection:
+            del self._connections[connection.key]
+            self.handle(MemberLeft(connection.key))
 
     def _bits_of(self, have: Have) -> int | None:
-        """All that a side says it has, or None when it only adds. Raises `ProtocolError` for pieces that
-        there are not."""
+        """Everything that a peer says it has, as bits; None when it only adds. Raises `ProtocolError` for
+        pieces that there are not."""
         n = self.geometry.pieces
         for piece in (*have.add, *have.suggest):
             if piece >= n:
@@ -235,9 +227,27 @@ class LocalContent:
         if have.none:
             return 0
         if have.pieces is not None:
-            return Bitmap.from_bytes(have.pieces, n).bits | Bitmap.of(n, have.add).bits
+            return Bitmap.from_bytes(have.pieces, n).bits | as_bits(have.add)
         return None
 
-    def _tell_news(self, news: Event) -> None:
-        if self.news is not None:
-            self.news(news)
+    # -- coming and going
+
+    def publish(self, storage: Storage, path: Path) -> None:
+        """The content is whole and has its final name: from now on this peer is a seed."""
+        self.storage = storage
+        self.path = path
+        self.whole.set()
+        self.handle(Published())
+
+    def withdraw(self) -> None:
+        """Tell every member that this content is shared no more."""
+        self.handle(Withdrawn())
+        self._connections.clear()
+        self.close()
+
+    def close(self) -> None:
+        """Close the files, and wake nobody any more."""
+        self.whole.set()
+        self._wake_at(None)
+        if isinstance(self.storage, SharedContent):  # a part file is closed by its download
+            self.storage.close()

@@ -1,81 +1,45 @@
-"""A running peer: joins the parts, and offers what the commands need. No decision of its own.
-
-It listens, keeps links and lanes, holds contents, announces them, downloads, keeps copies for others, and
-leaves in good order.
-"""
+"""A running peer: builds its parts, starts and stops them, and offers what the commands need."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random, SystemRandom
-from typing import Final
 
-from p2p.content.bitmap import Bitmap
-from p2p.content.geometry import choose_piece_length
-from p2p.content.manifest import build, content_id, to_bytes
-from p2p.errors import DiskError, EnjambreError, Refused, UsageError
-from p2p.model import Address, ContentId, Manifest, PeerId, PeerKey, peer_key
+from p2p.errors import EnjambreError, UsageError
+from p2p.model import Address, ContentId, PeerId, PeerKey, peer_key
+from p2p.net.limits import LIMITS, TIMEOUTS, Limits, Timeouts
 from p2p.net.wire import WireTrace
-from p2p.peer.announcer import Announcer, Identity
+from p2p.peer.announcements import Identity
+from p2p.peer.announcer import Announcer
 from p2p.peer.block_server import BlockServer
 from p2p.peer.control import ControlConnection, ControlConnections, Me
 from p2p.peer.data import DataPool
 from p2p.peer.download import Download
-from p2p.peer.fetcher import Tools
-from p2p.peer.finder import Finder
+from p2p.peer.library import Library
 from p2p.peer.local_content import LocalContent
-from p2p.peer.replicas import Replicas
-from p2p.peer.reports import Downloaded, Listening, Progress, Report, Shared, Warned, Withdrawn
+from p2p.peer.publisher import Publisher
+from p2p.peer.replicas import ReplicaLimits, Replicas
+from p2p.peer.reports import Downloaded, Listening, Report, Shared, Warned
+from p2p.peer.services import Services
+from p2p.peer.settings import NodeSettings
 from p2p.peer.trace import SwarmEvent
 from p2p.peer.tracker_client import TrackerClient
 from p2p.peer.transport import Listener, LoadTransport, Transport
+from p2p.peer.uploads import Uploads
 from p2p.peer.watcher import Watcher
 from p2p.protocol.peer_messages import Have, Replicate
 from p2p.protocol.tracker_messages import Share
+from p2p.storage.cache import HashCache, ReplicaCache
 from p2p.storage.disk_io import disk_io
-from p2p.storage.hash_cache import HashCache
 from p2p.storage.hashing import HashPool
-from p2p.storage.replica_cache import ReplicaCache
-from p2p.storage.scan import Scanned, scan
-from p2p.storage.shared_content import SharedContent
+from p2p.storage.scan import scan
 from p2p.swarm.peer_stats import Policy
 from p2p.swarm.rate_limit import TokenBucket
-from p2p.value import frozen
-
-SETTLE_TIME: Final = 5.0
-"""Seconds that a share may wait for the tracker to know of it."""
-
-
-@frozen
-class NodeSettings:
-    """How a peer runs. Sizes in bytes, rates in bytes a second (0: no limit), times in seconds."""
-
-    name: str
-    tracker: Address
-    state: Path
-    host: str = "0.0.0.0"
-    port: int = 6970
-    port_is_fixed: bool = False
-    """Whether this very port was asked for; otherwise any free one will do when it is taken."""
-    advertise: Address | None = None
-    transport: str = "tcp"
-    accept_uploads: int = 0
-    folder: Path | None = None
-    """Where uploads of others are kept."""
-    limit_down: int = 0
-    limit_up: int = 0
-    patience: float = 60.0
-    portable: bool = False
-    user: str | None = None
-    """Who logs in; None: who logged in last, else the peer's name."""
-    hash_name: str = "blake2b-256"
-    rehash: bool = False
-    """Whether to read again what is remembered to be unchanged."""
+from p2p.swarm.upload_queue import UploadLimits
 
 
 class Node:
@@ -89,58 +53,74 @@ class Node:
         trace: WireTrace | None = None,
         note: Callable[[SwarmEvent], None] | None = None,
         rng: Random | None = None,
+        policy: Policy | None = None,
+        upload_limits: UploadLimits | None = None,
+        timeouts: Timeouts = TIMEOUTS,
+        limits: Limits = LIMITS,
     ) -> None:
         """`load` makes transports by name; `report` is told what happens, `trace` of control lines, `note` of
-        the swarm.
+        the swarm. `policy` is by default that of the settings.
 
         Raises `TransportUnavailable`.
         """
         self.settings = settings
         self.peer = _new_id()
-        self.tracker = TrackerClient(settings.tracker, trace)
+        self.tracker = TrackerClient(settings.tracker, trace, timeouts, limits)
         self._report = report
         self._rng = rng or Random(SystemRandom().getrandbits(64))
-        self._io = disk_io(settings.portable)
+        io = disk_io(settings.portable)
         names = ["tcp"] if settings.transport == "tcp" else [settings.transport, "tcp"]
-        self._transports: list[Transport] = [load(name, self._io, trace) for name in names]
+        self._transports: list[Transport] = [
+            load(name, io, trace, timeouts=timeouts, limits=limits) for name in names
+        ]
         self._listeners: list[Listener] = []
-        self._pool = HashPool(io=self._io)
-        self._remembered = HashCache(settings.state / "hashes")
-        self._kept = ReplicaCache(settings.state / "kept")
-        self._serving = BlockServer(self._files_changed, settings.limit_up)
-        self._lanes = DataPool(self._transports, self.peer)
-        self._links = ControlConnections(
-            Me(self.peer, settings.name, {}), self, self._serving, self._io, trace
-        )
-        self._keeper = Replicas(
-            settings.folder,
-            settings.accept_uploads,
-            self._serving.holdings,
-            self._fetch_copy,
-            self._still_here,
+        self._hashing = HashPool(io=io)
+        replica_cache = ReplicaCache(settings.state / "kept")
+        self.uploads = Uploads(asyncio.get_running_loop().time, settings.limit_up, upload_limits)
+        self.library = Library(self)
+        self.publisher = Publisher(
+            self.library,
+            self._hashing,
+            HashCache(settings.state / "hashes"),
+            replica_cache,
+            self.uploads,
+            self._rng,
             report,
+            hash_name=settings.hash_name,
+            rehash=settings.rehash,
         )
-        self._announcer: Announcer | None = None
-        self._watcher = Watcher(self, self._pool, report)
-        self._tools = Tools(
-            links=self._links,
-            lanes=self._lanes,
-            pool=self._pool,
-            finder=lambda content, wanted: Finder(content, self.tracker, self._links, wanted),
-            register=self._register,
-            unregister=self._unregister,
-            changed=self._register,
-            grown=lambda holding: self._announce(holding, urgent=False),
-            announced=self._announced_all,
+        self._block_server = BlockServer(self.library, self.uploads, self.publisher.on_changed)
+        self.data = DataPool(self._transports, lambda: self.peer, timeouts, limits)
+        self._me = Me(self.peer, settings.name, {})
+        self.controls = ControlConnections(
+            lambda: self._me, self, self._block_server, io, trace, timeouts, limits
+        )
+        self._services = Services(
+            controls=self.controls,
+            data=self.data,
+            hashing=self._hashing,
+            library=self.library,
+            uploads=self.uploads,
+            tracker=self.tracker,
+            rng=self._rng,
+            rate_limit=TokenBucket(settings.limit_down),
+            policy=policy or policy_of(settings.patience),
+            finder_timeouts=settings.finder_timeouts,
+            search_limits=settings.search_limits,
             report=report,
             note=note,
-            rng=self._rng,
-            pace=TokenBucket(settings.limit_down),
-            policy=_policy(settings.patience),
         )
+        self.replicas = Replicas(
+            settings.folder,
+            ReplicaLimits(quota=settings.accept_uploads),
+            self._services,
+            replica_cache,
+            self._still_there,
+        )
+        self._watcher = Watcher(self.publisher, self._hashing, report, settings.watch_limits)
+        self._announcer: Announcer | None = None
 
     # -- coming and going
-    # ----------------------------------------------------------------------------------------------------------
 
     async def start(self, *, announce: bool = True, require_tracker: bool = False) -> Listening:
         """Listen, and begin to announce. Raises `UsageError` for a port that is taken, and with
@@ -150,24 +130,22 @@ class Node:
             listener = await self._listen(transport, ports)
             self._listeners.append(listener)
             ports[transport.name] = listener.port
-        self._links.me = Me(self.peer, self.settings.name, self._dialled_at(ports))
+        self._me = Me(self.peer, self.settings.name, self._dialled_at(ports))
         if announce:
             settings, advertise = self.settings, self.settings.advertise
             identity = Identity(
-                self.peer,
-                settings.name,
-                settings.user,
-                self._links.me.listen,
-                advertise.host if advertise else None,
+                self.peer, settings.name, self._me.listen, advertise.host if advertise else None
             )
             self._announcer = Announcer(
                 self.tracker,
                 identity,
-                lambda: self._keeper.room,
+                settings.user,
+                lambda: self.replicas.room,
                 self._report,
                 self._rng,
                 settings.state,
                 self._renew,
+                settings.session_timeouts,
             )
             await self._announcer.start(require=require_tracker)
         listening = Listening(Address(self.settings.host, ports["tcp"]), ports)
@@ -177,10 +155,9 @@ class Node:
     def _renew(self) -> PeerId:
         """Go on under a new id. Links are opened anew, so that both sides of each know the same one."""
         self.peer = _new_id()
-        self._links.me = replace(self._links.me, peer=self.peer)
-        self._lanes.me = self.peer
-        for link in self._links.all():
-            link.close()
+        self._me = replace(self._me, peer=self.peer)
+        for connection in self.controls.all():
+            connection.close()
         return self.peer
 
     def _dialled_at(self, ports: dict[str, int]) -> dict[str, int]:
@@ -193,15 +170,15 @@ class Node:
         settings = self.settings
         own = transport.name == "tcp"
         wanted = settings.port if own or not settings.port else min(ports["tcp"] + 1, 65_535)
-        control = self._links if own else None
+        control = self.controls if own else None
         try:
             try:
-                return await transport.listen(self._serving, Address(settings.host, wanted), control)
+                return await transport.listen(self._block_server, Address(settings.host, wanted), control)
             except OSError as error:
                 taken = error.errno in (errno.EADDRINUSE, errno.EACCES)
                 if not taken or not wanted or (own and settings.port_is_fixed):
                     raise
-                return await transport.listen(self._serving, Address(settings.host, 0), control)
+                return await transport.listen(self._block_server, Address(settings.host, 0), control)
         except (OSError, UnicodeError) as error:
             why = getattr(error, "strerror", None) or str(error)
             address = Address(settings.host, wanted)
@@ -217,22 +194,19 @@ class Node:
 
     async def stop(self) -> None:
         """Leave the directory at once, then close everything."""
-        await self._keeper.close()
+        await self.replicas.close()
         if self._announcer is not None:
             await self._announcer.stop()
         await self.tracker.close()
-        self._serving.close()
-        await self._links.close()
-        await self._lanes.close_all()  # after the links, without which none is opened any more
+        self._block_server.close()
+        await self.controls.close()
+        await self.data.close_all()  # after the links, without which none is opened any more
         for listener in self._listeners:
             await listener.close()
-        for holding in list(self._serving.holdings.values()):
-            if isinstance(holding.storage, SharedContent):
-                holding.storage.close()
-        self._pool.close()
+        self.library.close()
+        self._hashing.close()
 
     # -- sharing
-    # -------------------------------------------------------------------------------------------------------------------
 
     async def share(self, path: Path) -> Shared:
         """Hash a file or folder and share it; returns when the tracker knows of it, or is out of reach.
@@ -242,9 +216,9 @@ class Node:
         def warn(message: str) -> None:
             loop.call_soon_threadsafe(self._report, Warned(message))
 
-        scanned = await self._pool.run(lambda: scan(path, warn))
-        holding = self._serving.holdings[await self.publish(scanned)]
-        return Shared(holding.manifest.name, holding.id, holding.manifest.size, holding.path)
+        scanned = await self._hashing.run(lambda: scan(path, warn))
+        local = self.library.get(await self.publisher.publish(scanned))
+        return Shared(local.manifest.name, local.id, local.manifest.size, local.path)
 
     async def watch(self, folder: Path, ready: Callable[[], None] = lambda: None) -> None:
         """Share what is directly in a folder, until cancelled; `ready` is called after each look. Raises
@@ -255,119 +229,13 @@ class Node:
         """Share these paths, until cancelled."""
         await self._watcher.watch_paths(paths, ready)
 
-    def held_at(self, path: Path) -> ContentId | None:
-        """The content that is shared from `path`, if one is."""
-        for holding in self._serving.holdings.values():
-            if holding.path == path and holding.have.full:
-                return holding.id
-        return None
-
-    def holds(self, content: ContentId) -> bool:
-        """Whether all of a content is shared, from whatever path."""
-        holding = self._serving.holdings.get(content)
-        return holding is not None and holding.have.full
-
-    async def publish(self, scanned: Scanned) -> ContentId:
-        """Hash what was scanned, unless that is remembered, and share it. Raises `DiskError`."""
-        hint = await self._pool.run(lambda: self._kept.recall(scanned))
-        kept = hint and hint.manifest
-        if (
-            hint
-            and kept
-            and await self._hashes(hint.scanned, kept.hash_name, kept.piece_length) == kept.pieces
-        ):
-            manifest, data, scanned = kept, hint.data, hint.scanned
-        else:
-            manifest = await self._manifest_of(scanned)
-            data = await self._pool.run(lambda: to_bytes(manifest))
-        content = content_id(data)
-        if content not in self._serving.holdings:
-            storage = SharedContent(manifest, scanned.root, scanned.files, self._io)
-            have = Bitmap.all(len(manifest.pieces))
-            self._register(LocalContent(content, manifest, data, have, storage, scanned.root, self._rng))
-            await self._announced_all()
-        self._report(Shared(manifest.name, content, manifest.size, scanned.root))
-        return content
-
-    async def _manifest_of(self, scanned: Scanned) -> Manifest:
-        name, piece_length = self.settings.hash_name, choose_piece_length(scanned.size)
-        return build(
-            name=scanned.name,
-            kind=scanned.kind,
-            hash_name=name,
-            piece_length=piece_length,
-            files=scanned.entries,
-            folders=scanned.folders,
-            pieces=await self._hashes(scanned, name, piece_length),
-        )
-
-    async def _hashes(self, scanned: Scanned, name: str, piece_length: int) -> tuple[bytes, ...]:
-        loop = asyncio.get_running_loop()
-        if not self.settings.rehash:
-            known = await self._pool.run(lambda: self._remembered.recall(scanned, name, piece_length))
-            if known is not None:
-                return known
-        began, began_at = loop.time(), time.time()
-
-        def progress(done: int) -> None:
-            rate = done / max(loop.time() - began, 1e-3)
-            self._report(Progress("hashing", done, scanned.size, rate, 0))
-
-        pieces = await self._pool.hash_content(scanned, name, piece_length, progress)
-        try:
-            await self._pool.run(lambda: self._remembered.keep(scanned, name, piece_length, pieces, began_at))
-        except (DiskError, Refused) as error:
-            self._report(Warned(f"it will be hashed again next time: {error}"))
-        return pieces
-
-    def retract(self, content: ContentId, path: Path) -> None:
-        """Stop sharing what lies at `path`."""
-        holding = self._serving.holdings.get(content)
-        if holding is not None and holding.path == path:
-            self._unregister(holding)
-            self._report(Withdrawn(holding.manifest.name, holding.id))
-
-    def _files_changed(self, holding: LocalContent) -> None:
-        if self._serving.holdings.get(holding.id) is holding:
-            self.retract(holding.id, holding.path)
-
-    async def _still_here(self, holding: LocalContent) -> bool:
-        """Look at the files of a whole content; if one is not what it was, it is shared no more, as after a
-        look of the watcher."""
-        storage = holding.storage
-        if isinstance(storage, SharedContent) and not await self._pool.run(storage.unchanged):
-            self._files_changed(holding)
-            self._watcher.forget(holding.path)
-        return self._serving.holdings.get(holding.id) is holding
-
-    async def _announced_all(self) -> None:
-        """Wait until the tracker knows what we have; not for ever, since it may be out of reach."""
-        if self._announcer is not None:
-            await self._announcer.known(SETTLE_TIME)
-
-    def _register(self, holding: LocalContent) -> None:
-        self._serving.holdings[holding.id] = holding
-        self._announce(holding, urgent=True)
-
-    def _announce(self, holding: LocalContent, *, urgent: bool) -> None:
-        if self._announcer is not None:
-            share = Share(
-                id=holding.id, name=holding.manifest.name, size=holding.manifest.size, have=holding.bytes_here
-            )
-            self._announcer.set(share, urgent=urgent)
-
-    def _unregister(self, holding: LocalContent) -> None:
-        if self._serving.holdings.get(holding.id) is not holding:
-            return
-        del self._serving.holdings[holding.id]
-        holding.withdraw()
-        if isinstance(holding.storage, SharedContent):
-            holding.storage.close()
-        if self._announcer is not None:
-            self._announcer.drop(holding.id)
+    async def _still_there(self, local: LocalContent) -> bool:
+        if await self.publisher.still_there(local):
+            return True
+        self._watcher.forget(local.path)
+        return False
 
     # -- fetching
-    # ------------------------------------------------------------------------------------------------------------------
 
     async def download(
         self, content: ContentId, folder: Path, *, overwrite: bool = False, keep: bool = True
@@ -377,95 +245,92 @@ class Node:
 
         Raises `NotFound`, `Unreachable`, `IntegrityError`, `DiskError`, `Refused`.
         """
-        result = await Download(content, folder, self._tools, overwrite=overwrite, keep=keep).run()
-        self._report(result)
-        return result
-
-    async def _fetch_copy(
-        self,
-        content: ContentId,
-        folder: Path,
-        link: ControlConnection,
-        admit: Callable[[Manifest], None],
-        made: Callable[[], None],
-    ) -> Downloaded:
-        done = await Download(content, folder, self._tools, first=link, admit=admit, made=made).run()
-        holding = self._serving.holdings.get(content)
-        if holding is not None:
-            try:
-                await self._pool.run(lambda: self._kept.keep(done.path, holding.data))
-            except (DiskError, Refused) as error:
-                self._report(Warned(f"after a restart this copy may be shared under another id: {error}"))
+        async with Download(content, self._services) as download:
+            found = await download.manifest()
+            await download.prepare(found, folder, overwrite=overwrite)
+            done = await download.fetch(keep=keep)
+        self._report(done)
         return done
 
     async def manifest_of(self, content: ContentId) -> bytes:
         """Bring a manifest's bytes, checked against the id, without fetching the content. Raises as
         `download`."""
-        return await Download(content, Path(), self._tools).bring_manifest()
+        async with Download(content, self._services) as download:
+            return (await download.manifest()).data
 
     def sent(self, content: ContentId) -> int:
         """Bytes of a content that this peer has sent to others."""
-        holding = self._serving.holdings.get(content)
-        return holding.sent if holding is not None else 0
+        local = self.library.find(content)
+        return local.participant.sent if local is not None else 0
 
     def sent_to(self, content: ContentId, peer: PeerKey) -> int:
-        """Bytes of a content that this peer has sent to one other, for as long as that takes part in its
-        swarm."""
-        holding = self._serving.holdings.get(content)
-        return holding.sent_to(peer) if holding is not None else 0
+        """Bytes of a content that this peer has sent to a member of its swarm."""
+        local = self.library.find(content)
+        return local.participant.sent_to(peer) if local is not None else 0
 
     def copied(self, content: ContentId, peer: PeerKey) -> int:
-        """How many pieces of a content that we share another peer has, as it told us."""
-        holding = self._serving.holdings.get(content)
-        return holding.pieces_at(peer) if holding is not None else 0
+        """How many pieces of a content that we share another peer has, as it says."""
+        local = self.library.find(content)
+        return local.participant.pieces_of(peer).bit_count() if local is not None else 0
 
     async def link_to(self, peer: PeerId, address: Address) -> ControlConnection:
-        """The link to a peer, or a new one to whoever listens at its address. Raises `Unreachable`."""
-        link = self._links.get(peer_key(peer, address))
-        return link if link is not None and not link.wire.closed else await self._links.connect(address, peer)
+        """The control connection to a peer, or a new one to the peer that listens at this address. Raises
+        `Unreachable`."""
+        found = self.controls.get(peer_key(peer, address))
+        if found is not None and not found.wire.closed:
+            return found
+        return await self.controls.connect(address, peer)
 
-    # -- what links bring (a `Handler`)
-    # --------------------------------------------------------------------------------------------
+    # -- what the library announces
 
-    def on_connected(self, link: ControlConnection) -> None:
-        """Ask a new peer what it has of what we are fetching."""
-        for holding in self._serving.holdings.values():
-            if holding.news is not None:
-                holding.introduce(link)
+    def set(self, share: Share, *, urgent: bool = True) -> None:
+        """Announce a content, or how much of it is here."""
+        if self._announcer is not None:
+            self._announcer.set(share, urgent=urgent)
 
-    def on_disconnected(self, link: ControlConnection) -> None:
-        """A peer is gone, unless another link to it has taken the place of this one."""
-        if self._links.get(link.key) is None:
-            self._lanes.forget(link.key)
-        for holding in list(self._serving.holdings.values()):
-            holding.left(link)
+    def drop(self, content: ContentId) -> None:
+        """Withdraw a content."""
+        if self._announcer is not None:
+            self._announcer.drop(content)
 
-    def on_have(self, link: ControlConnection, have: Have) -> None:
-        """A peer told what it has."""
-        holding = self._serving.holdings.get(have.id)
-        if holding is not None:
-            holding.heard(link, have)
-        elif not have.none:
-            link.send_have(Have(id=have.id, none=True))
+    async def known(self, seconds: float) -> None:
+        """Wait until the tracker knows everything; at most so many seconds."""
+        if self._announcer is not None:
+            await self._announcer.known(seconds)
+
+    # -- what control connections bring (a `Handler`)
+
+    def on_connected(self, connection: ControlConnection) -> None:
+        """A peer is connected."""
+        self.library.on_connected(connection)
+
+    def on_disconnected(self, connection: ControlConnection) -> None:
+        """A peer is gone, unless another connection to it has taken the place of this one."""
+        if self.controls.get(connection.key) is None:
+            self.data.forget(connection.key)
+        self.library.on_disconnected(connection)
+
+    def on_have(self, connection: ControlConnection, have: Have) -> None:
+        """A peer said what it has."""
+        self.library.on_have(connection, have)
 
     def manifest(self, content: ContentId) -> bytes:
         """The manifest's bytes. Raises `Refused("not_found")`."""
-        return self._serving.get(content).data
+        return self.library.get(content).data
 
-    def replicate(self, link: ControlConnection, request: Replicate) -> Awaitable[object]:
-        """Accept to keep a copy, or raise `Refused`."""
-        return self._keeper.accept(link, request)
+    def replicate(self, connection: ControlConnection, request: Replicate) -> Awaitable[object]:
+        """Accept to keep a replica, or raise `Refused`."""
+        return self.replicas.accept(connection, request)
 
 
-def _policy(patience: float) -> Policy:
-    """The policy of someone with so much patience. To be cut off is waited out for longer, unless less than
-    usual was asked for."""
+def policy_of(patience: float) -> Policy:
+    """The policy of a user with so many seconds of patience. To be cut off is waited out for longer, unless
+    less than usual was asked for."""
     usual = Policy()
-    if patience >= usual.patience:
-        return Policy(patience=patience, patience_offline=max(usual.patience_offline, patience))
-    return Policy(
-        patience=patience, patience_offline=patience, patience_alone=min(usual.patience_alone, patience)
-    )
+    if patience >= usual.stall_timeout:
+        return Policy(stall_timeout=patience, offline_timeout=max(usual.offline_timeout, patience))
+    alone = min(usual.alone_timeout, patience)
+    return Policy(stall_timeout=patience, offline_timeout=patience, alone_timeout=alone)
 
 
 def _new_id() -> PeerId:

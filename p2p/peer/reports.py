@@ -1,5 +1,4 @@
-"""What a running peer reports to whoever runs it, as values; the command line turns them into JSON events or
-text."""
+"""What a running peer reports, as values. The command line prints them as JSON events or as text."""
 
 from __future__ import annotations
 
@@ -39,7 +38,7 @@ class Withdrawn:
 
 @frozen
 class Received:
-    """A copy that another peer asked us to keep is verified and in its place."""
+    """A replica that another peer asked for is verified and under its final name."""
 
     name: str
     id: ContentId
@@ -51,15 +50,15 @@ class Received:
 
 @frozen
 class Warned:
-    """Something was left out or went wrong, and the peer goes on."""
+    """Something was left out or failed, and the peer goes on."""
 
     message: str
 
 
 @frozen
 class SessionChanged:
-    """A session with the tracker: `opened`, `lost` (the tracker is out of reach; we try again), `resumed`, or
-    `ended`."""
+    """A session with the tracker: `opened`, `lost` (the tracker cannot be reached; we try again), `resumed`,
+    or `ended`."""
 
     state: str
     user: str
@@ -67,14 +66,14 @@ class SessionChanged:
 
 @frozen
 class Progress:
-    """How far a download or a hashing is. Sizes in bytes, rate in bytes a second."""
+    """How far a phase is. Sizes in bytes (0: nothing can be counted), rate in bytes a second."""
 
     phase: str
     """hashing, searching, connecting, verifying, downloading, waiting, finishing, uploading"""
-    bytes: int
-    size: int
-    rate: float
-    peers: int
+    bytes: int = 0
+    size: int = 0
+    rate: float = 0.0
+    peers: int = 0
     """How many peers give data now."""
 
 
@@ -104,7 +103,7 @@ class Downloaded:
 
 @frozen
 class Placed:
-    """A peer was chosen for a copy, and accepted."""
+    """A peer was chosen for a copy, and has accepted."""
 
     peer: str
 

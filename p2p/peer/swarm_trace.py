@@ -11,8 +11,8 @@ from p2p.swarm.events import (
     Event,
     Fetch,
     Finished,
-    PeerJoined,
-    PeerLeft,
+    MemberJoined,
+    MemberLeft,
     PieceCorrupt,
     PieceVerified,
 )
@@ -21,9 +21,9 @@ from p2p.swarm.events import (
 def swarm_event(me: PeerId, content: ContentId, happened: Event | Effect) -> SwarmEvent | None:
     """The named event for what happened at peer `me`, or None for what is of no interest to a watcher."""
     match happened:
-        case PeerJoined(peer):
+        case MemberJoined(peer, _):
             return Joined(peer_of(peer), content)
-        case PeerLeft(peer):
+        case MemberLeft(peer):
             return Left(peer_of(peer), content)
         case Fetch(peer, block):
             return Asked(me, peer_of(peer), block.piece, block.offset, block.length)

@@ -1,43 +1,37 @@
-"""Ask the tracker: one connection, opened when it is needed and opened again when it broke."""
+"""Asks the tracker: one connection, opened when it is needed and opened again when it broke."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from p2p.errors import ProtocolError, Refused, Unreachable
 from p2p.model import Address
+from p2p.net.channel import RequestChannel
 from p2p.net.dial import dial
-from p2p.net.wire import Wire, WireTrace, broken, let_go
+from p2p.net.limits import LIMITS, TIMEOUTS, Limits, Timeouts
+from p2p.net.wire import Wire, WireTrace, broken
 from p2p.protocol.peer_messages import VERSION, Answer, Hello, Request
-from p2p.protocol.session import Answered, BadRequest, Ended
 from p2p.protocol.tracker_messages import HitsAnswer, PeersAnswer
-from p2p.storage.disk_io import disk_io
 
 A = TypeVar("A", bound=Answer)
 P = TypeVar("P", HitsAnswer, PeersAnswer)
 
-MOST_ROWS: Final = 6_000_000
-"""Rows of a list that are taken: more than any tracker keeps. How many are on a page is the tracker's affair,
-and may be one."""
-MOST_BARREN: Final = 2_000
-"""Pages in a list that may have nothing new on them. As many as 1,000 are honest: a hundred thousand peers
-that we cannot reach."""
 
+class ListRows:
+    """What has come of a list. Where it changes between two pages, a row may come again."""
 
-SEEN: Final = 100_000
-"""Rows that are remembered, so that one which comes again is left out: a list that changes moves its rows by
-a few places."""
-
-
-class _Rows:
-    """What has come of a list: where it changes between pages, a row may come again."""
-
-    def __init__(self) -> None:
+    def __init__(self, remembered: int) -> None:
         self.count = 0
+        """Rows that came, each once."""
+        self._remembered = remembered
         self._seen: dict[str, None] = {}
+
+    def __len__(self) -> int:
+        """Rows that are remembered."""
+        return len(self._seen)
 
     def fresh(self, page: P) -> P:
         """A page without the rows that came before, or twice on it."""
@@ -52,45 +46,56 @@ class _Rows:
         if id_ in self._seen:
             return False
         self._seen[id_] = None
-        if len(self._seen) > SEEN:
+        if len(self._seen) > self._remembered:
             del self._seen[next(iter(self._seen))]
         self.count += 1
         return True
 
 
 class TrackerClient:
-    """A conversation with one tracker. Several questions may be under way at once. `session` is shown at each
-    new connection."""
+    """A conversation with one tracker over one connection, which is opened when it is first needed and again
+    after it broke. Several questions may be under way at once. `session` is shown at each new connection."""
 
-    def __init__(self, address: Address, trace: WireTrace | None = None, timeout: float = 4.0) -> None:
-        """`timeout` is for one question and its answer, in seconds."""
+    def __init__(
+        self,
+        address: Address,
+        trace: WireTrace | None = None,
+        timeouts: Timeouts = TIMEOUTS,
+        limits: Limits = LIMITS,
+    ) -> None:
         self.address = address
         self.session: str | None = None
-        self.on_broken: Callable[[Unreachable], None] = lambda _: None
-        """Told when a connection ended that this side did not end, also while nothing was asked."""
+        self._on_broken: Callable[[Unreachable], None] = lambda _: None
         self._trace = trace
-        self._timeout = timeout
-        self._wire: Wire | None = None
+        self._timeouts = timeouts
+        self._limits = limits
+        self._channel: RequestChannel | None = None
         self._reader: asyncio.Task[None] | None = None
-        self._waiting: dict[int, asyncio.Future[Answer]] = {}
         self._connecting = asyncio.Lock()
 
     async def ask(self, request: Request) -> Answer:
         """Return the tracker's answer. Raises `Refused` with its code, or `Unreachable` naming the
         address."""
+        seconds = self._timeouts.tracker_s
         try:
-            async with asyncio.timeout(self._timeout):
-                return await self._ask(await self._connected(), request)
+            async with asyncio.timeout(seconds):
+                channel = await self._connected()
+                return (await channel.ask(request)).answer
         except Refused as refused:
             if refused.code == "unsupported":
                 raise Unreachable(f"what answers at {self.address} is no tracker ({refused})") from refused
             raise
         except TimeoutError as error:
-            fault = Unreachable(f"tracker {self.address} does not answer within {self._timeout:g} s")
-            # A connection on which nothing comes back may be dead without our knowing; the next question has
-            # a new one.
-            self._lost(fault)
+            fault = Unreachable(f"tracker {self.address} does not answer within {seconds:g} s")
+            # A connection on which no answer comes may be dead without a sign; the next question has a new
+            # one.
+            self._drop(fault)
             raise fault from error
+
+    def watch(self, on_broken: Callable[[Unreachable], None]) -> None:
+        """From now on, call `on_broken` when a connection ended that this side did not end, also while
+        nothing was asked."""
+        self._on_broken = on_broken
 
     async def expect(self, request: Request, kind: type[A]) -> A:
         """Return the tracker's answer, which is of this kind. Raises as `ask` does."""
@@ -102,16 +107,15 @@ class TrackerClient:
     async def pages(
         self, ask: Callable[[int], Request], kind: type[P]
     ) -> AsyncGenerator[tuple[int, P], None]:
-        """Yield each page of a list with its offset, less the rows that a page before had. Raises as `ask`
-        does.
+        """Yield each page of a list with its offset, without the rows that a page before had. Raises as
+        `ask`.
 
-        A page that sends us back, or past its own total, is the last. Each page shall bring something, so a
-        list that never ends is an error: soon when it has nothing more to tell, and at the latest when it is
-        longer than any can be.
+        A page whose `next` leads back, or past its own total, is the last. A list that does not end is an
+        error: soon when its pages bring nothing new, and at the latest when it is longer than any can be.
         """
         offset = barren = 0
-        rows = _Rows()
-        while barren <= MOST_BARREN and rows.count <= MOST_ROWS:
+        rows, limits = ListRows(self._limits.remembered_rows), self._limits
+        while barren <= limits.barren_pages and rows.count <= limits.list_rows:
             page, before = await self.expect(ask(offset), kind), rows.count
             yield offset, rows.fresh(page)
             if page.next is None or not offset < page.next <= page.total:
@@ -119,85 +123,57 @@ class TrackerClient:
             offset = page.next
             barren += rows.count == before
         raise Unreachable(
-            f"the list of tracker {self.address} does not end; {rows.count} rows came, and nothing on {barren} pages"
+            f"the list of tracker {self.address} does not end; {rows.count} rows came,"
+            f" and nothing on {barren} pages"
         )
 
     async def close(self) -> None:
         """Hang up; what is under way raises `Unreachable`."""
         reader = self._reader
-        self._lost(Unreachable(f"connection to tracker {self.address} was closed"))
+        self._drop(Unreachable(f"connection to tracker {self.address} was closed"))
         if reader is not None:
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
 
-    async def _connected(self) -> Wire:
+    async def _connected(self) -> RequestChannel:
+        """The open channel, or a new one."""
         async with self._connecting:
-            if self._wire is None:
-                sock = await dial(self.address, "tracker")
+            if self._channel is None:
+                sock = await dial(self.address, "tracker", timeouts=self._timeouts, limits=self._limits)
                 try:
-                    self._wire = Wire(sock, {}, disk_io(), trace=self._trace)
+                    wire = Wire(sock, {}, timeouts=self._timeouts, trace=self._trace)
                 except OSError as error:
                     raise broken(error, f"tracker {self.address}") from error
-                self._reader = asyncio.create_task(self._read(self._wire))
+                self._channel = channel = RequestChannel(
+                    wire, f"tracker {self.address}", timeouts=self._timeouts, limits=self._limits
+                )
+                self._reader = asyncio.create_task(self._read(channel))
                 if self.session is not None:
                     try:
-                        await self._ask(self._wire, Hello(version=VERSION, session=self.session))
+                        await channel.ask(Hello(version=VERSION, session=self.session))
                     except BaseException:
-                        self._lost(Unreachable(f"tracker {self.address} did not resume the session"))
+                        self._drop(Unreachable(f"tracker {self.address} did not resume the session"))
                         raise
-            return self._wire
+            return self._channel
 
-    async def _ask(self, wire: Wire, request: Request) -> Answer:
-        seq, line = wire.session.ask(request)
-        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting[seq] = answer
-        try:
-            await wire.send([line])
-            return await answer
-        except OSError as error:
-            raise broken(error, f"tracker {self.address}") from error
-        finally:
-            self._waiting.pop(seq, None)
-            let_go(answer)
-
-    async def _read(self, wire: Wire) -> None:
+    async def _read(self, channel: RequestChannel) -> None:
+        """Read answers until the connection ends, and tell why it did unless this side ended it."""
         fault: BaseException = Unreachable(f"tracker {self.address} hung up")
         try:
-            while True:
-                match await wire.next_event():
-                    case Answered(answer, seq, _) if seq is not None:
-                        self._answered(seq, answer)
-                    case Answered(Refused() as refused, _, _):
-                        fault = Unreachable(f"tracker {self.address} ended the connection: {refused}")
-                        return
-                    case BadRequest(error, _):
-                        fault = error
-                        return
-                    case Ended():
-                        return
+            await channel.read_answers()
+        except Refused as refused:
+            fault = Unreachable(f"tracker {self.address} ended the connection: {refused}")
         except (OSError, ProtocolError) as error:
             fault = error
         finally:
-            if self._wire is wire:
-                end = broken(fault, f"tracker {self.address}")
-                self._lost(end)
-                self.on_broken(end)
-            wire.close()
+            end = broken(fault, channel.name)
+            if self._channel is channel:
+                self._drop(end)
+                self._on_broken(end)
+            channel.end(end)
 
-    def _answered(self, seq: int, answer: Answer | Refused) -> None:
-        waiting = self._waiting.pop(seq, None)
-        if waiting is None or waiting.done():
-            return
-        if isinstance(answer, Refused):
-            waiting.set_exception(answer)
-        else:
-            waiting.set_result(answer)
-
-    def _lost(self, error: Unreachable) -> None:
-        wire, self._wire, self._reader = self._wire, None, None
-        if wire is not None:
-            wire.close()
-        waiting, self._waiting = self._waiting, {}
-        for one in waiting.values():
-            if not one.done():
-                one.set_exception(error)
+    def _drop(self, error: Unreachable) -> None:
+        """End the connection, if there is one; the next question opens another."""
+        channel, self._channel, self._reader = self._channel, None, None
+        if channel is not None:
+            channel.end(error)

@@ -2,19 +2,20 @@
 into buffers.
 
 Duties that `tests/contract/test_transport.py` proves of every transport:
+
 - `fetch` fills exactly the buffer it is given with exactly the bytes asked for, or raises; never less, never
   other bytes.
-- What the source refuses arrives as `Refused` with the same code. A lane that is broken raises `Unreachable`
-  for all it had under way, and `DataConnectionClosed`, which is one, for what is asked of it later. One that
-  the door refuses raises `DataConnectionRefused` for both.
-- Cancelling a `fetch` leaves the buffer untouched from then on, and the other fetches of the lane go on or
-  fail; none hangs.
+- What the source refuses arrives as `Refused` with the same code. A data connection that breaks raises
+  `Unreachable` for all it had under way, and `DataConnectionClosed`, which is one, for what is asked of it
+  later. One that the listener refuses raises `DataConnectionRefused` for both.
+- After a cancelled `fetch` its buffer is not written to any more. The other fetches of the connection go on
+  or fail; none hangs.
 - `close` may be called at any time, again, and from within; it ends what is under way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Protocol
 
@@ -22,19 +23,20 @@ from p2p.errors import Refused, Unreachable
 from p2p.model import Address, BlockSpan, ContentId, FileSpan, PeerId
 
 if TYPE_CHECKING:
+    from p2p.net.limits import Limits, Timeouts
     from p2p.net.wire import Wire, WireTrace
     from p2p.protocol.session import Event
     from p2p.storage.disk_io import DiskIO
 
 
 class DataConnectionClosed(Unreachable):
-    """The lane was closed on this side, or had ended before this block was asked for: nobody is to blame;
-    open another."""
+    """The data connection was closed on this side, or had ended before this block was asked for. No peer is
+    to blame; open another."""
 
 
 class DataConnectionRefused(Refused):
-    """The other side has no room for this lane now (`busy`, `unavailable`), as a full door says. It has
-    ended; open another later."""
+    """The other side has no room for this data connection now (`busy`, `unavailable`). It has ended; open
+    another later."""
 
 
 class BlockSource(Protocol):
@@ -43,22 +45,24 @@ class BlockSource(Protocol):
     def blocks(
         self, client: str, content: ContentId, spans: Sequence[BlockSpan]
     ) -> AbstractAsyncContextManager[list[list[FileSpan]]]:
-        """Admit what `client` (as `model.client_id` writes it) asks for, and open the files of the first block, and
-        of those behind it that may be sent in the same turn; they stay open while they are sent.
+        """Admit what `client` (as `model.client_id` writes it) asks for, and open the files of the first
+        block, and of those behind it that may be sent in the same turn. They stay open until the context is
+        left.
 
         Entering waits for a free upload slot. Raises `Refused` for the first block: `not_found`, `bad_range`,
         `busy`.
         """
 
     def throttle(self, count: int, client: str) -> None:
-        """Told in a worker thread that `count` bytes were sent to `client`; sleeps to keep the upload rate."""
+        """Called in a worker thread when `count` bytes were sent to `client`; sleeps to keep the upload
+        rate."""
 
 
 class Control(Protocol):
-    """What a peer does with all that is no block, on the port that it shares with the TCP transport."""
+    """Handles all that is no request for a block, on the port that it shares with the TCP transport."""
 
     async def on_event(self, wire: Wire, event: Event) -> None:
-        """Deal with one event of a connection. A `ProtocolError` or `ConnectionError` raised here ends the
+        """Handle one event of a connection. A `ProtocolError` or `ConnectionError` raised here ends the
         connection."""
 
     def on_closed(self, wire: Wire) -> None:
@@ -78,14 +82,14 @@ class DataConnection(Protocol):
 
 
 class Listener(Protocol):
-    """An open door."""
+    """A port on which a transport serves blocks."""
 
     @property
     def port(self) -> int:
         """The port that is listened on."""
 
     async def close(self) -> None:
-        """Close the door and all connections that came through it."""
+        """Stop listening, and close all connections that came in."""
 
 
 class Transport(Protocol):
@@ -100,5 +104,10 @@ class Transport(Protocol):
         """Reach a peer. Raises `Unreachable`, naming the address and why."""
 
 
-LoadTransport = Callable[[str, "DiskIO", "WireTrace | None"], Transport]
-"""Makes a transport by its name. Raises `TransportUnavailable`."""
+class LoadTransport(Protocol):
+    """Makes transports by name."""
+
+    def __call__(
+        self, name: str, io: DiskIO, trace: WireTrace | None, *, timeouts: Timeouts, limits: Limits
+    ) -> Transport:
+        """Return a new transport. Raises `TransportUnavailable`."""

@@ -125,7 +125,7 @@ def encode_answer(answer: Answer, seq: int | None = None, body: int = 0) -> byte
 
 
 def encode_error(error: Exception, seq: int | None = None) -> bytes:
-    """Write an error as one line. Only the asker's own faults are explained: anything but `Refused` and
+    """Write an error as one line. Only the client's own faults are explained: anything but `Refused` and
     `ProtocolError` is `internal`."""
     code, text = "internal", WIRE_CODES["internal"]
     if isinstance(error, (ProtocolError, Refused)):

@@ -1,8 +1,11 @@
-"""Bytes to whole lines, bounded; what follows a line can be handed over untouched.
+"""Cuts a stream of bytes into whole lines of bounded length, and hands over what follows a line untouched.
 
-Goals: no copy a line beyond the slice itself, no second scan of bytes already seen, never more held than one
-limit plus what the last read brought, and while idle no more than the line that has begun. A body is not made
-of lines: `take` hands over what came with the line before it.
+The goals:
+
+- No copy of a line beyond the slice itself, and no second scan of bytes that were seen already.
+- Never more bytes held than one limit and what the last read brought; while idle, no more than the line that
+  has begun.
+- A body is not made of lines. `take` hands over the bytes of it that came with the line before it.
 """
 
 from __future__ import annotations

@@ -1,11 +1,9 @@
-"""The messages that both sides know, and those between peers: one frozen dataclass each, with its limits, and
-one example line above it.
+"""The messages between peers, and those that the tracker knows too: one frozen dataclass each with its
+limits, and one example line above it. `tracker_messages.py` has the messages to the tracker.
 
-`tracker_messages.py` has those to the tracker.
-
-`protos/PROTOCOL.md` is the same in words for people who write a peer in another language; its tables are made
+`protos/PROTOCOL.md` says the same in words for authors of a peer in another language; its tables are made
 from these classes. A request class names the class of its answer, and how large a body that answer may have.
-`have` is told, not asked: it has no answer.
+`have` is a notification: it has no answer.
 """
 
 from __future__ import annotations
@@ -47,6 +45,11 @@ class Message:
 @frozen
 class Answer(Message):
     """The "yes" to a request."""
+
+    @property
+    def final(self) -> bool:
+        """Whether no other answer to the same request follows."""
+        return True
 
 
 @frozen
@@ -178,6 +181,10 @@ class ReplicateAnswer(Answer):
     """`accepted` at once, and a second answer with the same `seq` at the end: `verified`, or an error."""
 
     state: str = wire(Choice(("accepted", "verified")), about="how far it is")
+
+    @property
+    def final(self) -> bool:
+        return self.state != "accepted"
 
 
 # {"op":"replicate","id":"ab…","name":"lab.img","size":7,"seq":3}

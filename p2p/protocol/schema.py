@@ -1,5 +1,5 @@
-"""What a value on the wire may be: one small class a kind, each of which checks, and describes itself for the
-specification.
+"""What a value on the wire may be. Each kind of field is a small class, which checks a value and describes
+itself for the specification.
 
 `check(value, where)` returns the value as the program keeps it, or raises `ProtocolError("bad_field")` whose
 message begins with `where`, the name of the field. Python's `bool` is an `int`; on the wire it is not.
@@ -250,7 +250,7 @@ class Row:
 
 
 class Plan:
-    """How one dataclass is read from and written to a JSON object; made once a class."""
+    """How one dataclass is read from a JSON object and written to one; made once for each class."""
 
     def __init__(self, cls: type) -> None:
         self._cls: Callable[..., Any] = cls

@@ -1,14 +1,20 @@
 """One conversation as a value machine: bytes in, events out; messages in, chunks out; no socket in sight.
 
-How to use it (every shell does the same four steps): give what came to `receive_data`, ask `next_event` until
-it is None, write the chunks that `ask`, `answer`, `refuse` and `notify` return, and stop when `closed`. After
-an event with a body, take the bytes already here with `take_body`, read the other `body_missing` bytes
-straight from the socket into their buffer and say so with `body_arrived`.
+Every shell around a session takes the same four steps:
 
-The conversation is one table. The picture in the README is drawn from it:
+1. Receive: give what came to `receive_data`, and ask `next_event` until it is None.
+2. Handle each event.
+3. Write the chunks that `ask`, `answer`, `refuse` and `notify` return.
+4. Stop when `closed`.
 
-    fresh ──hello, line──▶ open ──answer with a body──▶ body ──its last byte──▶ open;  the end of input or a
-    fatal fault leads to closed.
+After an event with a body, take the bytes that are already here with `take_body`. Read the other
+`body_missing` bytes straight from the socket into their buffer, and report them with `body_arrived`.
+
+The conversation is one table, `TRANSITIONS`. The picture in the README is drawn from it:
+
+    fresh ── hello, line ──▶ open ── answer with a body ──▶ body ── its last byte ──▶ open
+
+The end of input, or a fatal fault, leads to `closed` from every state.
 """
 
 from __future__ import annotations
@@ -18,7 +24,7 @@ from enum import Enum
 from typing import Final
 
 from p2p.errors import ProtocolError, Refused
-from p2p.model import FileSpan
+from p2p.model import FileSpan, PeerId
 from p2p.protocol.codec import (
     Heard,
     decode_answer,
@@ -30,15 +36,14 @@ from p2p.protocol.codec import (
     encode_request,
 )
 from p2p.protocol.framing import LineBuffer
-from p2p.protocol.peer_messages import Answer, Hello, Request
+from p2p.protocol.peer_messages import VERSION, Answer, Hello, HelloAnswer, Request
 from p2p.value import frozen
 
 Chunk = bytes | FileSpan
-"""What is to be written: bytes, or a piece of a file that the I/O layer knows how to send without looking at
-it."""
+"""What is to be written: bytes, or a part of a file that the I/O layer sends without looking at it."""
 
 Trace = Callable[[str, bytes], None]
-"""Told of each control line: `sent` or `received`, and the line."""
+"""Called with each control line: `sent` or `received`, and the line."""
 
 
 class State(Enum):
@@ -76,8 +81,7 @@ TRANSITIONS: Final[Mapping[tuple[State, Step], State]] = {
     (State.CLOSED, Step.EOF): State.CLOSED,
     (State.CLOSED, Step.FAULT): State.CLOSED,
 }
-"""All that may happen; what is not here is a fault of the other side. `hello` after the first line is such a
-fault."""
+"""All that may happen. What is not here is a fault of the other side, as a `hello` after the first line."""
 
 
 @frozen
@@ -122,8 +126,8 @@ MAX_PENDING: Final = 4096
 class Session:
     """One side of one connection.
 
-    `ops` are the requests this side understands; a side that only asks gives none. Raises nothing on what
-    comes from the network: faults of the other side are events.
+    `ops` are the requests that this side understands; a side that only asks gives none. Nothing that comes
+    from the network raises: faults of the other side are events.
     """
 
     def __init__(self, ops: Mapping[str, type[Request]], trace: Trace | None = None) -> None:
@@ -135,6 +139,9 @@ class Session:
         self._eof = False
         self.state = State.FRESH
         self.body_missing = 0
+        """Bytes of the body that follows the last event and have not come yet."""
+        self.peer: PeerId | None = None
+        """The id that the other side gave in its hello; None is nobody."""
 
     @property
     def closed(self) -> bool:
@@ -147,7 +154,6 @@ class Session:
         return self.state is not State.BODY and len(self._lines) > 0
 
     # -- in
-    # ------------------------------------------------------------------------------------------------------------------------
 
     def receive_data(self, data: bytes) -> None:
         """Take what came from the socket; `b""` says that the other side has ended its direction."""
@@ -189,7 +195,6 @@ class Session:
             self._step(Step.BODY_ENDS)
 
     # -- out
-    # -----------------------------------------------------------------------------------------------------------------------
 
     def ask(self, request: Request) -> tuple[int, bytes]:
         """Return the `seq` given to a request, and its line. Raises `Refused("busy")` when too many wait for
@@ -217,17 +222,15 @@ class Session:
         """Return the line that says no."""
         return self._sent(encode_error(error, seq))
 
-    def expect_more(self, seq: int, request: type[Request]) -> None:
-        """Say that another answer with this `seq` will come, as after `replicate` was accepted."""
-        self._pending[seq] = request
-
     # -- inside
-    # --------------------------------------------------------------------------------------------------------------------
 
     def _hear(self, heard: Heard) -> Event:
         if heard.is_request:
             self._step(Step.HELLO if heard.data["op"] == Hello.OP else Step.LINE, heard.seq)
-            return Asked(decode_request(heard, self._ops), heard.seq)
+            request = decode_request(heard, self._ops)
+            if isinstance(request, Hello) and request.version == VERSION:
+                self.peer = request.peer
+            return Asked(request, heard.seq)
         self._step(Step.LINE)
         try:
             return self._hear_answer(heard)
@@ -237,16 +240,21 @@ class Session:
             raise ProtocolError(error.code, str(error), fatal=True) from None
 
     def _hear_answer(self, heard: Heard) -> Answered:
-        asked = self._pending.pop(heard.seq, None) if heard.seq is not None else None
-        if asked is None:
-            if heard.seq is None and heard.data.get("ok") is False:
+        seq = heard.seq
+        asked = self._pending.pop(seq, None) if seq is not None else None
+        if seq is None or asked is None:
+            if seq is None and heard.data.get("ok") is False:
                 return Answered(decode_refusal(heard), None, 0)
             raise ProtocolError("bad_field", "seq: answers nothing that was asked", fatal=True)
         answer = decode_answer(heard, asked)
+        if isinstance(answer, HelloAnswer):
+            self.peer = answer.peer
+        elif isinstance(answer, Answer) and not answer.final:
+            self._pending[seq] = asked
         if heard.body:
             self.body_missing = heard.body
             self._step(Step.BODY_BEGINS)
-        return Answered(answer, heard.seq, heard.body)
+        return Answered(answer, seq, heard.body)
 
     def _step(self, step: Step, seq: int | None = None) -> None:
         state = TRANSITIONS.get((self.state, step))

@@ -1,5 +1,5 @@
-"""Strict JSON: bytes from another machine become plain values, or one `ProtocolError("bad_json")`, and
-nothing else."""
+"""Strict JSON: reads bytes from another machine into plain values. Whatever is wrong with them is one error,
+`ProtocolError("bad_json")`."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Final
 from p2p.errors import ProtocolError
 
 MAX_DIGITS: Final = 400
-"""Longest number in characters. No field needs more than 20; to read thousands of digits takes time that
-grows with the square."""
+"""Longest number in characters. No field needs more than 20. The time to read digits grows with the square
+of their number."""
 
 _STRINGS: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
-"""A string, or what begins like one and never ends: without that, each quote in it would be tried again up to
-the end."""
+"""A string, or what begins like one and never ends. Without the second, each quote in it would be tried again
+up to the end."""
 
 _NOT_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in b"[]{}")
 _SURROGATE_ESCAPE: Final = re.compile(rb"\\u[dD][89a-fA-F]")

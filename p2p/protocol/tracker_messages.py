@@ -53,7 +53,7 @@ class HitRow:
 
 
 @frozen
-class Source:
+class Contact:
     """A peer and where to dial it."""
 
     peer: PeerId = wire(PEER_ID, about="who it is")
@@ -125,11 +125,13 @@ class AnnounceAnswer(Answer):
     ttl: int = wire(SECONDS, about="announce again well before this has passed")
     known: int = wire(
         COUNT,
-        about="how many contents of this peer the tracker knows now; fewer than expected: announce them all again",
+        about="how many contents of this peer the tracker knows now;"
+        " fewer than expected: announce them all again",
     )
 
 
-# {"op":"announce","peer":"5f…","name":"lab-07","listen":{"tcp":6970},"contents":[{"id":"ab…","name":"lab.img","size":7,"have":7}],"seq":4}
+# {"op":"announce","peer":"5f…","name":"lab-07","listen":{"tcp":6970},
+#  "contents":[{"id":"ab…","name":"lab.img","size":7,"have":7}],"seq":4}
 @frozen
 class Announce(Request):
     """Says where a peer listens and what it has; with no contents, it is the heartbeat of all that was
@@ -178,7 +180,7 @@ class LookupAnswer(Answer):
     """A bounded choice of peers, best first."""
 
     content: HitRow = wire(Record(HitRow), about="what it is")
-    sources: tuple[Source, ...] = wire(ListOf(Record(Source), PAGE), about="who has it")
+    sources: tuple[Contact, ...] = wire(ListOf(Record(Contact), PAGE), about="who has it")
 
 
 # {"op":"lookup","id":"ab…","limit":50,"peer":"5f…","seq":6}
@@ -229,7 +231,8 @@ class List(Request):
     limit: int = wire(LIMIT, 50, about="most contents wanted")
 
 
-# {"ok":true,"total":1,"peers":[{"peer":"5f…","name":"lab-07","user":"alice","host":"10.0.0.7","listen":{"tcp":6970},"contents":4,"age":3}]}
+# {"ok":true,"total":1,"peers":[{"peer":"5f…","name":"lab-07","user":"alice","host":"10.0.0.7",
+#  "listen":{"tcp":6970},"contents":4,"age":3}]}
 @frozen
 class PeersAnswer(Answer):
     """A page of peers."""
@@ -256,7 +259,7 @@ class Peers(Request):
 class PlaceAnswer(Answer):
     """Peers for new copies; fewer than asked for, when fewer accept."""
 
-    targets: tuple[Source, ...] = wire(ListOf(Record(Source), PAGE), about="whom to send `replicate`")
+    targets: tuple[Contact, ...] = wire(ListOf(Record(Contact), PAGE), about="whom to send `replicate`")
 
 
 # {"op":"place","id":"ab…","size":7,"copies":2,"seq":10}
@@ -276,7 +279,8 @@ class Place(Request):
     )
 
 
-# {"ok":true,"version":"0.1.0","uptime":60,"peers":3,"contents":4,"shares":9,"bytes":28,"sessions":3,"requests":120,"user":"alice","seq":11}
+# {"ok":true,"version":"0.1.0","uptime":60,"peers":3,"contents":4,"shares":9,"bytes":28,"sessions":3,
+#  "requests":120,"user":"alice","seq":11}
 @frozen
 class StatsAnswer(Answer):
     """The tracker's figures, and the asker's session."""

@@ -1,10 +1,9 @@
-"""The network of a simulated swarm: each peer behind a link with a rate each way, all joined by a core that
-is never full.
+"""The network of a simulated swarm: each peer behind a link with a rate each way, joined by a core that is
+never full.
 
-Blocks go in chunks. An uplink sends in turn to all whom it serves; a downlink takes what comes in the order
-in which it was sent. What a chunk takes is its time on the narrower of the two links and a delay: the second
-link begins to take it while the first still sends. Bytes of control lines take time of their link too, ahead
-of the next chunk.
+Blocks go in chunks. An uplink sends to all its receivers in turn; a downlink takes chunks in the order in
+which they were sent. A chunk takes its time on the narrower of the two links, and a delay: the second link
+takes it while the first still sends. Control lines take time of their link, too, ahead of the next chunk.
 """
 
 from __future__ import annotations
@@ -12,13 +11,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final, Generic, Protocol, TypeVar
 
-from p2p.model import BlockSpan
 from p2p.sim.clock import Clock
-
-if TYPE_CHECKING:
-    from p2p.sim.peer import SimPeer
 
 HEADERS: Final = 1514 / 1448
 """Bytes on the link for each byte of a block: Ethernet, IP and TCP with timestamps, in full packets."""
@@ -30,18 +25,25 @@ LINE: Final = 66 + 110
 
 @dataclass(slots=True, eq=False)
 class Transfer:
-    """One block on its way from one peer to another; also the ticket in the upload queue. `good`: its bytes
-    are right."""
+    """Bytes on their way out of one link: how many are left to send, and whether it is over."""
 
-    server: SimPeer
-    client: SimPeer
-    block: BlockSpan
     left: int
-    good: bool = True
     over: bool = False
 
 
-class Access:
+T = TypeVar("T", bound=Transfer)
+
+
+class Receiver(Protocol[T]):
+    """What a transfer goes to."""
+
+    access: Access[T]
+
+    def on_arrived(self, transfer: T) -> None:
+        """The last byte of a transfer is here."""
+
+
+class Access(Generic[T]):
     """The link of one peer: `up` and `down` in bytes a second, `chunk` the bytes that are sent in one go,
     `delay` in seconds."""
 
@@ -50,8 +52,9 @@ class Access:
         "_clock",
         "_debt",
         "_free_at",
+        "_moved",
         "_queue",
-        "_sent",
+        "_receiver",
         "chunk",
         "delay",
         "down",
@@ -67,15 +70,18 @@ class Access:
         *,
         chunk: int,
         delay: float,
-        sent: Callable[[Transfer], None],
+        receiver: Callable[[T], Receiver[T]],
+        moved: Callable[[T, int], None],
     ) -> None:
-        """`sent` is told when the last byte of a transfer has left."""
+        """`receiver` says where a transfer goes; `moved` is told of each chunk that has left. After the last
+        one the transfer is over."""
         self.up, self.down, self.chunk, self.delay = up, down, chunk, delay
         self.sent = 0
         """Bytes of blocks that were sent."""
         self._clock = clock
-        self._sent = sent
-        self._queue: deque[Transfer] = deque()
+        self._receiver = receiver
+        self._moved = moved
+        self._queue: deque[T] = deque()
         self._busy = False
         self._free_at = 0.0
         """When the downlink will have taken all that is on its way."""
@@ -86,13 +92,13 @@ class Access:
         """A control line leaves."""
         self._debt += count
 
-    def begin(self, transfer: Transfer) -> None:
+    def begin(self, transfer: T) -> None:
         """Send a block."""
         self._queue.append(transfer)
         if not self._busy:
             self._next()
 
-    def stop(self, transfer: Transfer) -> None:
+    def stop(self, transfer: T) -> None:
         """Send no more of a block."""
         transfer.over = True
 
@@ -120,15 +126,17 @@ class Access:
         self.sent += size
         took = (size * HEADERS + self._debt) / self.up
         self._debt = 0.0
-        self._clock.after(took, self._gone, transfer, size)
+        self._clock.after(took, self._left, transfer, size)
 
-    def _gone(self, transfer: Transfer, size: int) -> None:
+    def _left(self, transfer: T, size: int) -> None:
         clock = self._clock
-        arrives = transfer.client.access.take(size, clock.now + self.delay)
+        receiver = self._receiver(transfer)
+        arrives = receiver.access.take(size, clock.now + self.delay)
         if transfer.left:
             self._queue.append(transfer)
+            self._moved(transfer, size)
         elif not transfer.over:
             transfer.over = True
-            clock.after(arrives - clock.now, transfer.client.arrived, transfer)
-            self._sent(transfer)
+            clock.after(arrives - clock.now, receiver.on_arrived, transfer)
+            self._moved(transfer, size)
         self._next()

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any, Final
 
-from p2p.sim.peer import SimPeer
+from p2p.sim.shell import SimPeer
 from p2p.sim.world import Sample, World
 from p2p.value import frozen
 
@@ -58,7 +58,7 @@ def figures(world: World) -> Figures:
         median=statistics.median(ratios) if ratios else 0.0,
         copies=world.copies(),
         seconds=max((peer.ended for peer in fetching if peer.ended is not None), default=0.0),
-        links=sum(len(peer.links) for peer in world.peers) / len(world.peers),
+        links=sum(len(peer.connections) for peer in world.peers) / len(world.peers),
         wasted=sum(peer.wasted for peer in fetching) / (len(fetching) * world.geometry.size),
         events=world.clock.events,
         trace=world.trace_hash,
@@ -137,17 +137,20 @@ def svg(title: str, samples: Sequence[Sample], ideal: float) -> str:
     for mark in range(int(most * 2) + 1):
         x = _LEFT + _WIDE * mark / 2 / most
         lines.append(
-            f'<path d="M{x:.1f} {_TOP}v{_HIGH}" stroke="#e2e8f0"/><text x="{x - 8:.1f}" y="{_TOP + _HIGH + 18}">{mark / 2:g}</text>'
+            f'<path d="M{x:.1f} {_TOP}v{_HIGH}" stroke="#e2e8f0"/>'
+            f'<text x="{x - 8:.1f}" y="{_TOP + _HIGH + 18}">{mark / 2:g}</text>'
         )
     for level in (0.0, 0.5, 1.0):
         y = _TOP + _HIGH * (1 - level / top)
         lines.append(
-            f'<path d="M{_LEFT} {y:.1f}h{_WIDE}" stroke="#e2e8f0"/><text x="{_LEFT - 30}" y="{y + 5:.1f}">{level:g}</text>'
+            f'<path d="M{_LEFT} {y:.1f}h{_WIDE}" stroke="#e2e8f0"/>'
+            f'<text x="{_LEFT - 30}" y="{y + 5:.1f}">{level:g}</text>'
         )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{_LEFT + _WIDE + 30}" height="{_TOP + _HIGH + 50}"'
         ' font-family="sans-serif" font-size="14">\n<rect width="100%" height="100%" fill="white"/>\n'
         f'<text x="12" y="28" font-weight="bold">{escape(title)}</text>\n'
         + "\n".join([*lines[6:], *lines[:6]])
-        + f'\n<text x="{_LEFT + _WIDE // 2 - 60}" y="{_TOP + _HIGH + 40}">time / (size / link rate)</text>\n</svg>\n'
+        + f'\n<text x="{_LEFT + _WIDE // 2 - 60}" y="{_TOP + _HIGH + 40}">'
+        + "time / (size / link rate)</text>\n</svg>\n"
     )

@@ -9,7 +9,7 @@ from typing import Final
 
 from p2p.content.geometry import Geometry
 from p2p.errors import UsageError
-from p2p.sim.peer import Plan
+from p2p.sim.plan import Plan
 from p2p.sim.world import Conditions, World
 from p2p.value import frozen
 

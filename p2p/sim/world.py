@@ -1,5 +1,5 @@
-"""A whole swarm in virtual time: peers, their links, and the real tracker service that tells them of each
-other.
+"""A whole swarm in virtual time: peers, their connections, and the real tracker service that names them to
+each other.
 
 Chance comes from one seed, so a scenario and its seed always give the same story; `trace_hash` is the hash of
 all that happened.
@@ -19,11 +19,12 @@ from p2p.model import ContentId, PeerKey
 from p2p.protocol.tracker_messages import Announce, Login, Lookup, LookupAnswer, Share
 from p2p.sim.clock import Clock
 from p2p.sim.network import LINE
-from p2p.sim.peer import Plan, SimPeer
+from p2p.sim.plan import Plan
+from p2p.sim.shell import SimPeer
 from p2p.swarm.peer_stats import Policy
-from p2p.swarm.topology import CALM_TIME, EAGER_BELOW, EAGER_TIME, ENOUGH, LOOKUP, dials
-from p2p.tracker.service import Asker, TrackerService
-from p2p.tracker.store.directory import MemoryStore
+from p2p.swarm.topology import CALM_INTERVAL_S, CONNECTIONS, EAGER_BELOW, EAGER_INTERVAL_S, LOOKUP, dials
+from p2p.tracker.service import Client, TrackerService
+from p2p.tracker.store.directory import Directory
 from p2p.value import frozen
 
 CONTENT: Final = ContentId("5e" * 32)
@@ -34,7 +35,7 @@ SAMPLES: Final = 100
 
 
 class SimulationFault(EnjambreError):
-    """Something happened that must never happen in a swarm; the text names the seed that replays it."""
+    """What must hold in every swarm did not. The message names the seed that replays it."""
 
 
 @frozen
@@ -58,14 +59,16 @@ class Conditions:
     """Seconds that a fast link needs for the content."""
     delay: float = 0.0005
     chunk: int | None = None
-    degree: int = ENOUGH
+    degree: int = CONNECTIONS
     accepts: int = 512
-    """Links that a peer lets others open."""
+    """Connections that a peer lets others open."""
     origin_leaves: bool = False
     """Whether the first peer is killed in the moment in which the others together have all."""
     policy: Policy | None = None
     patience: float = 60.0
-    """A world ends after so many ideal times, whatever happens."""
+    """A world that takes more ideal times than this does not come to an end."""
+    thorough: bool = False
+    """Whether to check after every event what is costly to check."""
 
 
 class World:
@@ -76,15 +79,16 @@ class World:
         self.geometry, self.delay = conditions.geometry, conditions.delay
         self.policy = conditions.policy or Policy()
         self.chunk = conditions.chunk or self.geometry.block_length
+        self.thorough = conditions.thorough
         self.rng = Random(seed)
         self.clock = Clock()
         self.samples: list[Sample] = []
         self._digest = hashlib.blake2b(digest_size=16)
         self._service = TrackerService(
-            MemoryStore(), Random(self.rng.random()), lambda: f"{self.rng.getrandbits(128):032x}", ttl=TTL
+            Directory(), Random(self.rng.random()), lambda: f"{self.rng.getrandbits(128):032x}", ttl=TTL
         )
-        self._links: set[tuple[PeerKey, PeerKey]] = set()
-        self._askers: dict[PeerKey, Asker] = {}
+        self._connections: set[tuple[PeerKey, PeerKey]] = set()
+        self._clients: dict[PeerKey, Client] = {}
         self.peers: list[SimPeer] = []
         self._verified = 0
         self._spread = 0
@@ -95,13 +99,12 @@ class World:
             self.clock.after(plan.joins, peer.join)
             if plan.leaves is not None:
                 self.clock.after(plan.leaves, peer.leave)
-        self._fetching = [peer for peer in self.peers if not peer.plan.seed]
+        self._fetching = [peer for peer in self.peers if peer.plan.fetches]
         self._unfinished = len(self._fetching)
         self._done = 0
         self._until = 0.0
 
     # -- running
-    # -------------------------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Run until every download has ended or its peer is gone. Raises `SimulationFault`."""
@@ -135,8 +138,8 @@ class World:
     def _check(self) -> None:
         for peer in self.peers:
             peer.check_clean()
-        for one, other in self._links:
-            self.must((other, one) in self._links, "a link has two ends")
+        for one, other in self._connections:
+            self.must((other, one) in self._connections, "a connection has two ends")
 
     @property
     def trace_hash(self) -> str:
@@ -159,8 +162,7 @@ class World:
         if again:
             self.clock.after(self.conditions.ideal / SAMPLES, self._sample)
 
-    # -- told by peers
-    # -------------------------------------------------------------------------------------------------------------
+    # -- what peers report
 
     def verified(self, peer: SimPeer, piece: int) -> None:
         """A peer has a piece more."""
@@ -177,61 +179,59 @@ class World:
 
     def left(self, peer: SimPeer) -> None:
         """A peer is gone."""
-        if not peer.plan.seed and peer.ended is None:
+        if peer.busy:
             self._unfinished -= 1
 
     def note(self, peer: SimPeer, what: str, *about: str) -> None:
         """Keep account of what happened."""
         self._digest.update(f"{self.clock.now:.9f} {peer.number} {what} {' '.join(about)}\n".encode())
 
-    # -- links
-    # ---------------------------------------------------------------------------------------------------------------------
+    # -- connections
 
-    def link(self, one: SimPeer, other: SimPeer) -> None:
-        """Open a link, unless one is there, is not wanted, or either peer is gone."""
+    def connect(self, one: SimPeer, other: SimPeer) -> None:
+        """Open a connection, unless there is one, it is not wanted, or either peer is gone."""
         if (
             one.key in other.banned
             or other.key in one.banned
-            or (one.key, other.key) in self._links
+            or (one.key, other.key) in self._connections
             or not (one.here and other.here)
         ):
             return
-        if len(other.links) >= self.conditions.accepts:
+        if len(other.connections) >= self.conditions.accepts:
             return
-        self._links.add((one.key, other.key))
-        self._links.add((other.key, one.key))
-        one.met(other)
-        other.met(one)
+        self._connections.add((one.key, other.key))
+        self._connections.add((other.key, one.key))
+        one.on_connected(other)
+        other.on_connected(one)
 
-    def unlink(self, one: SimPeer, other: SimPeer) -> None:
-        """`one` closes a link; `other` learns it a little later."""
-        if (one.key, other.key) not in self._links:
+    def disconnect(self, one: SimPeer, other: SimPeer) -> None:
+        """`one` closes a connection; `other` learns it a little later."""
+        if (one.key, other.key) not in self._connections:
             return
-        self._links.discard((one.key, other.key))
-        self._links.discard((other.key, one.key))
-        one.cut(other)
-        self.clock.after(self.delay, other.cut, one)
+        self._connections.discard((one.key, other.key))
+        self._connections.discard((other.key, one.key))
+        one.on_disconnected(other)
+        self.clock.after(self.delay, other.on_disconnected, one)
 
-    def say(self, sender: SimPeer, receiver: SimPeer, what: Callable[..., None], *about: Any) -> None:
-        """A control line on a link."""
+    def send(self, sender: SimPeer, receiver: SimPeer, what: Callable[..., None], *about: Any) -> None:
+        """Send a control line over a connection."""
         sender.access.line(LINE)
         self.clock.after(self.delay, self._deliver, sender.key, receiver.key, what, about)
 
     def _deliver(
         self, sender: PeerKey, receiver: PeerKey, what: Callable[..., None], about: tuple[Any, ...]
     ) -> None:
-        if (sender, receiver) in self._links:
+        if (sender, receiver) in self._connections:
             what(*about)
 
     # -- the tracker
-    # ---------------------------------------------------------------------------------------------------------------
 
     def enter(self, peer: SimPeer) -> None:
         """A peer logs in, announces itself, and looks for others; again and again while it is here."""
-        asker = self._askers[peer.key] = Asker(peer.address.host, "10.255.255.1")
-        self._service.handle(Login(user=peer.plan.name), asker, self.clock.now)
+        client = self._clients[peer.key] = Client(peer.address.host, "10.255.255.1")
+        self._service.handle(Login(user=peer.plan.name), client, self.clock.now)
         self._beat(peer)
-        if not peer.plan.seed:
+        if peer.busy:
             self._look(peer)
 
     def _beat(self, peer: SimPeer) -> None:
@@ -245,7 +245,7 @@ class World:
         announce = Announce(
             peer=peer.id, name=peer.plan.name, listen={"tcp": peer.address.port}, contents=(share,)
         )
-        self._service.handle(announce, self._askers[peer.key], self.clock.now)
+        self._service.handle(announce, self._clients[peer.key], self.clock.now)
         self.clock.after(HEARTBEAT, self._beat, peer)
 
     def _look(self, peer: SimPeer) -> None:
@@ -253,22 +253,22 @@ class World:
             return
         try:
             answer = self._service.handle(
-                Lookup(id=CONTENT, limit=LOOKUP, peer=peer.id), self._askers[peer.key], self.clock.now
+                Lookup(id=CONTENT, limit=LOOKUP, peer=peer.id), self._clients[peer.key], self.clock.now
             )
         except Refused:
             answer = None
         sources = answer.sources if isinstance(answer, LookupAnswer) else ()
         eager = peer.sources < EAGER_BELOW
-        room = dials(len(peer.links), eager=eager, enough=self.conditions.degree)
+        room = dials(len(peer.connections), eager=eager, enough=self.conditions.degree)
         for source in sources:
             other = self._at(source.host)
             if room <= 0:
                 break
-            if other.key not in peer.links:
+            if other.key not in peer.connections:
                 room -= 1
-                self.clock.after(2 * self.delay, self.link, peer, other)
+                self.clock.after(2 * self.delay, self.connect, peer, other)
         peer.listed(len(sources))
-        self.clock.after(EAGER_TIME if eager else CALM_TIME, self._look, peer)
+        self.clock.after(EAGER_INTERVAL_S if eager else CALM_INTERVAL_S, self._look, peer)
 
     def _at(self, host: str) -> SimPeer:
         _, high, middle, low = map(int, host.split("."))

@@ -1,9 +1,8 @@
-"""Small private files that are replaced whole: after a crash there is the old one or the new (on Windows,
-unless two write at once).
+"""Small private files that are replaced whole: a crash leaves the old file or the new one.
 
-The new bytes go into a file beside, `NAME.new`, which its writer holds locked. A lock dies with its holder,
-so a `.new` that nobody holds is nobody's any more, and the next writer takes it over instead of leaving one
-behind for each kill.
+The new bytes are written to `NAME.new`, which is locked, and which then gets the name. A lock ends with its
+process, so the next writer takes over a `.new` that a kill left behind. (On Windows the file is not locked
+during the rename, and two writers at once may disturb each other.)
 """
 
 from __future__ import annotations
@@ -19,17 +18,17 @@ _TRY_EVERY: Final = 0.01
 
 
 def beside(path: Path) -> Path:
-    """Where the bytes are written before they take the place of `path`."""
+    """The path of the new bytes before they take the place of `path`."""
     return path.with_suffix(".new")
 
 
 def write_private(path: Path, data: bytes, *, sync: bool, patience: float = 0.0) -> None:
-    """Let `path` hold `data`, readable by its owner only; its folder must be there. Blocks.
+    """Replace the file at `path` by one that holds `data` and that only its owner may read. Blocks.
 
-    With `sync` the bytes are on disk before the name is theirs, so that a power cut leaves the old file or
-    the new; without, it may leave anything, which is for readers that check what they read. Raises
-    `BlockingIOError` if another writer is at it for longer than `patience` seconds, other `OSError` as they
-    come, and `DiskError` if something else than a file is in the way.
+    With `sync` the bytes are on disk before the rename, so that a power cut too leaves the old file or the
+    new one. Without, it may leave anything: for readers that check what they read. The folder must exist.
+    Raises `BlockingIOError` if another writer holds the lock for longer than `patience` seconds, `OSError`,
+    and `DiskError` if something else than a file is in the way.
     """
     fresh = beside(path)
     lock = _lock(fresh, patience)

@@ -1,5 +1,4 @@
-"""Lend and take back block buffers, so that memory stays bounded whatever the size of a content and the
-number of peers."""
+"""A bounded pool of block buffers: memory depends neither on the size of a content nor on its peers."""
 
 from __future__ import annotations
 
@@ -7,8 +6,7 @@ from types import TracebackType
 
 
 class Buffer:
-    """A borrowed buffer. Its holder is its one owner until `release()`, after which its views raise
-    `ValueError` if touched."""
+    """A borrowed buffer. After `release` its views raise `ValueError`."""
 
     __slots__ = ("_buffer", "_pool", "_views", "view")
 
@@ -19,8 +17,8 @@ class Buffer:
         self._views = [self.view]
 
     def window(self, length: int) -> memoryview:
-        """The first `length` bytes, to read a block straight into. Raises `ValueError` if the buffer is not
-        that long."""
+        """A view of the first `length` bytes, to receive a block into. Raises `ValueError` if there are
+        less."""
         if not 0 <= length <= len(self.view):
             raise ValueError(f"{length} bytes do not fit a buffer of {len(self.view)}")
         view = self.view[:length]
@@ -28,21 +26,19 @@ class Buffer:
         return view
 
     def release(self) -> None:
-        """Give the buffer back. Raises `RuntimeError` if it was given back before, or is still being read or
-        written elsewhere.
+        """Give the buffer back. Raises `RuntimeError` if it was given back before, or is still in use.
 
-        In the second case the buffer is not lent again, since somebody may yet write into it; a new one takes
-        its place.
+        A buffer in use is not lent again, since a thread may still write into it; a new one takes its place.
         """
         buffer, self._buffer = self._buffer, None
         if buffer is None:
-            raise RuntimeError("this lease was released before")
+            raise RuntimeError("this buffer was released before")
         try:
             for view in self._views:
                 view.release()
         except BufferError:
             self._pool.take_back(None)
-            raise RuntimeError("this lease was released while its buffer was in use") from None
+            raise RuntimeError("this buffer was released while it was in use") from None
         self._pool.take_back(buffer)
 
     def __enter__(self) -> Buffer:
@@ -55,8 +51,7 @@ class Buffer:
 
 
 class BufferPool:
-    """At most `count` buffers of `block_length` bytes each. A buffer is made when it is first needed, and
-    kept."""
+    """At most `count` buffers of `block_length` bytes. Each is made when first needed, and kept."""
 
     __slots__ = ("_idle", "_lent", "block_length", "count")
 
@@ -70,7 +65,7 @@ class BufferPool:
 
     @property
     def lent(self) -> int:
-        """How many buffers are out."""
+        """How many buffers are lent."""
         return self._lent
 
     @property
@@ -78,16 +73,15 @@ class BufferPool:
         """How many more can be lent now."""
         return self.count - self._lent
 
-    def lease(self) -> Buffer | None:
-        """Borrow a buffer; its bytes are whatever was there. `None` if all are out: ask again when one came
-        back."""
+    def borrow(self) -> Buffer | None:
+        """Borrow a buffer, with any bytes in it. None if all are lent."""
         if self._lent >= self.count:
             return None
         self._lent += 1
         return Buffer(self, self._idle.pop() if self._idle else bytearray(self.block_length))
 
     def take_back(self, buffer: bytearray | None) -> None:
-        """For `Buffer.release()` only: end one loan, and keep `buffer` if it is safe to lend again."""
+        """Called by `Buffer.release` only: end one loan, and keep `buffer` if it can be lent again."""
         self._lent -= 1
         if buffer is not None:
             self._idle.append(buffer)

@@ -1,8 +1,8 @@
-"""Files and folders below a folder of ours, reached one step after the other, so that no link on the way is
-ever followed out of it.
+"""Open and make files below a root folder without following a link out of it.
 
-A look at the path beforehand would not do: between the look and the use, whoever may write there could put a
-link in a folder's place. Where the system knows no descriptors of folders, paths are used as they are.
+Each part of a path is opened relative to the descriptor of its folder (`openat`), and never as a link. It is
+not enough to check the path first: another program could put a link in a folder's place between the check and
+the use. Where the system has no descriptors of folders (Windows), paths are used as they are.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Final
 
 from p2p.storage.disk import open_write
 
-_BY_STEPS: Final = {os.open, os.mkdir} <= os.supports_dir_fd and hasattr(os, "O_NOFOLLOW")
+_HAS_OPENAT: Final = os.name == "posix"
 _FOLDER: Final = (
     getattr(os, "O_PATH", os.O_RDONLY)
     | getattr(os, "O_DIRECTORY", 0)
@@ -25,24 +25,22 @@ _FOLDER: Final = (
 )
 
 
-def open_confined(root: Path, path: str, *, create: bool) -> int:
-    """As `open_write`, for the file at `path` (`/` between its parts) below the folder `root`, which must not
-    be a link itself."""
-    if not _BY_STEPS:
+def open_confined(root: Path, path: str, *, create: bool, openat: bool = _HAS_OPENAT) -> int:
+    """As `open_write`, for the file at `path` (`/` between its parts) below `root`, which must be no link."""
+    if not openat:
         return open_write(root / path, create=create)
     folder, _, name = path.rpartition("/")
-    with _folder_below(root, folder) as place:
+    with _open_folder(root, folder) as place:
         return open_write(name, create=create, dir_fd=place)
 
 
-def make_confined(root: Path, path: str) -> None:
-    """Make the folder at `path` below `root`, unless it is there; the folder above it must be. Raises
-    `OSError`."""
+def make_confined(root: Path, path: str, *, openat: bool = _HAS_OPENAT) -> None:
+    """Make the folder at `path` below `root`, unless it is there. Its parent must be. Raises `OSError`."""
     above, _, name = path.rpartition("/")
-    if not _BY_STEPS:
+    if not openat:
         make_folder(root / path)
         return
-    with _folder_below(root, above) as place:
+    with _open_folder(root, above) as place:
         make_folder(name, place)
 
 
@@ -56,7 +54,7 @@ def make_folder(path: str | os.PathLike[str], dir_fd: int | None = None) -> None
 
 
 @contextmanager
-def _folder_below(root: Path, path: str) -> Iterator[int]:
+def _open_folder(root: Path, path: str) -> Iterator[int]:
     place = os.open(root, _FOLDER)
     try:
         for part in path.split("/") if path else ():

@@ -1,12 +1,14 @@
-"""Files and folders as a disk has them: opened without harm, locked, synced, moved, and what went wrong with
-them in a sentence."""
+"""Open, lock, make and move files and folders safely, and say in a sentence what went wrong with them.
+
+"Safely" means: no link is followed at the end of a path, no FIFO or device makes an open wait, and nothing is
+overwritten unasked.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
-import re
 import shutil
 import stat
 import sys
@@ -15,8 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from p2p.content.names import printable
 from p2p.errors import DiskError
+from p2p.storage.disk_sync import sync_folder
+from p2p.text import printable
 
 if sys.platform == "win32":
     import msvcrt
@@ -33,13 +36,6 @@ _SAFE: Final = (
     | getattr(os, "O_NOINHERIT", 0)
 )
 _NO_WAIT: Final = getattr(os, "O_NONBLOCK", 0)
-_NO_FOLDER_SYNC: Final = frozenset({errno.EINVAL, errno.EBADF, errno.ENOTSUP})
-_FIRST_TO_TELL: Final = (5, 8)
-"""The Linux whose `syncfs` first told of lost bytes; syncfs(2)."""
-_TELL: Final = frozenset(
-    ("bcachefs", "btrfs", "exfat", "ext2", "ext3", "ext4", "f2fs", "ntfs3", "tmpfs", "vfat", "xfs")
-)
-"""Kinds of disks that tell. One that lies on another, as `overlay` in a container, is not told itself."""
 _REASONS: Final = {
     errno.EACCES: "no permission",
     errno.EPERM: "no permission",
@@ -61,10 +57,9 @@ _FULL: Final = frozenset({errno.ENOSPC, _QUOTA})
 def disk_error(
     error: OSError, doing: str, path: str | os.PathLike[str], *, need: int | None = None
 ) -> DiskError:
-    """The sentence for the user about `error`, met while `doing` something ("write", "rename", …) with
-    `path`.
+    """The error for the user about `error`, which came while `doing` something ("write", "rename") to `path`.
 
-    For a full disk it tells how many bytes are needed, if `need` is given, and how many there are.
+    For a full disk it says how many bytes are free, and with `need` how many are needed.
     """
     shown = printable(os.fspath(path))
     if error.errno in _FULL:
@@ -79,8 +74,10 @@ def disk_error(
 
 
 def check_encodable(name: str) -> None:
-    """Raise `DiskError` for a name that the encoding of file names here does not have: Python would, much
-    later, with another exception."""
+    """Raise `DiskError` for a name that has no form in this system's encoding of file names.
+
+    Python would raise another exception, much later.
+    """
     try:
         os.fsencode(name)
     except UnicodeEncodeError as error:
@@ -89,8 +86,7 @@ def check_encodable(name: str) -> None:
 
 
 def _why_full(error: OSError, path: str | os.PathLike[str]) -> str:
-    """What makes a disk full that has bytes to give: the user's quota is used up, or there are as many files
-    as there can be."""
+    """Why a disk with free bytes is full: the user's quota is used up, or it can hold no more files."""
     if error.errno == _QUOTA != errno.ENOSPC:
         return ": the quota of this user is used up"
     if hasattr(os, "statvfs"):
@@ -102,8 +98,7 @@ def _why_full(error: OSError, path: str | os.PathLike[str]) -> str:
 
 
 def open_read(path: str | os.PathLike[str]) -> tuple[int, os.stat_result]:
-    """Open a regular file for reading; return its descriptor and what there is to know of it. Never follows a
-    link, never waits for a FIFO or a device.
+    """Open a regular file for reading; returns its descriptor and its `fstat`.
 
     Raises `DiskError` for anything that is not a regular file, or that cannot be opened.
     """
@@ -115,8 +110,7 @@ def open_read(path: str | os.PathLike[str]) -> tuple[int, os.stat_result]:
 
 
 def open_write(path: str | os.PathLike[str], *, create: bool, dir_fd: int | None = None) -> int:
-    """Open a regular file for reading and writing; with `create` it must not exist yet. Never follows a link
-    at the end of `path`.
+    """Open a regular file for reading and writing; with `create` it must not exist yet.
 
     Raises `OSError`, and `DiskError` for anything that is not a regular file.
     """
@@ -128,8 +122,10 @@ def open_write(path: str | os.PathLike[str], *, create: bool, dir_fd: int | None
 
 
 def scratch_file() -> int:
-    """A descriptor of an empty file without a name, gone when closed; in memory where the system can. Raises
-    `OSError`."""
+    """A descriptor of an empty file without a name, in memory where the system can. It is gone when closed.
+
+    Raises `OSError`.
+    """
     if hasattr(os, "memfd_create"):
         return os.memfd_create("gathered", os.MFD_CLOEXEC)
     with tempfile.TemporaryFile() as file:
@@ -149,21 +145,23 @@ def _checked_regular(fd: int, path: str | os.PathLike[str]) -> os.stat_result:
 
 
 class FileLock:
-    """A file held by one holder at a time; `close()` lets go of it. `fd` reads and writes it meanwhile."""
+    """A file that is locked until `close` or `remove`. `fd` reads and writes it."""
 
     def __init__(self, fd: int, path: Path) -> None:
         self.fd = fd
         self.path = path
 
     def close(self) -> None:
-        """Let go of the file; again is harmless."""
+        """Unlock the file. Harmless when called again."""
         fd, self.fd = self.fd, -1
         if fd >= 0:
             os.close(fd)
 
     def remove(self) -> None:
-        """Delete the file and let go of it. Where open files cannot be deleted, closing comes first. Raises
-        `OSError`."""
+        """Delete the file and unlock it; the other way round where an open file cannot be deleted.
+
+        Raises `OSError`.
+        """
         if OPEN_FILES_CANNOT_MOVE:
             self.close()
         self.path.unlink(missing_ok=True)
@@ -171,11 +169,10 @@ class FileLock:
 
 
 def lock_file(path: str | os.PathLike[str], mode: int = 0o666) -> FileLock:
-    """Open `path`, making an empty file of `mode` if there is none, and hold it alone until closed; the lock
-    dies with the process.
+    """Lock the file at `path`, made empty with `mode` if there is none. A lock ends with its process.
 
-    Raises `BlockingIOError` if another holder has it, `DiskError` if it is not a regular file or has a second
-    name, and `OSError` if it cannot be opened. Where a file system knows no locks, holding is not exclusive.
+    Raises `BlockingIOError` if it is locked, `DiskError` if it is not a regular file or has a second name,
+    and `OSError` if it cannot be opened. Where a file system knows no locks, the lock is not exclusive.
     """
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | _NO_WAIT | _SAFE, mode)
@@ -186,8 +183,8 @@ def lock_file(path: str | os.PathLike[str], mode: int = 0o666) -> FileLock:
             )
         try:
             _lock(fd)
-            # The last holder may have deleted the file between our open and our lock; then we hold what has
-            # no name any more.
+            # The last holder may have deleted the file between our open and our lock. Then this lock is on a
+            # file without a name, and the next try makes a new one.
             if os.path.samestat(os.fstat(fd), os.lstat(path)):
                 return FileLock(fd, Path(path))
         except FileNotFoundError:
@@ -200,9 +197,7 @@ def lock_file(path: str | os.PathLike[str], mode: int = 0o666) -> FileLock:
 
 def _lock(fd: int) -> None:
     if sys.platform == "win32":
-        os.lseek(
-            fd, 1 << 40, os.SEEK_SET
-        )  # beyond any byte of it, since this lock also keeps others from reading
+        os.lseek(fd, 1 << 40, os.SEEK_SET)  # beyond its last byte: this lock also keeps others from reading
         try:
             msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
         except OSError as error:
@@ -217,29 +212,11 @@ def _lock(fd: int) -> None:
                 raise
 
 
-def sync_data(fd: int) -> None:
-    """Bring a file's bytes to disk, its times where that is cheaper to leave out not. Raises `OSError`."""
-    if hasattr(os, "fdatasync"):
-        os.fdatasync(fd)
-    else:
-        os.fsync(fd)
-
-
-def drop_cached(fd: int) -> None:
-    """Let the kernel forget what it keeps of a file in memory, as far as that is on disk, or is lost. Raises
-    `OSError`.
-
-    Does nothing where a program cannot ask for that (macOS, Windows).
-    """
-    if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-
-
 def whole_path(path: str | os.PathLike[str]) -> Path:
-    """`path` from the root on, without `..`, links not followed (`Path.absolute` keeps "..", and `resolve`
-    follows links).
+    """`path` from the root on, without `..`, and without following links.
 
-    Raises `DiskError` for a relative one when the current folder has been deleted.
+    (`Path.absolute` keeps `..`, and `Path.resolve` follows links.) Raises `DiskError` for a relative path
+    when the current folder has been deleted.
     """
     try:
         return Path(os.path.abspath(path))  # noqa: PTH100
@@ -250,11 +227,10 @@ def whole_path(path: str | os.PathLike[str]) -> Path:
 
 
 def make_private(folder: Path) -> None:
-    """Make a folder for this user alone, and those above it that are missing, whatever the umask. Raises
-    `OSError`.
+    """Make a folder for this user alone, and those above it that are missing, whatever the umask.
 
-    `Path.mkdir` gives its mode to the last folder only, and who may write into one above can put another in
-    its place.
+    `Path.mkdir` gives its mode to the last folder only. With write permission for a folder above, another
+    user could put a folder in its place. Raises `OSError`.
     """
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -265,39 +241,21 @@ def make_private(folder: Path) -> None:
         folder.mkdir(mode=0o700, exist_ok=True)
 
 
-def fsync_folder(path: str | os.PathLike[str]) -> None:
-    """Make the names in a folder last through a power cut, where the system lets a folder be synced. Raises
-    `OSError`."""
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    except OSError as error:
-        if error.errno not in _NO_FOLDER_SYNC:
-            raise
-    finally:
-        os.close(fd)
-
-
 def make_folders(path: Path) -> None:
-    """Make a folder, and those above it that are missing, so that their names last through a power cut.
-    Raises `OSError`."""
+    """Make a folder, and those above it that are missing, and bring their names to disk. Raises `OSError`."""
     missing = [path] if not path.exists() else []
     missing += [above for above in path.parents if missing and not above.exists()]
     path.mkdir(parents=True, exist_ok=True)
     for made in reversed(missing):
-        with contextlib.suppress(
-            PermissionError
-        ):  # a folder may be written to without being open to reading, and so to a sync
-            fsync_folder(made.parent)
+        with contextlib.suppress(PermissionError):  # it may be written and not read: then it cannot be opened
+            sync_folder(made.parent)
 
 
 def data_ranges(fd: int, size: int, *, portable: bool = False) -> Iterator[tuple[int, int]]:
-    """Yield `(start, end)` in bytes for the parts of a file of `size` bytes that are no holes. Moves the
-    position of `fd`.
+    """Yield `(start, end)` in bytes for each range of a file of `size` bytes that is no hole.
 
-    Where holes cannot be asked for, or with `portable`, the whole file is one part. Raises `OSError`.
+    Moves the position of `fd`. Where the system does not tell holes, or with `portable`, the whole file is
+    one range. Raises `OSError`.
     """
     if portable or not hasattr(os, "SEEK_DATA"):
         if size:
@@ -321,7 +279,7 @@ def data_ranges(fd: int, size: int, *, portable: bool = False) -> Iterator[tuple
 
 
 def free_space(path: str | os.PathLike[str]) -> int:
-    """Bytes this user may still write on the disk that holds `path`, or would hold it once made. Raises
+    """Bytes that this user may still write on the disk of `path`, which may not exist yet. Raises
     `DiskError`."""
     try:
         return shutil.disk_usage(_nearest(path)).free
@@ -342,53 +300,12 @@ def _nearest(path: str | os.PathLike[str]) -> Path:
     return place
 
 
-def _tells_losses(fd: int) -> bool:
-    release = re.match(r"(\d+)\.(\d+)", os.uname().release)
-    return (
-        release is not None
-        and tuple(map(int, release.groups())) >= _FIRST_TO_TELL
-        and _kind_of_disk(fd) in _TELL
-    )
-
-
-def _kind_of_disk(fd: int) -> str:
-    """What Linux calls the kind of disk on which an open file lies; empty when it does not say."""
-    try:
-        mount = re.search(r"^mnt_id:\s*(\d+)$", Path(f"/proc/self/fdinfo/{fd}").read_text(), re.MULTILINE)
-        mounts = Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
-    except OSError:  # no /proc here; each file can be synced instead
-        return ""
-    kind = mount and re.search(rf"^{mount[1]} .* - (\S+)", mounts, re.MULTILINE)
-    return kind[1] if kind else ""
-
-
-def sync_disk(fd: int) -> bool:
-    """Bring to disk all that was written to the disk on which the open folder `fd` lies; returns False where
-    that cannot be asked for.
-
-    Raises `OSError` if anything that was written there since `fd` was opened has been lost. `os.sync` would
-    tell nobody of that, and nor do all kernels and kinds of disks.
-    """
-    if sys.platform != "linux" or not _tells_losses(fd):
-        return False
-    import ctypes  # needed for folders of many files only
-
-    syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
-    if syncfs is None:
-        return False
-    if syncfs(fd):
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-    return True
-
-
 def move_new(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
-    """Rename a file or a folder; raises `FileExistsError` if `target` exists, and other `OSError` as they
-    come.
+    """Rename a file or a folder. Raises `FileExistsError` if `target` exists, and `OSError`.
 
-    A file gets its second name by a hard link, which can never overwrite. Where that cannot be (folders;
-    disks without links) a look comes before the rename, and only a target that appears between the two could
-    be lost: an empty folder, or on such a disk a file.
+    A file gets the new name by a hard link, which never overwrites, and then loses the old one. For folders,
+    and on disks without hard links, the target is looked for before the rename. Only what appears between the
+    two can be lost: an empty folder, or on such a disk a file.
     """
     if os.name != "nt" and not Path(source).is_dir():
         try:
@@ -403,9 +320,3 @@ def move_new(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> 
     if os.path.lexists(target):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.fspath(target))
     Path(source).rename(target)
-
-
-def no_room(error: BaseException | None) -> bool:
-    """Whether an error, or the system's own below it, says that there are too many open files."""
-    found = error.__cause__ if isinstance(error, DiskError) else error
-    return isinstance(found, OSError) and found.errno in (errno.EMFILE, errno.ENFILE)

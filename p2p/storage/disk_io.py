@@ -1,32 +1,28 @@
-"""What only some systems have (`sendfile`, `pread`, descriptor limits, signals on the loop), each with a
-fallback that works everywhere."""
+"""Move bytes between files, buffers and sockets: the fast calls of POSIX, and a way that works everywhere."""
 
 from __future__ import annotations
 
 import errno
 import os
-import select
 import socket
 import threading
-import time
 from collections.abc import Callable
 from typing import Final, Protocol
 
 from p2p.errors import DiskError
 from p2p.model import KIB, MIB, FileSpan
+from p2p.net.sending import wait_writable
 from p2p.storage.disk import disk_error
 
 _CHUNK: Final = MIB
 _COPIED_CHUNK: Final = 256 * KIB
 _PACED_CHUNK: Final = 32 * KIB
-"""Bytes sent between two looks at the rate: few, so that a low rate leaves no gap that the receiver takes for
-a stall."""
+"""Bytes sent between two looks at the rate: few, so that a low rate leaves no gap that looks like a stall."""
 _NO_SENDFILE: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
 
 
 class DiskIO(Protocol):
-    """Positioned reads and writes, and files sent to sockets. Every method blocks: call it in a worker
-    thread. Safe from many threads."""
+    """Reads and writes at an offset, and files sent to sockets. All methods block, and are thread-safe."""
 
     def pread_into(self, fd: int, view: memoryview, offset: int) -> int:
         """Read bytes at `offset` into `view`; returns how many, 0 at the end of the file. Raises
@@ -38,26 +34,29 @@ class DiskIO(Protocol):
     def send_span(
         self, sock: socket.socket, span: FileSpan, timeout: float, pace: Callable[[int], None] | None = None
     ) -> None:
-        """Send `span` over the non-blocking stream socket `sock`. After each part `pace` is told how many
-        bytes went, and may sleep.
+        """Send `span` over the non-blocking stream socket `sock`.
 
-        Raises `TimeoutError` if no byte moves for `timeout` seconds, `DiskError` if the file has become
-        shorter or cannot be read, and `OSError` for the socket's own faults. It sends through a duplicate of
-        the socket, so that closing `sock` meanwhile can never send bytes to whoever gets its number next; to
-        stop a send at once, `shutdown` the socket before closing it.
+        After each part `pace` is called with the bytes that were sent, and may sleep. The socket is
+        duplicated: if `sock` is closed meanwhile, another file may get its number, and must not get the
+        bytes. To stop a send at once, `shutdown` the socket before it is closed.
+
+        Raises `TimeoutError` if no byte can be sent for `timeout` seconds, `DiskError` if the file has become
+        shorter or cannot be read, and `OSError` for faults of the socket.
         """
 
 
 def disk_io(portable: bool = False) -> DiskIO:
-    """The fastest `DiskIO` of this system, or with `portable` the one that every system has."""
+    """The fastest `DiskIO` of this system, or with `portable` the one that works on every system."""
     if not portable and hasattr(os, "preadv") and hasattr(os, "pwrite") and hasattr(os, "sendfile"):
         return _PosixIO()
     return _PortableIO()
 
 
 class _PortableIO:
-    """Seek, then read or write. A descriptor has one position, so a lock guards it; locks are shared between
-    descriptors to stay few."""
+    """Seek, then read or write.
+
+    A descriptor has one position, which a lock guards. Descriptors share 64 locks.
+    """
 
     def __init__(self) -> None:
         self._locks = tuple(threading.Lock() for _ in range(64))
@@ -97,7 +96,7 @@ class _PosixIO:
     def send_span(
         self, sock: socket.socket, span: FileSpan, timeout: float, pace: Callable[[int], None] | None = None
     ) -> None:
-        sent, quiet_since = 0, time.monotonic()
+        sent = 0
         chunk = _PACED_CHUNK if pace else _CHUNK
         with sock.dup() as out:
             while sent < span.length:
@@ -106,7 +105,7 @@ class _PosixIO:
                         out.fileno(), span.fd, span.offset + sent, min(chunk, span.length - sent)
                     )
                 except BlockingIOError:
-                    _wait_writable(out, quiet_since + timeout - time.monotonic())
+                    wait_writable(out, timeout)
                     continue
                 except OSError as error:
                     if error.errno == errno.EIO:
@@ -122,19 +121,6 @@ class _PosixIO:
                 sent += moved
                 if pace:
                     pace(moved)
-                quiet_since = time.monotonic()
-
-
-def send_bytes(sock: socket.socket, data: bytes, timeout: float) -> None:
-    """Send all of `data` as `DiskIO.send_span` sends a file. Raises `TimeoutError` if no byte moves for
-    `timeout` seconds, `OSError`."""
-    rest = memoryview(data)
-    with sock.dup() as out:
-        while rest:
-            try:
-                rest = rest[out.send(rest) :]
-            except BlockingIOError:
-                _wait_writable(out, timeout)
 
 
 def _send_copied(
@@ -142,7 +128,7 @@ def _send_copied(
 ) -> None:
     """Send by reading into a buffer, where the kernel cannot send from the file itself."""
     buffer = memoryview(bytearray(min(span.length, _PACED_CHUNK if pace else _COPIED_CHUNK)))
-    done, quiet_since = 0, time.monotonic()
+    done = 0
     while done < span.length:
         try:
             filled = io.pread_into(span.fd, buffer[: span.length - done], span.offset + done)
@@ -156,27 +142,11 @@ def _send_copied(
             try:
                 moved = sock.send(rest)
             except BlockingIOError:
-                _wait_writable(sock, quiet_since + timeout - time.monotonic())
+                wait_writable(sock, timeout)
                 continue
             rest = rest[moved:]
             if pace:
                 pace(moved)
-            quiet_since = time.monotonic()
-
-
-def _wait_writable(sock: socket.socket, seconds: float) -> None:
-    """Wait until `sock` may take bytes or has failed. Raises `TimeoutError` when `seconds` have passed."""
-    if seconds > 0:
-        if hasattr(select, "poll"):
-            poll = select.poll()
-            poll.register(sock, select.POLLOUT)
-            ready = bool(poll.poll(seconds * 1000))
-        else:
-            _, writable, failed = select.select([], [sock], [sock], seconds)
-            ready = bool(writable or failed)
-        if ready:
-            return
-    raise TimeoutError("the other side takes no bytes")
 
 
 def _moved(count: int) -> int:

@@ -1,5 +1,8 @@
-"""The files of one content as one run of bytes: opened when needed, never many at a time, never closed while
-somebody uses them."""
+"""The files of one content as one run of bytes, with a bounded number of open descriptors.
+
+A file is opened when it is needed, and stays open for the next block. When too many are open, the one that
+was unused longest is closed. A file in use is never closed.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +18,20 @@ from typing import Final
 from p2p.content.geometry import Layout
 from p2p.errors import DiskError, Refused
 from p2p.model import KIB, FileSpan
-from p2p.storage.disk import disk_error, scratch_file, sync_data
+from p2p.storage.disk import disk_error, scratch_file
 from p2p.storage.disk_io import DiskIO
+from p2p.storage.disk_sync import sync_file
 
 MAX_SPANS: Final = 8
-"""Most files that one block is sent from directly. A block may touch thousands of tiny files, and each would
-hold a descriptor."""
+"""Most files that one block is sent from directly. A block may lie in thousands of tiny files, and each would
+take a descriptor."""
 
 _GATHER: Final = 256 * KIB
 _TOO_MANY: Final = (errno.EMFILE, errno.ENFILE)
 
 
 class _Open:
-    """A descriptor and how many use it now."""
+    """A descriptor, and how many reads and writes use it now."""
 
     __slots__ = ("fd", "users")
 
@@ -37,8 +41,8 @@ class _Open:
 
 
 class FileSet:
-    """Positioned reads and writes over files laid end to end. All methods block, and may be called from many
-    threads."""
+    """Reads and writes at offsets of files that are laid end to end. All methods block, and are
+    thread-safe."""
 
     def __init__(
         self,
@@ -50,11 +54,10 @@ class FileSet:
         check: Callable[[int], None] | None = None,
         limit: int = 64,
     ) -> None:
-        """`open_file` turns a file's index into a descriptor; `check` is called before each use of a file and
-        may raise.
+        """`open_file` returns a descriptor for a file's index. `check` is called before each use of a file
+        and may raise.
 
-        `limit` is how many descriptors are kept open; more are open only while more than that are in use at
-        once.
+        `limit` descriptors are kept open. More are open only while more than that are in use at once.
         """
         self._layout = layout
         self._io = io
@@ -64,14 +67,12 @@ class FileSet:
         self._limit = limit
         self._open: OrderedDict[int, _Open] = OrderedDict()
         self._closed = False
-        self._fault: tuple[int, OSError] | None = None
-        """The first file whose close failed. Some disks tell only then that they lost what was written, and
-        tell it once."""
+        self._failed_close: tuple[int, OSError] | None = None
+        """The first file whose close failed. Network disks report lost bytes only then, and only once."""
         self._changed = threading.Condition()
 
     def read(self, offset: int, into: memoryview) -> None:
-        """Fill `into` from `offset` of the content. Raises `DiskError` if the disk cannot, or a file is
-        shorter than it should be."""
+        """Fill `into` from `offset` of the content. Raises `DiskError`, also if a file is too short."""
         done = 0
         for index, start, length in self._layout.slices(offset, len(into)):
             if length == self._layout.sizes[index]:
@@ -88,9 +89,11 @@ class FileSet:
                     start += moved
 
     def write(self, offset: int, view: memoryview) -> None:
-        """Write `view` at `offset` of the content. Raises `DiskError`, also if a file written before could
-        not be closed."""
-        self._raise_fault()
+        """Write `view` at `offset` of the content.
+
+        Raises `DiskError`, also if a file that was written before could not be closed.
+        """
+        self._check_closes()
         done = 0
         for index, start, length in self._layout.slices(offset, len(view)):
             part = view[done : done + length]
@@ -102,14 +105,12 @@ class FileSet:
             done += length
 
     def scattered(self, offset: int, length: int) -> bool:
-        """Whether `opened` has to gather this range, which may take long: thousands of files are opened and
-        read for it."""
+        """Whether `opened` has to gather this range from many files, perhaps thousands, which takes long."""
         return len(self._layout.sizes) > MAX_SPANS and self._layout.touched(offset, length) > MAX_SPANS
 
     @contextlib.contextmanager
     def opened(self, offset: int, length: int) -> Iterator[list[FileSpan]]:
-        """Spans that together hold `length` bytes from `offset`; their descriptors stay open until the `with`
-        ends.
+        """The spans that together hold `length` bytes from `offset`. They stay open until the `with` ends.
 
         A range over more than `MAX_SPANS` files is gathered into one unnamed file first. Raises `DiskError`.
         """
@@ -126,9 +127,9 @@ class FileSet:
                 ]
 
     def sync(self) -> set[int]:
-        """Bring to disk what was written to the files that are open now; returns which these are.
+        """Bring to disk what was written to the files that are open now; returns their indexes.
 
-        Raises the first `OSError` when all have been tried.
+        Raises the first `OSError` after all have been tried.
         """
         self.check()
         with self._changed:
@@ -139,7 +140,7 @@ class FileSet:
         try:
             for entry in entries.values():
                 try:
-                    sync_data(entry.fd)
+                    sync_file(entry.fd)
                 except OSError as error:
                     fault = fault or error
         finally:
@@ -149,21 +150,20 @@ class FileSet:
         return set(entries)
 
     def stats(self) -> dict[int, os.stat_result]:
-        """What the system says of the files that are open now. Raises `OSError`."""
+        """`fstat` of the files that are open now. Raises `OSError`."""
         with self._changed:
             return {index: os.fstat(entry.fd) for index, entry in self._open.items()}
 
     def check(self) -> None:
-        """Raise the `OSError` of a file that could not be closed: what was written to it may be lost."""
-        if self._fault is not None:
-            error = self._fault[1]
+        """Raise the `OSError` of a file that could not be closed: bytes written to it may be lost."""
+        if self._failed_close is not None:
+            error = self._failed_close[1]
             raise OSError(error.errno, error.strerror) from error
 
     def close(self, wait: float = 0.0) -> None:
-        """Open nothing more and close all files: idle ones at once, those in use when they come back; wait at
-        most `wait` seconds for them.
+        """Open no more files, and close all: idle ones at once, the others at the end of their use.
 
-        Raises `DiskError` if some are still in use after a wait.
+        With `wait`, wait so many seconds for that, and raise `DiskError` if some are still in use.
         """
         with self._changed:
             self._closed = True
@@ -173,8 +173,8 @@ class FileSet:
                     "files of this content are still being read; try again when those downloads have ended"
                 )
 
-    # A file that is read or written all at once is not needed again soon: it is opened and closed without a
-    # place among those kept open. For ten thousand small files that was a third of the time.
+    # A file that is read or written as a whole is not needed again soon: it is opened and closed, and never
+    # kept open. For ten thousand small files that saves a third of the time.
 
     def _read_whole(self, index: int, into: memoryview) -> None:
         with self._told("read", index), self._open_once(index) as fd:
@@ -195,14 +195,14 @@ class FileSet:
         try:
             yield fd
         except BaseException:
-            with contextlib.suppress(OSError):  # the first fault is told
+            with contextlib.suppress(OSError):  # the first fault is raised
                 os.close(fd)
             raise
         os.close(fd)
 
     def _open_for_once(self, index: int) -> int:
         if self._closed:
-            raise _put_away()
+            raise _closing()
         try:
             return self._open_file(index)
         except (OSError, DiskError):
@@ -241,7 +241,7 @@ class FileSet:
             self._check(index)
         with self._changed:
             if self._closed:
-                raise _put_away()
+                raise _closing()
             entry = self._open.get(index)
             if entry is None:
                 entry = self._open[index] = _Open(self._open_or_make_room(index))
@@ -253,9 +253,9 @@ class FileSet:
         finally:
             self._release(entry)
 
-    def _raise_fault(self) -> None:
-        if self._fault is not None:
-            index, error = self._fault
+    def _check_closes(self) -> None:
+        if self._failed_close is not None:
+            index, error = self._failed_close
             raise disk_error(error, "close", self._path_of(index)) from error
 
     def _release(self, *entries: _Open) -> None:
@@ -277,7 +277,9 @@ class FileSet:
 
     def _trim(self, limit: int) -> int:
         """Close idle files, longest unused first, until `limit` are open; returns how many were closed.
-        Called with the lock held."""
+
+        Called with the lock held.
+        """
         surplus = len(self._open) - limit
         if surplus <= 0:
             return 0
@@ -286,11 +288,11 @@ class FileSet:
             try:
                 os.close(self._open.pop(index).fd)
             except OSError as error:
-                self._fault = self._fault or (index, error)
+                self._failed_close = self._failed_close or (index, error)
         if idle:
             self._changed.notify_all()
         return len(idle)
 
 
-def _put_away() -> Refused:
+def _closing() -> Refused:
     return Refused("unavailable", "this content is being put away; ask again later")

@@ -1,9 +1,8 @@
-"""Hash, compare and write off the main thread, on all cores: what is shared, what is resumed, and every block
-that comes in.
+"""Hash, compare and write in worker threads: what is shared, what is resumed, and every block that comes in.
 
-`hashlib`, reads and writes let other threads run while they work, so threads are enough. Each worker has one
-buffer of its own and each job covers some MiB, so memory does not grow with the content and small files do
-not cost a hop between threads each.
+`hashlib`, reads and writes release the interpreter's lock while they work, so threads use all cores. Each
+worker has one buffer, so memory does not grow with the content. Each job covers some MiB, so that small
+pieces do not cost a switch of threads each.
 """
 
 from __future__ import annotations
@@ -22,58 +21,55 @@ from typing import Final, TypeVar
 from p2p.content.bitmap import Bitmap
 from p2p.content.geometry import Geometry, Layout
 from p2p.content.manifest import HASHES, Hash
-from p2p.content.names import printable
 from p2p.errors import DiskError
 from p2p.model import KIB, MIB, BlockSpan
-from p2p.net.threads import Together, in_thread
+from p2p.net.threads import ThreadBatch, in_thread
 from p2p.storage.disk import disk_error, open_read
 from p2p.storage.disk_io import DiskIO, disk_io
-from p2p.storage.part_file import PartialContent
+from p2p.storage.part_file import PartFile
 from p2p.storage.scan import Scanned
+from p2p.text import printable
 
 _JOB: Final = 4 * MIB
+"""Bytes that one job hashes or verifies at least."""
 _BUFFER: Final = MIB
-_MOST_WORKERS: Final = 8
+_MAX_WORKERS: Final = 8
 _SHORT: Final = 256 * KIB
-"""Bytes of a block up to which its checking is short work."""
-_TOGETHER: Final = 16
-"""Most short works of one turn of a worker: 1 MiB in blocks of 64 KiB."""
+"""Bytes of a block up to which its check is a short job, done in a batch."""
+_BATCH: Final = 16
+"""Most short jobs of one batch: 1 MiB in blocks of 64 KiB."""
 
 T = TypeVar("T")
 
 
 class HashPool:
-    """Worker threads for hashing and disk. Its coroutines belong to one event loop; `close` it when done."""
+    """Worker threads for hashing and the disk. Its coroutines belong to one event loop; `close` it when
+    done."""
 
     def __init__(self, workers: int | None = None, io: DiskIO | None = None) -> None:
-        """`workers` threads at most, by default one a core and no more than 8; they start when first
+        """At most `workers` threads, by default one for each core and no more than 8. They start when first
         needed."""
-        self.workers = workers or min(os.cpu_count() or 1, _MOST_WORKERS)
+        self.workers = workers or min(os.cpu_count() or 1, _MAX_WORKERS)
         self.io = io or disk_io()
         self._threads = ThreadPoolExecutor(self.workers, thread_name_prefix="hash")
-        self._together = Together(self._threads, self.workers, _TOGETHER)
+        self._batch = ThreadBatch(self._threads, self.workers, _BATCH)
         self._own = threading.local()
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Do `work` in a worker and return what it returns.
-
-        Even when cancelled it comes back only after the work has ended or was never begun: the buffers that
-        the work uses belong to the caller again from then on. Raises `Refused("unavailable")` if no thread
-        can be started.
-        """
+        """Do `work` in a worker and return what it returns; as `in_thread`."""
         return await in_thread(self._threads, work)
 
     async def run_short(self, work: Callable[[], T]) -> T:
-        """The same for work that takes less than to wake a worker: what waits for one is done together."""
-        return await self._together.run(work)
+        """The same for work that takes less time than to wake a worker; as `ThreadBatch.run`."""
+        return await self._batch.run(work)
 
     async def hash_content(
         self, scanned: Scanned, hash_name: str, piece_length: int, progress: Callable[[int], None]
     ) -> tuple[bytes, ...]:
-        """The digest of each piece of what was scanned, in order. `progress` is told, in the loop, how many
-        bytes are done so far.
+        """The digest of each piece of what was scanned, in order.
 
-        Raises `DiskError` if a file cannot be read or is not what was scanned any more.
+        `progress` is called in the loop with the bytes that are done. Raises `DiskError` if a file cannot be
+        read or has changed since it was scanned.
         """
         geometry = Geometry(scanned.size, piece_length)
         reader, new = _Reader(scanned, self.io), HASHES[hash_name]
@@ -92,24 +88,22 @@ class HashPool:
         await self.run(reader.check_all)
         return tuple(digests)
 
-    async def verify(self, partial: PartialContent, progress: Callable[[int], None]) -> Bitmap:
-        """Which pieces of a part are on disk and right. Pieces that are all hole are missing, and are not
-        read.
+    async def verify(self, part: PartFile, progress: Callable[[int], None]) -> Bitmap:
+        """The pieces of a part that are on disk and right. Those that are all hole are missing, and not read.
 
-        `progress` is told, in the loop, how many bytes of the content are done so far. Raises `DiskError`.
+        If the part has its final name already, and is not right in whole, the download begins anew.
+        `progress` is called in the loop with the bytes that are done. Raises `DiskError`.
         """
-        geometry = partial.geometry
+        geometry = part.geometry
         right = Bitmap(geometry.pieces)
-        if not partial.resumed or not geometry.pieces:
+        if not part.resumed or not geometry.pieces:
             progress(geometry.size)
             return right
-        candidates = list(await self.run(partial.written))
+        candidates = list(await self.run(part.written))
         step = max(1, _JOB // geometry.piece_length)
 
         def work(pieces: Sequence[int]) -> tuple[int, list[int]]:
-            found = [
-                piece for piece in pieces if self.hash_part(partial, piece) == partial.manifest.pieces[piece]
-            ]
+            found = [piece for piece in pieces if self.hash_part(part, piece) == part.manifest.pieces[piece]]
             return pieces[-1], found
 
         def done(result: tuple[int, list[int]]) -> None:
@@ -121,16 +115,18 @@ class HashPool:
         await self._each(
             (bind(work, candidates[first : first + step]) for first in range(0, len(candidates), step)), done
         )
+        if part.landed and not right.full:
+            await self.run(part.begin_anew)
+            right = Bitmap(geometry.pieces)
         progress(geometry.size)
         return right
 
     def close(self) -> None:
-        """Let the work that runs end, drop what waits, and stop the threads. Blocks until they have
-        stopped."""
+        """Stop the threads: what runs ends, what waits is dropped. Blocks until they have stopped."""
         self._threads.shutdown(wait=True, cancel_futures=True)
 
     async def _each(self, jobs: Iterable[Callable[[], T]], done: Callable[[T], None]) -> None:
-        """Do all jobs, a bounded number at a time, and hand their results to `done` in order."""
+        """Do all jobs, a bounded number at a time, and call `done` with their results in order."""
         running: deque[asyncio.Task[T]] = deque()
         try:
             for job in jobs:
@@ -151,22 +147,22 @@ class HashPool:
             view = self._own.view = memoryview(bytearray(_BUFFER))
         return view
 
-    def hash_part(
-        self, partial: PartialContent, piece: int, begun: Hash | None = None, skip: int = 0
-    ) -> bytes:
-        """The digest of a piece on disk; its first `skip` blocks are in `begun` already, which stays as it
-        is. For workers only."""
-        hasher = begun.copy() if begun else HASHES[partial.manifest.hash_name]()
+    def hash_part(self, part: PartFile, piece: int, begun: Hash | None = None, skip: int = 0) -> bytes:
+        """The digest of a piece on disk. Called in a worker.
+
+        The hash `begun`, which is not changed, has its first `skip` blocks already.
+        """
+        hasher = begun.copy() if begun else HASHES[part.manifest.hash_name]()
         buffer = self._buffer()
-        for block in partial.geometry.blocks(piece)[skip:]:
+        for block in part.geometry.blocks(piece)[skip:]:
             view = buffer[: block.length]
-            partial.read(block, view)
+            part.read(block, view)
             hasher.update(view)
         return hasher.digest()
 
 
 class Verdict(Enum):
-    """What a block made of its piece."""
+    """What the check of a block found out about its piece."""
 
     PENDING = "pending"
     VERIFIED = "verified"
@@ -174,86 +170,85 @@ class Verdict(Enum):
 
 
 @dataclass(slots=True)
-class _Progress:
-    """One piece that is coming in: the blocks that are here, and the hash of the first `hashed` of them."""
+class _Incoming:
+    """A piece that is coming in: which blocks are here, and the hash of the first `hashed` of them."""
 
     hasher: Hash
     here: set[int] = field(default_factory=set)
     hashed: int = 0
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class PieceChecker:
-    """Takes the blocks of one download, writes each at its place, and says when a piece is whole and whether
-    it is right."""
+    """Writes the blocks of one download, and says when a piece is whole and whether it is right.
 
-    def __init__(self, pool: HashPool, partial: PartialContent, verified: Bitmap) -> None:
-        """`verified` are the pieces that are right already; it is copied, and this object keeps its own
-        account."""
+    A piece of one block is written only if it is right. Of a longer piece each block is written as it comes:
+    blocks that come in order are hashed at once, and others are read back when the piece is whole.
+    """
+
+    def __init__(self, pool: HashPool, part: PartFile, verified: Bitmap) -> None:
+        """`verified` are the pieces that are right already; it is copied."""
         self._pool = pool
-        self._partial = partial
-        self._geometry = partial.geometry
-        self._new: Callable[[], Hash] = HASHES[partial.manifest.hash_name]
+        self._part = part
+        self._geometry = part.geometry
+        self._new: Callable[[], Hash] = HASHES[part.manifest.hash_name]
         self._verified = verified.copy()
-        self._coming: dict[int, _Progress] = {}
+        self._incoming: dict[int, _Incoming] = {}
 
     async def take(self, block: BlockSpan, view: memoryview) -> Verdict:
-        """Take in a whole block, one of `Geometry.blocks`, whose bytes are `view`; the view is the caller's
-        again when this returns.
+        """Check and write a whole block, one of `Geometry.blocks`, whose bytes are `view`.
 
-        A piece of one block is written only if it is right. Of a longer piece, blocks that come in order are
-        hashed as they come, and others are read back when the piece is whole. `CORRUPT` forgets the blocks of
-        the piece, so that all of it is fetched again. A block that is here already, or whose piece is
-        verified, changes nothing. Raises `DiskError`, and `ValueError` for any other block or view.
+        `CORRUPT` forgets the blocks of the piece, so that all of it is fetched again. A block that is here
+        already, or whose piece is verified, changes nothing. The view is the caller's again when this
+        returns. Raises `DiskError`, and `ValueError` for any other block or view.
         """
         if len(view) != block.length or block not in self._geometry.blocks(block.piece):
             raise ValueError(f"{len(view)} bytes for {block}")
         if block.piece in self._verified:
             return Verdict.VERIFIED
-        state = self._coming.get(block.piece)
+        state = self._incoming.get(block.piece)
         if state is None:
-            state = self._coming.setdefault(block.piece, _Progress(self._new()))
-        async with state.turn:
+            state = self._incoming.setdefault(block.piece, _Incoming(self._new()))
+        async with state.lock:
             if block.piece in self._verified:
                 return Verdict.VERIFIED
-            if self._coming.get(block.piece) is not state:
-                return await self.take(
-                    block, view
-                )  # the piece was found corrupt meanwhile, and begins anew with this block
+            if self._incoming.get(block.piece) is not state:
+                # The piece was found corrupt meanwhile, and begins anew with this block.
+                return await self.take(block, view)
             run = self._pool.run_short if block.length <= _SHORT else self._pool.run
             verdict = await run(bind(self._work, block, view, state))
             if verdict is not Verdict.PENDING:
-                del self._coming[block.piece]
+                del self._incoming[block.piece]
             if verdict is Verdict.VERIFIED:
                 self._verified.add(block.piece)
             return verdict
 
-    def _work(self, block: BlockSpan, view: memoryview, state: _Progress) -> Verdict:
-        expected = self._partial.manifest.pieces[block.piece]
+    def _work(self, block: BlockSpan, view: memoryview, state: _Incoming) -> Verdict:
+        expected = self._part.manifest.pieces[block.piece]
         size = self._geometry.piece_size(block.piece)
         if block.length == size:
             hasher = self._new()
             hasher.update(view)
             if hasher.digest() != expected:
                 return Verdict.CORRUPT
-            self._partial.write(block, view)
+            self._part.write(block, view)
             return Verdict.VERIFIED
         step = self._geometry.block_length
         number = block.offset // step
         if number not in state.here:
-            self._partial.write(block, view)
+            self._part.write(block, view)
             state.here.add(number)
             if number == state.hashed:
                 state.hasher.update(view)
                 state.hashed += 1
         if len(state.here) * step < size:
             return Verdict.PENDING
-        digest = self._pool.hash_part(self._partial, block.piece, state.hasher, state.hashed)
+        digest = self._pool.hash_part(self._part, block.piece, state.hasher, state.hashed)
         return Verdict.VERIFIED if digest == expected else Verdict.CORRUPT
 
 
 class _Reader:
-    """Reads scanned files end to end, and stops when one is not what was scanned."""
+    """Reads scanned files end to end, and raises when one has changed."""
 
     def __init__(self, scanned: Scanned, io: DiskIO) -> None:
         self._scanned = scanned
@@ -263,7 +258,7 @@ class _Reader:
     def hash_pieces(
         self, pieces: range, geometry: Geometry, new: Callable[[], Hash], buffer: memoryview
     ) -> list[bytes]:
-        """The digests of neighbouring pieces, their files read one after the other into a buffer that is
+        """The digests of adjacent pieces. Their files are read one after the other into a buffer, which is
         hashed when it is full."""
         digests: list[bytes] = []
         hasher, filled, left = new(), 0, geometry.piece_size(pieces.start)
@@ -288,8 +283,7 @@ class _Reader:
         return digests
 
     def check_all(self) -> None:
-        """Raise `DiskError` if any file has changed since it was scanned, and so perhaps while it was
-        read."""
+        """Raise `DiskError` if a file has changed since it was scanned, and so perhaps while it was read."""
         for index, file in enumerate(self._scanned.files):
             path = self._scanned.path_of(index)
             try:
@@ -319,5 +313,6 @@ class _Reader:
 
     def _changed(self, index: int) -> DiskError:
         return DiskError(
-            f"'{printable(self._scanned.path_of(index))}' changed while it was hashed; share it again when it is at rest"
+            f"'{printable(self._scanned.path_of(index))}' changed while it was hashed; "
+            "share it again when it is at rest"
         )

@@ -1,5 +1,5 @@
-"""Look at what is to be shared: which regular files and empty folders there are, and how to know later that
-they are still the same."""
+"""Find what is to be shared: regular files, each with a fingerprint to tell a later change, and empty
+folders."""
 
 from __future__ import annotations
 
@@ -10,20 +10,23 @@ from pathlib import Path
 from typing import Final
 
 from p2p.content.manifest import MAX_FILES
-from p2p.content.names import MAX_DEPTH, check_part, check_path, fold, printable
+from p2p.content.names import MAX_DEPTH, check_part, check_path, collision_key
 from p2p.errors import DiskError, ProtocolError
 from p2p.model import MAX_SIZE, FileEntry
 from p2p.storage.disk import disk_error, open_read, whole_path
+from p2p.text import printable
 from p2p.value import frozen
 
 _JUNCTION: Final = 0xA0000003
-"""Reparse tag of a Windows junction: a link between folders that does not call itself a link."""
+"""Reparse tag of a Windows junction: a link to a folder that `is_symlink` does not report."""
 
 
 @frozen
 class Fingerprint:
-    """One file as it was: `path` on disk below the content's folder (`/` between parts), size in bytes, and
-    what changes with its bytes."""
+    """One file as a scan saw it: what changes whenever its bytes do.
+
+    `path` is its path on disk below the content's folder, with `/` between its parts.
+    """
 
     path: str
     size: int
@@ -32,7 +35,7 @@ class Fingerprint:
     device: int
 
     def matches(self, found: os.stat_result) -> bool:
-        """Whether `found` is the same file, unchanged as far as a look without reading can tell."""
+        """Whether `found` is the same file, unchanged as far as `stat` can tell."""
         return (found.st_size, found.st_mtime_ns, found.st_ino, found.st_dev) == (
             self.size,
             self.mtime_ns,
@@ -43,8 +46,10 @@ class Fingerprint:
 
 @frozen
 class Scanned:
-    """What `scan` found. `root` is the file or folder itself; `files` are sorted by path; `folders` are the
-    empty ones, sorted."""
+    """What `scan` found. `root` is the file or folder itself, `folders` are the empty ones.
+
+    Files are sorted by path, and folders too.
+    """
 
     name: str
     kind: str
@@ -63,20 +68,21 @@ class Scanned:
         return tuple(FileEntry(file.path, file.size) for file in self.files)
 
     def path_of(self, index: int) -> str:
-        """Where file number `index` lies on disk."""
+        """The path of file number `index` on disk."""
         return located(self.root, self.kind, self.files[index].path)
 
 
 def located(root: Path, kind: str, path: str) -> str:
-    """Where the file called `path` of a content of `kind` at `root` lies on disk."""
-    return str(root) if kind == "file" else os.path.join(root, path)  # noqa: PTH118 (called once a block, and a Path costs ten times as much)
+    """The path on disk of the file `path` of a content of `kind` at `root`."""
+    # Called once a block. A Path costs ten times as much.
+    return str(root) if kind == "file" else os.path.join(root, path)  # noqa: PTH118 (see above)
 
 
 def fingerprint(path: str, name: str) -> Fingerprint:
-    """Look at the file at `path`, to be known as `name`. Opens it, so that one we may not read is told now;
-    never waits for a FIFO.
+    """The fingerprint of the file at `path`, with `name` as its path.
 
-    Raises `DiskError` unless it is a regular file we may read.
+    The file is opened, to find out if it can be read. Raises `DiskError` unless it is a regular file that
+    can.
     """
     fd, found = open_read(path)
     os.close(fd)
@@ -84,16 +90,22 @@ def fingerprint(path: str, name: str) -> Fingerprint:
 
 
 def fingerprint_of(found: os.stat_result, name: str) -> Fingerprint:
-    """What a look at a file says of it, to be known as `name`."""
+    """The fingerprint of a file by its `stat`, with `name` as its path."""
     return Fingerprint(name, found.st_size, found.st_mtime_ns, found.st_ino, found.st_dev)
 
 
-def scan(path: str | os.PathLike[str], warn: Callable[[str], None]) -> Scanned:
-    """Look at a file or folder to share. `warn` gets a sentence for everything in it that is skipped: links,
-    FIFOs, devices, sockets, what cannot be read, and names that not every disk could hold.
+def scan(
+    path: str | os.PathLike[str],
+    warn: Callable[[str], None],
+    *,
+    max_files: int = MAX_FILES,
+    max_size: int = MAX_SIZE,
+) -> Scanned:
+    """Find the files and empty folders of the file or folder `path`. Blocks; call it in a worker thread.
 
-    Raises `DiskError` if `path` itself cannot be shared, or is more than a manifest may list. Blocks; call it
-    in a worker thread.
+    `warn` is called with a sentence for everything that is skipped: links, FIFOs, devices, sockets, what
+    cannot be read, and names that some disk cannot hold. Raises `DiskError` if `path` itself cannot be
+    shared, or holds more than a manifest may list.
     """
     root = whole_path(path)
     try:
@@ -104,20 +116,21 @@ def scan(path: str | os.PathLike[str], warn: Callable[[str], None]) -> Scanned:
     except OSError as error:
         raise disk_error(error, "share", root) from error
     if stat.S_ISDIR(found.st_mode) and not _is_junction(found):
-        scanned = _Walk(root, warn).run()
+        scanned = _Walk(root, warn, max_files).run()
     elif stat.S_ISREG(found.st_mode):
         scanned = Scanned(root.name, "file", root, (fingerprint(str(root), root.name),), ())
     else:
         raise DiskError(f"cannot share '{printable(str(root))}': it is neither a regular file nor a folder")
-    if scanned.size > MAX_SIZE:
-        raise DiskError(f"cannot share '{printable(str(root))}': it has more than {MAX_SIZE:,} bytes")
+    if scanned.size > max_size:
+        raise DiskError(f"cannot share '{printable(str(root))}': it has more than {max_size:,} bytes")
     return scanned
 
 
 class _Walk:
     """One walk through a folder."""
 
-    def __init__(self, root: Path, warn: Callable[[str], None]) -> None:
+    def __init__(self, root: Path, warn: Callable[[str], None], max_files: int) -> None:
+        self._max_files = max_files
         self._root = root
         self._warn = warn
         self._files: list[Fingerprint] = []
@@ -140,10 +153,11 @@ class _Walk:
             except ProtocolError as error:
                 self._warn(f"skipped '{printable(entry.path)}': {error}")
                 continue
-            twin = names.setdefault(fold(entry.name), entry.name)
+            twin = names.setdefault(collision_key(entry.name), entry.name)
             if twin != entry.name:
                 self._warn(
-                    f"skipped '{printable(entry.path)}': some disks could not tell it from '{printable(twin)}'"
+                    f"skipped '{printable(entry.path)}': "
+                    f"some disks could not tell it from '{printable(twin)}'"
                 )
                 continue
             kept = self._take(entry, path, depth) or kept
@@ -175,7 +189,8 @@ class _Walk:
                 return True
             if not entry.is_file(follow_symlinks=False):
                 self._warn(
-                    f"skipped '{printable(entry.path)}': it is no regular file (a link, a FIFO, a device or a socket)"
+                    f"skipped '{printable(entry.path)}': it is no regular file "
+                    "(a link, a FIFO, a device or a socket)"
                 )
                 return False
             file = fingerprint(entry.path, path)
@@ -190,9 +205,10 @@ class _Walk:
         return True
 
     def _count(self, path: str) -> None:
-        if len(self._files) + len(self._folders) >= MAX_FILES:
+        if len(self._files) + len(self._folders) >= self._max_files:
             raise DiskError(
-                f"cannot share '{printable(str(self._root))}': it holds more than {MAX_FILES:,} files (at '{printable(path)}')"
+                f"cannot share '{printable(str(self._root))}': "
+                f"it holds more than {self._max_files:,} files (at '{printable(path)}')"
             )
 
 

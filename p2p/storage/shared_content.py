@@ -1,5 +1,4 @@
-"""The read side of a content: its files as they lie on disk, served only as long as they are what was
-hashed."""
+"""The read side of a content: its files on disk, served only while they are unchanged since their hashing."""
 
 from __future__ import annotations
 
@@ -19,10 +18,10 @@ from p2p.storage.scan import Fingerprint, fingerprint_of, located
 
 
 def fingerprints(manifest: Manifest, root: Path) -> tuple[Fingerprint, ...]:
-    """Look at the files of a content that was downloaded to `root`, in the order of the manifest. Raises
-    `DiskError`. Blocks.
+    """The fingerprints of a content that was downloaded to `root`, in the order of the manifest. Blocks.
 
-    They are ours, so that a look at each is enough; when it is served, it is opened, and must be the same.
+    The files are not opened here: they were just written. When one is served it must still match. Raises
+    `DiskError`.
     """
     found = []
     for path in local_paths(manifest):
@@ -35,14 +34,12 @@ def fingerprints(manifest: Manifest, root: Path) -> tuple[Fingerprint, ...]:
 
 
 class SharedContent:
-    """A whole content at `root` (the file or folder itself). All methods block, and may be called from many
-    threads."""
+    """A whole content at `root`, the file or folder itself. All methods block, and are thread-safe."""
 
     def __init__(
         self, manifest: Manifest, root: Path, fingerprints: Sequence[Fingerprint], io: DiskIO
     ) -> None:
-        """`fingerprints` are of the files in the order of the manifest; their paths say where each lies below
-        `root`."""
+        """`fingerprints` are of the files in the order of the manifest, with their paths below `root`."""
         self.manifest = manifest
         self.geometry = Geometry(manifest.size, manifest.piece_length)
         self.root = root
@@ -69,8 +66,7 @@ class SharedContent:
             yield spans
 
     def scattered(self, block: BlockSpan) -> bool:
-        """Whether `opened` takes long for a block, since it lies in many files; else it opens a few, and
-        reads nothing."""
+        """Whether `opened` takes long for `block`, since it lies in many files that have to be read."""
         return self._files.scattered(self.geometry.offset(block), block.length)
 
     def read(self, block: BlockSpan, into: memoryview) -> None:
@@ -79,12 +75,12 @@ class SharedContent:
         self._files.read(self.geometry.offset(block), into[: block.length])
 
     def unchanged(self) -> bool:
-        """Whether every file still is what was hashed, by a look at each without reading it."""
+        """Whether every file still matches its fingerprint, which takes an `lstat` of each."""
         self.changed = self.changed or not all(self._same(index) for index in range(len(self._paths)))
         return not self.changed
 
     def close(self) -> None:
-        """Close all files; those being sent close when that is done."""
+        """Close all files; those being sent are closed at the end of that."""
         self._files.close()
 
     def _same(self, index: int) -> bool:
@@ -95,15 +91,15 @@ class SharedContent:
 
     def _check(self, index: int) -> None:
         if not self._same(index):
-            raise self._gone()
+            raise self._changed()
 
     def _open(self, index: int) -> int:
         fd, found = open_read(self._paths[index])
         if not self._fingerprints[index].matches(found):
             os.close(fd)
-            raise self._gone()
+            raise self._changed()
         return fd
 
-    def _gone(self) -> Refused:
+    def _changed(self) -> Refused:
         self.changed = True
         return Refused("not_found", "a file of this content has changed here, so it is no longer shared")

@@ -1,8 +1,8 @@
 """How many peers hold each piece.
 
-Pieces are kept in levels: level `c` is an integer whose bit `i` says that exactly `c` peers hold piece `i`.
-To count a whole bitmap is then a carry from level to level, and "the rarest piece that this peer has and I
-want" is one `and` a level, at 262,144 pieces as at ten.
+Pieces are kept in levels: level `c` is an integer whose bit `i` says that exactly `c` peers have piece `i`.
+To count a bitmap is a carry from level to level. "The rarest piece that this peer has and we want" is one
+`and` a level, with 262,144 pieces as with ten.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 
 class Availability:
-    """Counts of holders for `n` pieces."""
+    """For each of `n` pieces, how many peers have it."""
 
     __slots__ = ("_levels",)
 
@@ -19,7 +19,7 @@ class Availability:
         self._levels = [(1 << n) - 1]
 
     def add(self, bits: int) -> None:
-        """One more peer holds these pieces."""
+        """One more peer has these pieces."""
         level = len(self._levels) - 1
         while bits and level >= 0:
             moved = self._levels[level] & bits
@@ -32,7 +32,7 @@ class Availability:
             level -= 1
 
     def remove(self, bits: int) -> None:
-        """One peer fewer holds these pieces. Pieces that nobody holds stay at nobody."""
+        """One peer fewer has these pieces. Pieces that nobody has stay at nobody."""
         for level in range(1, len(self._levels)):
             moved = self._levels[level] & bits
             if moved:
@@ -43,12 +43,12 @@ class Availability:
             self._levels.pop()
 
     def rarest_first(self, wanted: int) -> Iterator[int]:
-        """Yield the wanted pieces as one integer a level, fewest holders first; empty levels are left out."""
+        """Yield the wanted pieces as one integer a level, the rarest first; empty levels are left out."""
         for level in self._levels:
             found = level & wanted
             if found:
                 yield found
 
     def nobody(self, wanted: int) -> int:
-        """The wanted pieces that no peer holds."""
+        """The wanted pieces that no peer has."""
         return self._levels[0] & wanted

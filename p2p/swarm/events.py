@@ -1,37 +1,50 @@
-"""What can happen to a download (news) and what it can want (wishes), as values.
+"""What happens to one peer in one swarm (events), and what it wants done (effects), as values.
 
-A shell tells the scheduler the news one by one and carries out the wishes; nothing else passes between the
-two. Times are seconds of one monotonic clock that the caller owns.
+The caller feeds a `Participant` one event at a time and carries out the effects in order; nothing else passes
+between the two. An example, a download of one piece of one block from peer A, as a trace of both:
+
+    MemberJoined(A, "a@10.0.0.7")   →
+    PeerHas(A, 0b1)                 →  Fetch(A, block)
+    BlockArrived(A, block)          →
+    PieceVerified(0)                →  Finished()
+    Tick()                          →  SendHave((0,))
+
+Times are seconds of one monotonic clock that the caller owns.
 """
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from enum import Enum
 
 from p2p.model import BlockSpan, PeerKey
 from p2p.value import frozen
 
-# -- news
-# ----------------------------------------------------------------------------------------------------------------------------
+Ticket = Hashable
+"""The caller's own name for one upload, from the request to the last byte."""
+
+# -- events: members
 
 
 @frozen
-class PeerJoined:
-    """A peer of this swarm can be asked; nothing is known yet of what it has."""
+class MemberJoined:
+    """A peer takes part in this swarm; what it has is not known yet. `client` is how its requests for blocks
+    are known."""
 
     peer: PeerKey
+    client: str
 
 
 @frozen
-class PeerLeft:
-    """A peer cannot be asked any more; what was asked of it will not come."""
+class MemberLeft:
+    """A peer takes part no more; what was requested from it will not come."""
 
     peer: PeerKey
 
 
 @frozen
 class PeerHas:
-    """A peer told all that it has: bit `i` of `bits` is piece `i`. Replaces what it told before."""
+    """A peer sent all that it has: bit `i` of `bits` is piece `i`. Replaces what it sent before."""
 
     peer: PeerKey
     bits: int
@@ -39,24 +52,33 @@ class PeerHas:
 
 @frozen
 class PeerGained:
-    """A peer told pieces that it has besides those it told before."""
+    """A peer has verified more pieces: bit `i` of `bits` is piece `i`."""
 
     peer: PeerKey
-    pieces: tuple[int, ...]
+    bits: int
 
 
 @frozen
 class Suggested:
-    """A peer would like us to fetch these pieces from it; from now on we take that peer's choice before our
-    own."""
+    """A super-seeding peer suggests that we fetch these pieces from it."""
 
     peer: PeerKey
     pieces: tuple[int, ...]
 
 
 @frozen
+class Listed:
+    """The tracker named so many other peers; None: the tracker cannot be reached."""
+
+    peers: int | None
+
+
+# -- events: downloads
+
+
+@frozen
 class BlockArrived:
-    """A block came whole. Its bytes are not checked yet."""
+    """A block came whole. Its bytes are not verified yet."""
 
     peer: PeerKey
     block: BlockSpan
@@ -66,16 +88,16 @@ class Failure(Enum):
     """Why a block did not come."""
 
     LACKS = "lacks"
-    """The peer says it has not that piece."""
+    """The peer does not have that piece."""
     BUSY = "busy"
-    """The peer has too much to do."""
+    """The peer has no upload slot for us."""
     BROKEN = "broken"
-    """The connection failed, or the peer did not keep the rules."""
+    """The connection failed, or the peer broke the protocol."""
 
 
 @frozen
 class BlockFailed:
-    """A block that was asked for will not come."""
+    """A block that was requested will not come."""
 
     peer: PeerKey
     block: BlockSpan
@@ -97,10 +119,47 @@ class PieceCorrupt:
 
 
 @frozen
-class Listed:
-    """The tracker named so many other peers that may be asked; None: the tracker itself is out of reach."""
+class Published:
+    """The whole content has its final name: from now on this peer is a seed."""
 
-    peers: int | None
+
+@frozen
+class Withdrawn:
+    """The content is not shared any more."""
+
+
+# -- events: uploads
+
+
+@frozen
+class BlockAsked:
+    """A client requests a block. The answer is a `Grant`, now or later, or a `Refuse`."""
+
+    ticket: Ticket
+    client: str
+    block: BlockSpan
+
+
+@frozen
+class SendBegan:
+    """The files of a granted upload are open, and its first byte may leave."""
+
+    ticket: Ticket
+
+
+@frozen
+class BlockSent:
+    """A block of a granted upload left whole."""
+
+    ticket: Ticket
+    block: BlockSpan
+
+
+@frozen
+class UploadEnded:
+    """An upload is over: sent, failed, or its client went away while it waited."""
+
+    ticket: Ticket
 
 
 @frozen
@@ -108,9 +167,9 @@ class Tick:
     """Time has passed; nothing else."""
 
 
-Event = (
-    PeerJoined
-    | PeerLeft
+SchedulerEvent = (
+    MemberJoined
+    | MemberLeft
     | PeerHas
     | PeerGained
     | Suggested
@@ -121,14 +180,45 @@ Event = (
     | Listed
     | Tick
 )
+"""What decides a download."""
 
-# -- wishes
-# --------------------------------------------------------------------------------------------------------------------------
+Event = SchedulerEvent | Published | Withdrawn | BlockAsked | SendBegan | BlockSent | UploadEnded
+
+# -- effects
+
+
+@frozen
+class Introduce:
+    """Send this member everything that we have."""
+
+    peer: PeerKey
+
+
+@frozen
+class SendHave:
+    """Send every member the pieces that were verified since the last time."""
+
+    pieces: tuple[int, ...]
+
+
+@frozen
+class Suggest:
+    """Suggest to this member that it fetch these pieces from us."""
+
+    peer: PeerKey
+    pieces: tuple[int, ...]
+
+
+@frozen
+class SendNone:
+    """Tell these peers that we share this content no more."""
+
+    peers: tuple[PeerKey, ...]
 
 
 @frozen
 class Fetch:
-    """Ask this peer for this block."""
+    """Request this block from this peer."""
 
     peer: PeerKey
     block: BlockSpan
@@ -136,8 +226,7 @@ class Fetch:
 
 @frozen
 class Cancel:
-    """Stop waiting for this block from this peer; it is too late, or came from elsewhere. No news about it is
-    wanted any more."""
+    """Stop waiting for this block from this peer; no event about it is expected any more."""
 
     peer: PeerKey
     block: BlockSpan
@@ -145,18 +234,11 @@ class Cancel:
 
 @frozen
 class Drop:
-    """Have nothing more to do with this peer."""
+    """Disconnect this peer. `corrupt`: it sent a piece that does not match its hash, and is banned."""
 
     peer: PeerKey
     why: str
     corrupt: bool
-
-
-@frozen
-class SendHave:
-    """Tell all peers of this swarm that we have this piece."""
-
-    piece: int
 
 
 @frozen
@@ -166,10 +248,40 @@ class Finished:
 
 @frozen
 class GiveUp:
-    """Nothing came for too long. `missing` are the pieces that no peer we know has; none: peers have them and
-    do not give them."""
+    """Nothing came for too long. `missing` are the pieces that no known peer has; when it is empty, peers
+    have all pieces and do not send them."""
 
     missing: tuple[int, ...]
 
 
-Effect = Fetch | Cancel | Drop | SendHave | Finished | GiveUp
+@frozen
+class Grant:
+    """Start this upload. Besides its first block it may send more, up to `turn` bytes in all."""
+
+    ticket: Ticket
+    turn: int
+
+
+@frozen
+class Refuse:
+    """Answer this request with a wire error."""
+
+    ticket: Ticket
+    code: str
+    message: str
+
+
+@frozen
+class Abort:
+    """Break this upload off: its receiver is stalled, and there are too many such."""
+
+    ticket: Ticket
+
+
+FetchEffect = Fetch | Cancel | Drop | Finished | GiveUp
+"""What a download wants."""
+
+UploadEffect = Grant | Refuse | Abort
+"""What the upload queue wants; it may concern an upload of another swarm of this peer."""
+
+Effect = Introduce | SendHave | Suggest | SendNone | FetchEffect | UploadEffect

@@ -1,5 +1,4 @@
-"""The pieces of a download that were begun and are not verified: what of each is still to be asked for, and
-which peer goes on with it."""
+"""The pieces of a download that were started and are not verified: what of each is still to be requested."""
 
 from __future__ import annotations
 
@@ -12,107 +11,118 @@ from p2p.model import BlockSpan, PeerKey
 
 
 @dataclass(slots=True)
-class Piece:
-    """One that was begun: its blocks not yet asked for, those that have not come, who goes on with it, and
-    who sent some of it."""
+class PieceInProgress:
+    """A started piece. Each block is unrequested, requested, or arrived; `missing` holds the first two
+    kinds."""
 
-    todo: list[BlockSpan]
+    unrequested: list[BlockSpan]
     missing: set[BlockSpan]
     owner: PeerKey | None
+    """The peer that goes on with it; None: any peer may."""
     senders: set[PeerKey] = field(default_factory=set)
+    """Peers that sent some of it."""
     late: int = 0
-    """How often a block of it was not there in time."""
+    """How often a block of it was late."""
 
 
 class PiecesInProgress:
-    """Keeps them in the order in which they were begun."""
+    """Keeps the pieces in the order in which they were started."""
 
-    __slots__ = ("_alone", "_geometry", "_pieces", "unbegun")
+    __slots__ = ("_geometry", "_pieces", "_single_source", "unrequested", "unstarted")
 
     def __init__(self, geometry: Geometry, have: Bitmap) -> None:
         self._geometry = geometry
-        self._pieces: dict[int, Piece] = {}
-        self._alone: set[int] = set()
-        """Pieces that came corrupt from several peers: to be fetched from one only, so that the next fault
-        has a name."""
-        self.unbegun = have.missing().bits
-        """A bit for each piece that we lack and that was not begun."""
+        self._pieces: dict[int, PieceInProgress] = {}
+        self._single_source: set[int] = set()
+        """Pieces that came corrupt from several peers: they are fetched again from one peer each, so that the
+        next fault has a name."""
+        self.unstarted = have.missing().bits
+        """Bit `i`: piece `i` is lacking and was not started."""
+        self.unrequested = 0
+        """Bit `i`: piece `i` was started, and some of it is to be requested."""
 
-    def get(self, piece: int) -> Piece | None:
-        """One of them; None if it was not begun, or is done with."""
+    def get(self, piece: int) -> PieceInProgress | None:
+        """A started piece; None if it was not started, or is verified."""
         return self._pieces.get(piece)
 
-    def wants(self, piece: int) -> bool:
-        """Whether some of a begun piece is still to be asked for."""
-        found = self._pieces.get(piece)
-        return found is not None and bool(found.todo)
-
-    def shareable(self, piece: int) -> bool:
-        """Whether a second peer may be asked for a block that one has not brought yet."""
-        return piece not in self._alone
+    def may_hedge(self, piece: int) -> bool:
+        """Whether a second peer may be asked for a block of this piece."""
+        return piece not in self._single_source
 
     def count(self, peer: PeerKey) -> int:
-        """How many pieces a peer is bringing, or has brought and they are not verified yet."""
+        """How many unverified pieces a peer sends, or has sent something of."""
         return sum(1 for piece in self._pieces.values() if piece.owner == peer or peer in piece.senders)
 
-    def begin(self, piece: int, peer: PeerKey) -> BlockSpan:
-        """Let `peer` begin with a piece; returns its first block."""
+    def start(self, piece: int, peer: PeerKey) -> BlockSpan:
+        """Let `peer` start a piece; returns its first block."""
         first, *rest = self._geometry.blocks(piece)
-        self.unbegun &= ~(1 << piece)
-        self._pieces[piece] = Piece(rest, {first, *rest}, peer)
+        self.unstarted &= ~(1 << piece)
+        self._pieces[piece] = PieceInProgress(rest, {first, *rest}, peer)
+        if rest:
+            self.unrequested |= 1 << piece
         return first
 
-    def go_on(self, peer: PeerKey, has: int) -> BlockSpan | None:
-        """The next block of a piece that `peer` began, or that nobody goes on with, of those it has; None if
-        there is none."""
+    def next_block(self, peer: PeerKey, has: int) -> BlockSpan | None:
+        """The next block of a piece that `peer` owns or that has no owner, of those it `has`; None if there
+        is none."""
+        if not self.unrequested & has:
+            return None
         for number, piece in self._pieces.items():
-            if piece.todo and piece.owner in (None, peer) and has >> number & 1:
+            if piece.unrequested and piece.owner in (None, peer) and has >> number & 1:
                 piece.owner = peer
-                return piece.todo.pop(0)
+                block = piece.unrequested.pop(0)
+                if not piece.unrequested:
+                    self.unrequested &= ~(1 << number)
+                return block
         return None
 
-    def arrived(self, peer: PeerKey, block: BlockSpan) -> None:
-        """Note that `peer` sent a block."""
+    def on_arrived(self, peer: PeerKey, block: BlockSpan) -> None:
+        """`peer` sent a block."""
         piece = self._pieces[block.piece]
         piece.missing.discard(block)
         piece.senders.add(peer)
 
-    def give_back(self, block: BlockSpan) -> None:
-        """Note that nobody is asked for a block any more; who comes first may go on with its piece."""
+    def return_block(self, block: BlockSpan) -> None:
+        """No request for this block is open any more; any peer may go on with its piece."""
         piece = self._pieces.get(block.piece)
-        if piece is None or block not in piece.missing or block in piece.todo:
+        if piece is None or block not in piece.missing or block in piece.unrequested:
             return
-        piece.todo.append(block)
-        piece.todo.sort()
+        piece.unrequested.append(block)
+        piece.unrequested.sort()
+        self.unrequested |= 1 << block.piece
         self._disown(block.piece, piece)
 
-    def leave(self, peer: PeerKey, has: Callable[[int], object] = lambda _piece: False) -> None:
-        """Let others go on with the pieces of `peer`, which it `has` no more."""
+    def on_left(self, peer: PeerKey, has: Callable[[int], object] = lambda _piece: False) -> None:
+        """Let other peers go on with the pieces of `peer` that it does not have (any more)."""
         for number, piece in self._pieces.items():
             if piece.owner == peer and not has(number):
                 self._disown(number, piece)
 
-    def verified(self, piece: int) -> Piece | None:
-        """Take out a piece that is here."""
-        self.unbegun &= ~(1 << piece)
-        self._alone.discard(piece)
-        return self._pieces.pop(piece, None)
+    def on_verified(self, piece: int) -> PieceInProgress | None:
+        """Take out a piece that matches its hash."""
+        self.unstarted &= ~(1 << piece)
+        self._single_source.discard(piece)
+        return self._remove(piece)
 
-    def corrupt(self, piece: int) -> Piece | None:
-        """Take out a piece that came wrong, and is to be begun again."""
-        found = self._pieces.pop(piece, None)
+    def on_corrupt(self, piece: int) -> PieceInProgress | None:
+        """Take out a piece that does not match its hash, and is to be started again."""
+        found = self._remove(piece)
         if found is not None:
-            self.unbegun |= 1 << piece
+            self.unstarted |= 1 << piece
             if len(found.senders) > 1:
-                self._alone.add(piece)
+                self._single_source.add(piece)
         return found
 
-    def _disown(self, number: int, piece: Piece) -> None:
-        """Let any peer go on with a piece; to fetch it from one peer only comes second to fetching it at all.
+    def _remove(self, piece: int) -> PieceInProgress | None:
+        self.unrequested &= ~(1 << piece)
+        return self._pieces.pop(piece, None)
 
-        As long as nothing of it has come, another can still be the one: who only says "busy" must not undo
-        what finds out a liar.
+    def _disown(self, number: int, piece: PieceInProgress) -> None:
+        """Let any peer go on with a piece. To fetch it from one peer only comes second to fetching it at all.
+
+        While nothing of it has come, another peer can still be the only one. So a liar that answers "busy"
+        does not undo what would find it out.
         """
         piece.owner = None
         if piece.senders:
-            self._alone.discard(number)
+            self._single_source.discard(number)

@@ -1,6 +1,16 @@
-"""Keep a rate: a bucket that fills with time and says how long to wait."""
+"""Rates: a token bucket that says how long to wait, and the one rate below which a transfer is stalled."""
 
 from __future__ import annotations
+
+from typing import Final
+
+from p2p.model import KIB
+
+MIN_RATE: Final = 16 * KIB
+"""Bytes a second. An uploader expects a receiver to take so much while others wait, and a downloader waits
+for a block as long as it takes at this rate: a block of 1 MiB may take a minute, as from a seed whose thin
+uplink several receivers share. The same number on both sides, so that neither gives up what the other
+allows."""
 
 
 class TokenBucket:

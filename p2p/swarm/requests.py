@@ -1,4 +1,4 @@
-"""What was asked of whom, since when and until when."""
+"""Open requests: which block from which peer, since when and until when."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from p2p.value import frozen
 
 
 @frozen
-class Entry:
-    """One request under way; times in seconds of the caller's clock."""
+class BlockRequest:
+    """One open request; times in seconds of the caller's clock."""
 
     peer: PeerKey
     block: BlockSpan
@@ -19,29 +19,28 @@ class Entry:
 
 
 class Requests:
-    """Requests under way, by peer and by block. A block may be asked of several peers at the tail of a
-    download.
+    """Open requests, by peer and by block. In the end-game a block may be requested from several peers.
 
-    All are opened in the order of their `until`, so that the oldest is the first to be overdue.
+    Requests are opened in the order of their `until`, so the oldest one is overdue first.
     """
 
     __slots__ = ("_by_block", "_by_peer", "_entries")
 
     def __init__(self) -> None:
-        self._by_peer: dict[PeerKey, dict[BlockSpan, Entry]] = {}
+        self._by_peer: dict[PeerKey, dict[BlockSpan, BlockRequest]] = {}
         self._by_block: dict[BlockSpan, set[PeerKey]] = {}
-        self._entries: dict[tuple[PeerKey, BlockSpan], Entry] = {}
+        self._entries: dict[tuple[PeerKey, BlockSpan], BlockRequest] = {}
 
     def open(self, peer: PeerKey, block: BlockSpan, now: float, until: float) -> None:
-        """Note that `peer`, which is not asked for it already, is asked for `block`."""
-        entry = self._entries[peer, block] = Entry(peer, block, now, until)
-        self._by_peer.setdefault(peer, {})[block] = entry
+        """`block` is requested from `peer`, from which it is not requested yet."""
+        request = self._entries[peer, block] = BlockRequest(peer, block, now, until)
+        self._by_peer.setdefault(peer, {})[block] = request
         self._by_block.setdefault(block, set()).add(peer)
 
-    def close(self, peer: PeerKey, block: BlockSpan) -> Entry | None:
-        """Take out one request; None when there was none, as for an answer that comes after its time."""
-        entry = self._entries.pop((peer, block), None)
-        if entry is None:
+    def close(self, peer: PeerKey, block: BlockSpan) -> BlockRequest | None:
+        """Take out one request; None when there is none, as for a late answer."""
+        request = self._entries.pop((peer, block), None)
+        if request is None:
             return None
         of_peer = self._by_peer[peer]
         del of_peer[block]
@@ -51,27 +50,27 @@ class Requests:
         asked.discard(peer)
         if not asked:
             del self._by_block[block]
-        return entry
+        return request
 
-    def of(self, peer: PeerKey) -> list[Entry]:
-        """Requests under way at `peer`, oldest first."""
+    def of(self, peer: PeerKey) -> list[BlockRequest]:
+        """Open requests at `peer`, oldest first."""
         return list(self._by_peer.get(peer, {}).values())
 
     def count(self, peer: PeerKey) -> int:
-        """How many requests are under way at `peer`."""
+        """How many requests are open at `peer`."""
         return len(self._by_peer.get(peer, ()))
 
     def asked(self, block: BlockSpan) -> frozenset[PeerKey]:
-        """Who is asked for `block`."""
+        """The peers from which `block` is requested."""
         return frozenset(self._by_block.get(block, ()))
 
-    def entries(self) -> list[Entry]:
-        """All requests under way, oldest first."""
+    def entries(self) -> list[BlockRequest]:
+        """All open requests, oldest first."""
         return list(self._entries.values())
 
-    def overdue(self, now: float) -> list[Entry]:
-        """Requests whose time is over."""
-        return list(takewhile(lambda entry: entry.until <= now, self._entries.values()))
+    def overdue(self, now: float) -> list[BlockRequest]:
+        """Requests whose time is up, oldest first."""
+        return list(takewhile(lambda request: request.until <= now, self._entries.values()))
 
     def earliest(self) -> float | None:
         """When the next request will be overdue."""

@@ -1,14 +1,26 @@
-"""All decisions of one download: one piece of news in, wishes out, and when to be woken next.
+"""What to fetch from whom: all decisions of one download.
 
-The policy, in the order in which a peer with room in its window is given work:
-1. go on with a piece that this peer began, or that lost the peer that began it;
-2. a piece that this peer suggested (a seed knows what it has sent least);
-3. nothing yet, if this peer suggests and was not silent for long;
+The scheduler is pure. `handle(event, now)` takes one event and returns effects; `next_wakeup()` says when to
+feed a `Tick`. A peer with room in its window is given the first of these that there is:
+
+1. the next block of a piece that this peer began, or whose peer is gone;
+2. a piece that this peer suggested (a super-seeding peer knows what it has sent least);
+3. nothing, if this peer suggests and was not silent for long;
 4. the rarest piece that it has, chance deciding between equals;
-5. at the tail, when all that is left is under way: a block that another peer is slow to bring.
+5. in the end-game, when every piece has begun: a block that another peer is slow to send (a hedged request).
+
+**Two windows.** Each peer has a window: one or two blocks, more for a fast peer, one after a failure. All
+requests together have a congestion window: it begins at what the buffers hold, is halved when nothing came
+for a whole block timeout (our own downlink is thin, and shared by so many blocks that none is in time), and
+grows by one with each block that comes.
+
+**Failures.** A late block is requested elsewhere and is a strike for its peer; so is a broken answer. Three
+in a row drop the peer. "Busy" is no strike: the peer is left alone, twice as long each time. A corrupt piece
+from a single peer bans it; one from several peers is fetched again from a single peer, so that the next fault
+has a name.
 
 Guarantees, which `tests/property` checks: no peer is asked for what it lacks; the download ends if the peers
-together hold all of it.
+together have all of it.
 """
 
 from __future__ import annotations
@@ -26,37 +38,35 @@ from p2p.swarm.events import (
     BlockFailed,
     Cancel,
     Drop,
-    Effect,
-    Event,
     Failure,
     Fetch,
+    FetchEffect,
     Finished,
     GiveUp,
     Listed,
+    MemberJoined,
+    MemberLeft,
     PeerGained,
     PeerHas,
-    PeerJoined,
-    PeerLeft,
     PieceCorrupt,
     PieceVerified,
-    SendHave,
+    SchedulerEvent,
     Suggested,
     Tick,
 )
 from p2p.swarm.peer_stats import PeerStats, Policy
-from p2p.swarm.picker import as_bits, numbers, pick
-from p2p.swarm.pieces_in_progress import Piece, PiecesInProgress
+from p2p.swarm.picker import numbers, pick
+from p2p.swarm.pieces_in_progress import PieceInProgress, PiecesInProgress
 from p2p.swarm.requests import Requests
 from p2p.swarm.stall_timeout import StallTimeout
 
-LEAST_UNDER_WAY: Final = 4
-"""Blocks that may always be under way: of fewer, the peers are to blame when none comes, and not our own
-link."""
+MIN_CONGESTION_WINDOW: Final = 4
+"""Requests that may always be open: with fewer, the peers are to blame when nothing comes, and not our own
+downlink."""
 
 
 class Scheduler:
-    """Decides for one content. `have` are the pieces already verified; it is kept up to date here, and
-    belongs to the scheduler."""
+    """Decides for one content. `have` are the verified pieces; the scheduler adds to it."""
 
     def __init__(
         self, geometry: Geometry, have: Bitmap, rng: Random, now: float, policy: Policy | None = None
@@ -65,63 +75,65 @@ class Scheduler:
         self._geometry = geometry
         self._rng = rng
         self._policy = policy or Policy()
-        self._most = self._policy.in_flight(geometry.block_length)
-        """Blocks under way from all peers together, at most. Fewer where all that was under way came too
-        late: the own link is thin, and shared by so many that none is done in time."""
+        self._congestion_window = self._policy.max_requests(geometry.block_length)
+        """Requests that may be open at all peers together."""
         self._arrived_at = now
         self._sources: dict[PeerKey, PeerStats] = {}
         self._availability = Availability(geometry.pieces)
-        self._ledger = Requests()
-        self._begun = PiecesInProgress(geometry, have)
+        self._requests = Requests()
+        self._in_progress = PiecesInProgress(geometry, have)
         self._resting: dict[PeerKey, PeerStats] = {}
-        """Sources that are paused or that suggest: those that may be asked again only because time has
-        passed."""
+        """Peers that are paused or that suggest: time alone may make them askable again."""
         self._banned: set[PeerKey] = set()
         self._now = now
-        self._patience = StallTimeout(self._policy, now, len(geometry.blocks(0)) if geometry.pieces else 1)
-        self._off_trial: list[PeerStats] = []
-        """Peers that the last piece has proven good."""
+        self._stall_timeout = StallTimeout(
+            self._policy, now, len(geometry.blocks(0)) if geometry.pieces else 1
+        )
+        self._newly_proven: list[PeerStats] = []
+        """Peers of which the last piece is the first that verified."""
         self._due: float | None = None
         """The next wake-up, where it is known."""
-        self._wishes: list[Effect] = []
-        self._over = False
+        self._effects: list[FetchEffect] = []
+        self._done = False
 
-    # -- the interface
-    # -------------------------------------------------------------------------------------------------------------
-
-    def handle(self, news: Event, now: float) -> list[Effect]:
-        """Take one piece of news; return what is wished for, in order."""
+    def handle(self, event: SchedulerEvent, now: float) -> list[FetchEffect]:
+        """Take one event; return the effects in order."""
         self._now = now
-        if self._due is not None and now < self._due and type(news) is PeerGained and self._only_gained(news):
+        if (
+            self._due is not None
+            and now < self._due
+            and type(event) is PeerGained
+            and self._only_gained(event)
+        ):
             return []
         self._due = None
-        self._apply(news, now)
-        if not self._over:
+        self._apply(event, now)
+        if not self._done:
             timed_out = self._time_out(now)
-            self._ask(self._sources.values() if timed_out else self._concerned(news), now)
-            self._conclude(now)
-        wishes, self._wishes = self._wishes, []
-        return wishes
+            self._ask(self._sources.values() if timed_out else self._askable(event), now)
+            self._finish(now)
+        effects, self._effects = self._effects, []
+        return effects
 
     def next_wakeup(self) -> float | None:
-        """When to send a `Tick` at the latest; None when there is nothing to wait for."""
-        if self._over:
+        """When to feed a `Tick` at the latest; None when the download is over."""
+        if self._done:
             return None
         if self._due is None or self._due <= self._now:
             self._due = self._next_wakeup()
         return self._due
 
     def _next_wakeup(self) -> float:
-        times = [self._patience.until(alone=not self._sources)]
-        overdue = self._ledger.earliest()
+        times = [self._stall_timeout.until(alone=not self._sources)]
+        overdue = self._requests.earliest()
         if overdue is not None:
             times.append(overdue)
-        if self._is_tail():
-            times += [entry.asked + self._policy.tail_patience for entry in self._ledger.entries()]
+        if self._end_game():
+            times += [request.asked + self._policy.hedge_after for request in self._requests.entries()]
         for source in list(self._resting.values()):
             times.append(source.paused_until)
             if source.suggests:
-                if not self._ledger.count(source.peer):
+                if not self._requests.count(source.peer):
                     times.append(source.silent_at(self._policy))
             elif source.paused_until <= self._now:
                 del self._resting[source.peer]
@@ -129,167 +141,174 @@ class Scheduler:
 
     @property
     def sources(self) -> int:
-        """How many peers are asked for something now."""
-        return sum(1 for peer in self._sources if self._ledger.count(peer))
+        """From how many peers something is requested now."""
+        return sum(1 for peer in self._sources if self._requests.count(peer))
+
+    @property
+    def requests(self) -> frozenset[tuple[PeerKey, BlockSpan]]:
+        """The open requests."""
+        return frozenset((request.peer, request.block) for request in self._requests.entries())
 
     def banned(self, peer: PeerKey) -> bool:
-        """Whether this peer was dropped for good."""
+        """Whether this peer was dropped for good, for a corrupt piece."""
         return peer in self._banned
 
     def unobtainable(self) -> tuple[int, ...]:
-        """Pieces that we lack and no peer we know has."""
+        """Pieces that we lack and no known peer has."""
         return numbers(self._availability.nobody(self.have.missing().bits))
 
-    # -- news
-    # ----------------------------------------------------------------------------------------------------------------------
+    # -- events
 
-    def _apply(self, news: Event, now: float) -> None:
-        match news:
-            case PeerJoined(peer):
+    def _apply(self, event: SchedulerEvent, now: float) -> None:
+        match event:
+            case MemberJoined(peer):
                 if peer not in self._banned:
-                    self._joined(peer, now)
-            case PeerLeft(peer):
-                self._forget(peer)
+                    self._on_joined(peer, now)
+            case MemberLeft(peer):
+                self._remove(peer)
             case PeerHas(peer, bits):
-                self._has(peer, bits)
-            case PeerGained(peer, pieces):
+                self._on_has(peer, bits)
+            case PeerGained(peer, bits):
                 source = self._sources.get(peer)
                 if source is not None:
-                    self._has(peer, source.has | as_bits(pieces))
+                    self._on_gained(source, bits & ~source.has)
             case Suggested(peer, pieces):
-                self._suggested(peer, pieces, now)
+                self._on_suggested(peer, pieces, now)
             case BlockArrived(peer, block):
-                self._arrived(peer, block, now)
+                self._on_arrived(peer, block, now)
             case BlockFailed(peer, block, failure):
-                self._failed(peer, block, failure, now)
+                self._on_failed(peer, block, failure, now)
             case PieceVerified(piece):
-                self._verified(piece, now)
+                self._on_verified(piece, now)
             case PieceCorrupt(piece):
-                self._corrupt(piece)
+                self._on_corrupt(piece)
             case Listed(peers):
-                self._patience.listed(peers, now)
+                self._stall_timeout.on_listed(peers, now)
             case Tick():
                 pass
 
-    def _only_gained(self, news: PeerGained) -> bool:
-        """Note what a peer gained, if nothing follows from it: we want none of it, or may ask that peer for
-        no more. Most news is so."""
-        source = self._sources.get(news.peer)
+    def _only_gained(self, event: PeerGained) -> bool:
+        """Count new pieces of a peer, if nothing follows from them: we want none of them, or may ask that
+        peer for no more. Most events of a swarm are so, hence this short cut."""
+        source = self._sources.get(event.peer)
         if source is None:
             return True
-        gained = as_bits(news.pieces) & ~source.has
-        if gained & self._begun.unbegun or any(map(self._begun.wants, news.pieces)):
-            room = source.window(
-                self._policy, self._geometry.block_length, few=self._few
-            ) - self._ledger.count(news.peer)
-            if room > 0 and len(self._ledger) < self._most:
+        gained = event.bits & ~source.has
+        if gained & (self._in_progress.unstarted | self._in_progress.unrequested):
+            room = self._window(source) - self._requests.count(event.peer)
+            if room > 0 and len(self._requests) < self._congestion_window:
                 return False
-        self._on_gain(source, gained)
+        self._on_gained(source, gained)
         return True
 
-    def _on_gain(self, source: PeerStats, gained: int) -> None:
-        """Count new holders, of what we lack only: how rare a piece is that is here matters no more."""
+    def _on_gained(self, source: PeerStats, gained: int) -> None:
+        """Count new pieces of a peer, of those that we lack: how rare the others are does not matter."""
         source.has |= gained
         lacked = gained & ~self.have.bits
         if lacked:
             self._availability.add(lacked)
 
-    @property
-    def _few(self) -> bool:
-        return len(self._sources) <= self._policy.few
+    def _window(self, source: PeerStats) -> int:
+        """How many requests may be open at this peer."""
+        return source.window(self._policy, self._geometry.block_length, few_peers=self._few_peers)
 
-    def _joined(self, peer: PeerKey, now: float) -> None:
+    @property
+    def _few_peers(self) -> bool:
+        return len(self._sources) <= self._policy.few_peers
+
+    def _on_joined(self, peer: PeerKey, now: float) -> None:
         if not self._sources:
-            self._patience.joined(peer, now)
+            self._stall_timeout.on_joined(peer, now)
         self._sources.setdefault(peer, PeerStats(peer, suggested_at=now))
 
-    def _has(self, peer: PeerKey, bits: int) -> None:
+    def _on_has(self, peer: PeerKey, bits: int) -> None:
         source = self._sources.get(peer)
         if source is None:
             return
         lost = source.has & ~bits
-        self._on_gain(source, bits & ~source.has)
+        self._on_gained(source, bits & ~source.has)
         if not lost:
             return
         source.has = bits
         self._availability.remove(lost)
-        self._begun.leave(peer, lambda piece: bits >> piece & 1)
+        self._in_progress.on_left(peer, lambda piece: bits >> piece & 1)
 
-    def _suggested(self, peer: PeerKey, pieces: tuple[int, ...], now: float) -> None:
+    def _on_suggested(self, peer: PeerKey, pieces: tuple[int, ...], now: float) -> None:
         source = self._sources.get(peer)
         if source is None:
             return
         source.suggests = True
         source.suggested_at = now
         if not source.failures:
-            source.paused_until = now  # it was busy, and has a turn for us now
+            source.paused_until = now  # it was busy, and has a slot for us now
         source.busy = 0.0
         self._resting[peer] = source
         for piece in pieces:
             if piece not in self.have and source.has >> piece & 1:
                 source.suggested[piece] = None
 
-    def _arrived(self, peer: PeerKey, block: BlockSpan, now: float) -> None:
-        entry = self._ledger.close(peer, block)
-        if entry is None:
+    def _on_arrived(self, peer: PeerKey, block: BlockSpan, now: float) -> None:
+        request = self._requests.close(peer, block)
+        if request is None:
             return
-        self._patience.arrived(now)
+        self._stall_timeout.on_arrived(now)
         self._arrived_at = now
-        self._most = min(self._most + 1, self._policy.in_flight(self._geometry.block_length))
+        self._congestion_window = min(
+            self._congestion_window + 1, self._policy.max_requests(self._geometry.block_length)
+        )
         source = self._sources.get(peer)
         if source is not None:
-            source.arrived(block.length, entry.asked, now)
-        self._begun.arrived(peer, block)
+            source.on_arrived(block.length, request.asked, now)
+        self._in_progress.on_arrived(peer, block)
         self._cancel(block)
 
     def _cancel(self, block: BlockSpan) -> None:
-        for other in self._ledger.asked(block):
-            self._ledger.close(other, block)
-            self._wishes.append(Cancel(other, block))
+        for other in self._requests.asked(block):
+            self._requests.close(other, block)
+            self._effects.append(Cancel(other, block))
 
-    def _failed(self, peer: PeerKey, block: BlockSpan, failure: Failure, now: float) -> None:
-        if self._ledger.close(peer, block) is None:
+    def _on_failed(self, peer: PeerKey, block: BlockSpan, failure: Failure, now: float) -> None:
+        if self._requests.close(peer, block) is None:
             return
-        self._give_back(block)
+        self._return_block(block)
         source = self._sources.get(peer)
         if source is None:
             return
         if failure is Failure.LACKS:
-            self._has(peer, source.has & ~(1 << block.piece))
+            self._on_has(peer, source.has & ~(1 << block.piece))
         elif failure is Failure.BUSY:
-            if now >= source.paused_until:  # all that it refuses together is one refusal
-                source.busy = min(source.busy * 2 or self._policy.busy_pause, self._policy.busy_most)
+            if now >= source.paused_until:  # several requests refused at once are one refusal
+                source.busy = min(source.busy * 2 or self._policy.busy_pause, self._policy.max_busy_pause)
                 source.paused_until = now + source.busy
                 self._resting[peer] = source
         else:
             self._strike(source, now, "its answers are broken")
 
-    def _verified(self, piece: int, now: float) -> None:
+    def _on_verified(self, piece: int, now: float) -> None:
         self.have.add(piece)
-        self._patience.verified(now)
-        begun = self._end(self._begun.verified(piece))
+        self._stall_timeout.on_verified(now)
+        in_progress = self._end(self._in_progress.on_verified(piece))
         senders = (
-            [self._sources[peer] for peer in sorted(begun.senders & self._sources.keys())]
-            if begun is not None
+            [self._sources[peer] for peer in sorted(in_progress.senders & self._sources.keys())]
+            if in_progress is not None
             else []
         )
-        self._off_trial = [source for source in senders if not source.proven]
+        self._newly_proven = [source for source in senders if not source.proven]
         for source in senders:
             source.proven = True
-        if len(senders) == 1 and begun is not None and len(begun.senders) == 1:
+        if len(senders) == 1 and in_progress is not None and len(in_progress.senders) == 1:
             senders[0].corrupt = 0
         for source in self._sources.values():
             source.suggested.pop(piece, None)
-        self._wishes.append(SendHave(piece))
 
-    def _corrupt(self, piece: int) -> None:
-        begun = self._end(self._begun.corrupt(piece))
-        if begun is None:
+    def _on_corrupt(self, piece: int) -> None:
+        in_progress = self._end(self._in_progress.on_corrupt(piece))
+        if in_progress is None:
             return
-        for peer in sorted(begun.senders & self._sources.keys()):
+        for peer in sorted(in_progress.senders & self._sources.keys()):
             source = self._sources[peer]
             source.corrupt += 1
-            if len(begun.senders) == 1:
+            if len(in_progress.senders) == 1:
                 self._drop(peer, f"piece {piece} from it does not match its hash", corrupt=True)
             elif source.corrupt >= self._policy.strikes:
                 self._drop(
@@ -298,39 +317,40 @@ class Scheduler:
                     corrupt=False,
                 )
 
-    def _end(self, begun: Piece | None) -> Piece | None:
-        """Call off whatever may still be under way of a piece that is done with."""
-        if begun is not None:
-            for block in sorted(begun.missing):
+    def _end(self, in_progress: PieceInProgress | None) -> PieceInProgress | None:
+        """Cancel the open requests of a piece that is whole."""
+        if in_progress is not None:
+            for block in sorted(in_progress.missing):
                 self._cancel(block)
-        return begun
+        return in_progress
 
     # -- peers that fail
-    # -----------------------------------------------------------------------------------------------------------
 
     def _time_out(self, now: float) -> bool:
-        """Take back what is overdue; return whether anything was."""
-        earliest = self._ledger.earliest()
+        """Take overdue requests back; return whether there were any."""
+        earliest = self._requests.earliest()
         if earliest is None or earliest > now:
             return False
         if self._arrived_at + self._policy.block_timeout <= now:
-            self._most = min(self._most, max(LEAST_UNDER_WAY, len(self._ledger) // 2))
-        for entry in self._ledger.overdue(now):
-            if self._ledger.close(entry.peer, entry.block) is None:
+            self._congestion_window = min(
+                self._congestion_window, max(MIN_CONGESTION_WINDOW, len(self._requests) // 2)
+            )
+        for request in self._requests.overdue(now):
+            if self._requests.close(request.peer, request.block) is None:
                 continue
-            self._give_back(entry.block)
-            begun = self._begun.get(entry.block.piece)
-            if begun is not None:
-                begun.late += 1
-            self._wishes.append(Cancel(entry.peer, entry.block))
-            source = self._sources.get(entry.peer)
+            self._return_block(request.block)
+            in_progress = self._in_progress.get(request.block.piece)
+            if in_progress is not None:
+                in_progress.late += 1
+            self._effects.append(Cancel(request.peer, request.block))
+            source = self._sources.get(request.peer)
             if source is not None:
                 self._strike(source, now, "it stalls")
         return True
 
     def _strike(self, source: PeerStats, now: float, why: str) -> None:
         if now < source.paused_until:
-            return  # what breaks a connection breaks all that is under way on it: one fault, one strike
+            return  # a broken connection breaks every request on it: one fault, one strike
         source.failures += 1
         source.paused_until = now + self._policy.busy_pause * source.failures
         self._resting[source.peer] = source
@@ -340,125 +360,124 @@ class Scheduler:
     def _drop(self, peer: PeerKey, why: str, *, corrupt: bool) -> None:
         if corrupt:
             self._banned.add(peer)
-        self._forget(peer)
-        self._wishes.append(Drop(peer, why, corrupt))
+        self._remove(peer)
+        self._effects.append(Drop(peer, why, corrupt))
 
-    def _forget(self, peer: PeerKey) -> None:
+    def _remove(self, peer: PeerKey) -> None:
         source = self._sources.pop(peer, None)
         if source is None:
             return
         self._resting.pop(peer, None)
-        self._patience.left(peer, self._now, useful=source.useful, last=not self._sources)
+        self._stall_timeout.on_left(peer, self._now, useful=source.useful, last=not self._sources)
         self._availability.remove(source.has)
-        for entry in self._ledger.of(peer):
-            self._ledger.close(peer, entry.block)
-            self._give_back(entry.block)
-        self._begun.leave(peer)
+        for request in self._requests.of(peer):
+            self._requests.close(peer, request.block)
+            self._effects.append(Cancel(peer, request.block))
+            self._return_block(request.block)
+        self._in_progress.on_left(peer)
 
-    def _give_back(self, block: BlockSpan) -> None:
-        if not self._ledger.asked(block):
-            self._begun.give_back(block)
+    def _return_block(self, block: BlockSpan) -> None:
+        if not self._requests.asked(block):
+            self._in_progress.return_block(block)
 
     # -- asking
-    # --------------------------------------------------------------------------------------------------------------------
 
-    def _concerned(self, news: Event) -> Collection[PeerStats]:
-        """Who may be asked for something after this news that could not be asked before. Most news by far is
-        that a peer gained a piece."""
-        match news:
+    def _askable(self, event: SchedulerEvent) -> Collection[PeerStats]:
+        """Peers that may have become askable by this event."""
+        match event:
             case PeerGained(peer, _) | Suggested(peer, _):
                 return [self._sources[peer]] if peer in self._sources else []
             case PieceVerified():
-                return self._off_trial
-            case BlockArrived(peer, _) if not self._wishes and len(self._ledger) + 1 < self._most:
+                return self._newly_proven
+            case BlockArrived(peer, _) if (
+                not self._effects and len(self._requests) + 1 < self._congestion_window
+            ):
                 return [self._sources[peer]] if peer in self._sources else []
             case _:
                 return self._sources.values()
 
     def _ask(self, sources: Collection[PeerStats], now: float) -> None:
-        policy, ledger, length = self._policy, self._ledger, self._geometry.block_length
-        few = self._few
-        # Who failed last comes last.
+        requests = self._requests
+        # Peers with failures come last.
         for source in sorted(
-            sources, key=lambda source: (source.failures, ledger.count(source.peer), source.asked_at)
+            sources, key=lambda source: (source.failures, requests.count(source.peer), source.asked_at)
         ):
             if source.paused_until > now:
                 continue
             room = min(
-                source.window(policy, length, few=few) - ledger.count(source.peer), self._most - len(ledger)
+                self._window(source) - requests.count(source.peer), self._congestion_window - len(requests)
             )
             while room > 0:
-                block = self._choose(source, now)
+                block = self._choose_block(source, now)
                 if block is None:
                     break
-                ledger.open(source.peer, block, now, now + policy.block_timeout)
+                requests.open(source.peer, block, now, now + self._policy.block_timeout)
                 source.asked_at = now
-                self._wishes.append(Fetch(source.peer, block))
+                self._effects.append(Fetch(source.peer, block))
                 room -= 1
 
-    def _choose(self, source: PeerStats, now: float) -> BlockSpan | None:
-        begun = self._begun
-        block = begun.go_on(source.peer, source.has)
+    def _choose_block(self, source: PeerStats, now: float) -> BlockSpan | None:
+        in_progress = self._in_progress
+        block = in_progress.next_block(source.peer, source.has)
         if block is not None:
             return block
-        left = begun.unbegun & source.has
+        left = in_progress.unstarted & source.has
         if not left:
-            return self._at_the_tail(source, now)
-        if not source.proven and begun.count(source.peer) >= self._policy.trial:
+            return self._hedge(source, now)
+        if not source.proven and in_progress.count(source.peer) >= self._policy.trial_pieces:
             return None
         piece = self._suggestion(source)
-        if piece is None and not self._waits_for_suggestion(source, now):
+        if piece is None and not self._awaits_suggestion(source, now):
             piece = pick(left, self._availability, self._geometry.pieces, self._rng)
-        return None if piece is None else begun.begin(piece, source.peer)
+        return None if piece is None else in_progress.start(piece, source.peer)
 
     def _suggestion(self, source: PeerStats) -> int | None:
         while source.suggested:
             piece = next(iter(source.suggested))
             del source.suggested[piece]
-            if self._begun.unbegun & source.has & (1 << piece):
+            if self._in_progress.unstarted & source.has & (1 << piece):
                 return piece
         return None
 
-    def _waits_for_suggestion(self, source: PeerStats, now: float) -> bool:
+    def _awaits_suggestion(self, source: PeerStats, now: float) -> bool:
         if not source.suggests:
             return False
-        if self._ledger.count(source.peer) or now < source.silent_at(self._policy):
+        if self._requests.count(source.peer) or now < source.silent_at(self._policy):
             return True
         source.suggests = False
         return False
 
-    def _at_the_tail(self, source: PeerStats, now: float) -> BlockSpan | None:
-        """A block that another peer is slow to bring, and from then on its piece. Sooner would send bytes
-        twice for nothing."""
-        if self._ledger.count(source.peer) >= self._policy.window_least or not self._is_tail():
+    def _hedge(self, source: PeerStats, now: float) -> BlockSpan | None:
+        """A block that another peer is slow to send, and from then on its piece. To hedge sooner would send
+        bytes twice for nothing."""
+        if self._requests.count(source.peer) >= self._policy.min_window or not self._end_game():
             return None
-        for entry in self._ledger.entries():
-            block = entry.block
-            if entry.asked + self._policy.tail_patience > now or not source.has >> block.piece & 1:
+        for request in self._requests.entries():
+            block = request.block
+            if request.asked + self._policy.hedge_after > now or not source.has >> block.piece & 1:
                 continue
-            begun = self._begun.get(block.piece)
-            if begun is None or not self._begun.shareable(block.piece):
+            in_progress = self._in_progress.get(block.piece)
+            if in_progress is None or not self._in_progress.may_hedge(block.piece):
                 continue
-            asked = self._ledger.asked(block)
-            # Where several stall, two at a time would each have the block for a whole timeout before the one
-            # that would bring it.
-            most = min(self._policy.duplicates + begun.late, self._policy.duplicates_most)
+            asked = self._requests.asked(block)
+            # Each time that a block was late, one peer more may be asked for it: where several peers stall,
+            # two at a time would each hold the block for a whole timeout.
+            most = min(self._policy.max_asked + in_progress.late, self._policy.max_asked_late)
             if source.peer not in asked and len(asked) < most:
-                begun.owner = source.peer
+                in_progress.owner = source.peer
                 return block
         return None
 
-    def _is_tail(self) -> bool:
-        """Whether every piece that anybody has was begun."""
-        return self._availability.nobody(self._begun.unbegun) == self._begun.unbegun
+    def _end_game(self) -> bool:
+        """Whether every piece that anybody has was started."""
+        return self._availability.nobody(self._in_progress.unstarted) == self._in_progress.unstarted
 
     # -- the end
-    # -------------------------------------------------------------------------------------------------------------------
 
-    def _conclude(self, now: float) -> None:
+    def _finish(self, now: float) -> None:
         if self.have.full:
-            self._over = True
-            self._wishes.append(Finished())
-        elif now >= self._patience.until(alone=not self._sources):
-            self._over = True
-            self._wishes.append(GiveUp(self.unobtainable()))
+            self._done = True
+            self._effects.append(Finished())
+        elif now >= self._stall_timeout.until(alone=not self._sources):
+            self._done = True
+            self._effects.append(GiveUp(self.unobtainable()))

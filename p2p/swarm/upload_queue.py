@@ -1,200 +1,390 @@
-"""Whom we serve, across all contents: few requests at a time, each finished before the next, peers in turn.
+"""Which requests for blocks are served now: upload slots, fair queueing by host, slow and stalled receivers.
 
-Many slow streams from one seed would delay everybody's first piece, so only `slots` blocks are sent at once.
-Who waits, waits in a queue of its own, and the queues are served round robin: a peer that asks for a hundred
-blocks delays another by one block, not by a hundred. Ids cost nothing, hosts do: all callers of one host
-together have `SEATS` places in a round, so that one which says a hundred ids delays others by so many blocks,
-not by a hundred.
+One queue serves all swarms of a peer. It is pure: it gets `now`, and returns `Grant`, `Refuse` and `Abort`
+effects.
 
-A slot is for who takes what it is sent. Who takes next to nothing, or far less than another that waits, is
-sent the rest of its block beside the slots.
+**Slots.** Many slow streams from one seed delay everybody's first piece, so only a few blocks are sent at
+once, each finished before the next begins. A request that waits does so in the queue of its client, and the
+queues are served round robin: a client with a hundred requests delays another by one block, not by a hundred.
 
-While nobody waits, who takes what it gets at once gets several blocks in one turn: most of the cost of a
-small block is to begin it.
+**Hosts.** An id costs nothing, a host does. All clients of one host together have a few turns in a round, so
+a host that makes up a hundred ids delays others by a few blocks.
+
+**Slow and stalled receivers.** A slot is for a receiver that takes what it is sent. While others wait, every
+upload in a slot is measured:
+
+- *stalled*: it takes less than the minimum rate, or nobody takes anything for a second;
+- *slow*: it takes less than an eighth of what a waiting client took in its last turn.
+
+Both are *demoted*: the upload goes on outside of the slots, and its slot goes to the next in the queue. Until
+it has ended, its client gets no second block, and is refused the one that it waits for. To hang up instead
+would be kinder to an attacker, who would come back at once and hold the next slot for a while. Demoted
+uploads cost a thread each, so there is a limit, above which the oldest stalled one is aborted.
+
+**Whose fault is a low rate?** If our own uplink is thin, every receiver is below the minimum, and to demote
+them all would split a thin link into ever more streams. So the minimum falls with each stalled upload of
+another host: with n of them, to 1 / (1 + n)².
+
+**Turns.** To begin a block costs more than to send it when blocks are small. A client that took its last turn
+at once gets several blocks in one turn while nobody waits.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable
+from dataclasses import dataclass
 from typing import Final
 
 from p2p.errors import Refused
-from p2p.model import KIB, MAX_BLOCK
+from p2p.model import KIB, MAX_BLOCK, is_loopback
+from p2p.swarm.events import Abort, Grant, Refuse, Ticket, UploadEffect
+from p2p.swarm.rate_limit import MIN_RATE
+from p2p.value import frozen
 
-SLOTS: Final = 4
-"""Blocks sent at once. The sketch of a 16-peer swarm did as well with 3 or 4 as with any other number."""
-WAITING_OF_ONE: Final = 64
-WAITING_IN_ALL: Final = 4096
-
-SEATS: Final = 4
-"""Callers of one host that are served in a round; more of them take turns."""
-
-TURN: Final = MAX_BLOCK
-"""Most bytes of a turn: one long block, or several short ones."""
-QUICK: Final = 0.02
-"""Seconds that a turn may take for the next one to have more than one block: by so much a newcomer may have
-to wait longer."""
-_REMEMBERED: Final = 256
-"""Peers known to be quick, and peers of which the rate is known, at most."""
-
-LEAST_RATE: Final = 16 * KIB
-"""Bytes a second that who is being sent something must take while others wait. It is what a receiver expects
-of a sender."""
-_MOST_OTHERS: Final = 15
-"""So many make it a 256th, and not less: else a few bytes a second of many hosts would do."""
-OUTPACED: Final = 8
-"""Who takes less than the so manieth part of what another took, that waits now, leaves its slot to it."""
-
-Ticket = Hashable
-"""Whatever the caller knows one request by."""
+TAKES_NOTHING: Final = "you do not take what is being sent to you"
 
 
-class _Line:
-    """Who waits at one host, in turn, and how many places it has in the round."""
+@frozen
+class UploadLimits:
+    """The numbers of an upload queue; times in seconds, rates in bytes a second."""
 
-    __slots__ = ("queues", "seats")
+    slots: int = 4
+    """Blocks sent at once. In a swarm of 16 peers 3 or 4 did as well as any other number."""
+    waiting_per_client: int = 64
+    waiting: int = 4096
+    """Requests that may wait, of one client and in all; one more is refused."""
+    turns_per_host: int = 4
+    """Clients of one host that are served in a round."""
+    turn: int = MAX_BLOCK
+    """Bytes of a turn at most: one long block, or several short ones."""
+    quick: float = 0.02
+    """A turn that was shorter than this may be followed by one of several blocks; a new client waits at most
+    so much longer."""
+    remembered: int = 256
+    """Clients whose last turn is remembered."""
+    look: float = 0.25
+    """How often uploads are measured while others wait."""
+    silence: float = 1.0
+    """When nothing is sent to anybody for so long, everything in a slot counts as stalled."""
+    window: float = 2.5
+    """Time over which a rate is measured. A kernel that buffers much takes more only after a third of it has
+    gone, so a shorter window would take a slow receiver for a stalled one."""
+    min_rate: float = MIN_RATE
+    """A receiver that takes less is stalled."""
+    outpaced: float = 8.0
+    """A receiver is slow if a waiting client took its last turn more than so many times faster."""
+    demoted: int = 64
+    """Uploads outside of the slots."""
+    stalled_per_host: int = 4
+    """Stalled uploads of one host, above which it is refused more. Loopback, where many peers share a host,
+    has no such limit."""
+    paced: int = 64 * KIB
+    """With a rate limit, the windows are at least as long as so many bytes take."""
+
+
+@dataclass(slots=True, eq=False)
+class _Upload:
+    """A granted upload."""
+
+    ticket: Ticket
+    client: str
+    granted_at: float
+    sent: int = 0
+    """Bytes of whole blocks."""
+    looked_at: float | None = None
+    """When its rate was last measured; None while its files are being opened, which is no fault of the
+    receiver."""
+    taken: int = 0
+    """What its client had taken by then."""
+    stalled: bool = False
+
+    @property
+    def host(self) -> str:
+        return host_of(self.client)
+
+
+@dataclass(slots=True)
+class _Client:
+    """A client with granted uploads that have begun: how many, and the bytes that it took by all of them."""
+
+    uploads: int = 0
+    taken: int = 0
+
+
+class _HostQueue:
+    """The waiting clients of one host, in turn, and how many turns it has in the round."""
+
+    __slots__ = ("clients", "turns")
 
     def __init__(self) -> None:
-        self.queues: dict[str, deque[Ticket]] = {}
-        self.seats = 0
+        self.clients: dict[str, deque[Ticket]] = {}
+        self.turns = 0
 
 
 class UploadQueue:
-    """The queue of one peer. `ask` and `done` return the tickets that may be served from now on."""
+    """The uploads of one peer: waiting, in a slot, or demoted."""
 
-    def __init__(self, slots: int = SLOTS) -> None:
-        self._slots = slots
-        self._serving: set[Ticket] = set()
-        self._lines: dict[str, _Line] = {}
+    def __init__(self, limits: UploadLimits | None = None, rate_limit: int = 0) -> None:
+        """`rate_limit` is the upload rate limit of this peer in bytes a second; 0 is none."""
+        self._limits = limits or UploadLimits()
+        self._rate_limit = rate_limit
+        self._hosts: dict[str, _HostQueue] = {}
         self._round: deque[str] = deque()
-        """Hosts in the order in which they are served, each as often as it has seats."""
-        self._waiting = 0
+        """Hosts in the order in which they are served, each as often as it has turns."""
+        self._waiting: dict[Ticket, str] = {}
+        """The client of each request that waits."""
+        self._slots: dict[Ticket, _Upload] = {}
+        self._demoted: dict[Ticket, _Upload] = {}
+        self._aborted: dict[Ticket, _Upload] = {}
+        self._clients: dict[str, _Client] = {}
         self._quick: dict[str, None] = {}
         self._rates: dict[str, float] = {}
-        """Bytes a second at which peers took their last turns."""
+        """Bytes a second of the last turns."""
+        self._moved_at = 0.0
+        self._look_at: float | None = None
+
+    # -- what there is
 
     @property
     def waiting(self) -> int:
         """How many requests wait."""
-        return self._waiting
-
-    @property
-    def crowded(self) -> bool:
-        """Whether as many wait as are served."""
-        return self._waiting >= self._slots
+        return len(self._waiting)
 
     @property
     def serving(self) -> int:
-        """How many requests are served now."""
-        return len(self._serving)
+        """How many uploads are in a slot."""
+        return len(self._slots)
 
-    def ask(self, client: str, ticket: Ticket) -> list[Ticket]:
-        """A request came from `client`. Raises `Refused("busy")` when it has too many waiting, or all have."""
-        host = host_of(client)
-        line = self._lines.get(host) or _Line()
-        queue = line.queues.get(client)
-        if self._waiting >= WAITING_IN_ALL or (queue is not None and len(queue) >= WAITING_OF_ONE):
+    @property
+    def demoted(self) -> int:
+        """How many uploads go on outside of the slots."""
+        return len(self._demoted)
+
+    @property
+    def crowded(self) -> bool:
+        """Whether as many requests wait as can be served at once."""
+        return self.waiting >= self._limits.slots
+
+    def next_wakeup(self) -> float | None:
+        """When to call `tick` at the latest; None when there is nothing to measure."""
+        return self._look_at if self._waiting else None
+
+    def active(self) -> tuple[str, ...]:
+        """Clients that are being sent something, and whose bytes `on_taken` wants to know."""
+        return tuple(self._clients)
+
+    # -- events
+
+    def ask(self, client: str, ticket: Ticket, now: float) -> list[UploadEffect]:
+        """A client requests a block. Raises `Refused("busy")` if it has too much waiting, or takes
+        nothing."""
+        limits, host = self._limits, host_of(client)
+        if self._takes_nothing(client):
+            raise Refused("busy", TAKES_NOTHING)
+        queue = self._hosts.get(host) or _HostQueue()
+        tickets = queue.clients.get(client)
+        if self.waiting >= limits.waiting or (
+            tickets is not None and len(tickets) >= limits.waiting_per_client
+        ):
             raise Refused("busy", "too many blocks are asked for at once")
-        if queue is None:
-            queue = line.queues[client] = deque()
-            self._lines[host] = line
-            self._seat(host, line)
-        queue.append(ticket)
-        self._waiting += 1
-        return self._admit()
+        if tickets is None:
+            tickets = queue.clients[client] = deque()
+            self._hosts[host] = queue
+            self._add_turn(host, queue)
+        if not self._waiting:
+            self._look_at = None  # the last look was planned for requests that wait no more
+        tickets.append(ticket)
+        self._waiting[ticket] = client
+        effects = self._grant(now)
+        self._schedule_look(now)
+        return effects
 
-    def done(self, ticket: Ticket) -> list[Ticket]:
-        """A request was served, or failed, or its asker went away while it waited."""
-        if ticket in self._serving:
-            self._serving.discard(ticket)
-        else:
+    def on_begun(self, ticket: Ticket, now: float) -> None:
+        """The first byte of a granted upload may leave."""
+        upload = self._granted(ticket)
+        if upload is None or upload.looked_at is not None:
+            return
+        client = self._clients.setdefault(upload.client, _Client())
+        client.uploads += 1
+        upload.looked_at, upload.taken = now, client.taken
+        self._moved_at = now
+
+    def on_taken(self, client: str, count: int, now: float) -> None:
+        """A client took `count` bytes more."""
+        found = self._clients.get(client)
+        if found is not None and count:
+            found.taken += count
+            self._moved_at = now
+
+    def on_sent(self, ticket: Ticket, count: int) -> None:
+        """A block of `count` bytes left whole."""
+        upload = self._granted(ticket)
+        if upload is not None:
+            upload.sent += count
+
+    def on_ended(self, ticket: Ticket, now: float) -> list[UploadEffect]:
+        """An upload is over, or its client went away while it waited."""
+        if ticket in self._waiting:
             self._forget(ticket)
-        return self._admit()
+            return self._grant(now)
+        upload = self._granted(ticket)
+        if upload is None:
+            return []
+        in_slot = self._slots.pop(ticket, None) is not None
+        self._demoted.pop(ticket, None)
+        self._aborted.pop(ticket, None)
+        if in_slot:
+            self._moved_at = now
+        if upload.looked_at is not None:
+            client = self._clients[upload.client]
+            client.uploads -= 1
+            if not client.uploads:
+                del self._clients[upload.client]
+            self._remember(upload, now)
+        return self._grant(now)
 
-    def turn(self, client: str) -> int:
-        """How many bytes `client` may get in the turn that begins now; 0 is only the first block that it asked
-        for."""
-        return TURN if client in self._quick and not self._waiting else 0
+    def tick(self, now: float) -> list[UploadEffect]:
+        """Measure the uploads, if that is due: demote what is slow or stalled while others wait."""
+        if self._look_at is None or now < self._look_at:
+            return []
+        self._look_at = None
+        effects: list[UploadEffect] = []
+        if self._waiting:
+            if now - self._moved_at > self._longer(self._limits.silence):
+                self._moved_at = now
+                found = [upload for upload in self._slots.values() if upload.looked_at is not None]
+                for upload in found:
+                    upload.stalled = True
+            else:
+                found = self._slow(now)
+            effects = self._demote(found, now)
+        self._schedule_look(now)
+        return effects
 
-    def took(self, client: str, seconds: float, count: int = 0) -> None:
-        """A turn of `client` has ended after so long, and `count` bytes were sent whole; 0 if it broke off."""
-        self._quick.pop(client, None)
-        if seconds <= QUICK:
-            self._quick[client] = None
-            if len(self._quick) > _REMEMBERED:
-                del self._quick[next(iter(self._quick))]
-        self._rates.pop(client, None)
-        if count:
-            self._rates[client] = count / max(seconds, 1e-6)
-            if len(self._rates) > _REMEMBERED:
-                del self._rates[next(iter(self._rates))]
+    # -- the round
 
-    def outpaced(self, rate: float) -> bool:
-        """Whether somebody waits who took its last turn so much faster that a slot of this rate would be
-        better used by it."""
-        return any(
-            self._rates.get(client, 0.0) > OUTPACED * rate
-            for line in self._lines.values()
-            for client in line.queues
-        )
+    def _takes_nothing(self, client: str) -> bool:
+        """Whether a client has a demoted upload, or its host has too many stalled ones."""
+        host, demoted = host_of(client), self._demoted.values()
+        if any(upload.client == client for upload in demoted):
+            return True
+        stalled = sum(upload.stalled and upload.host == host for upload in demoted)
+        return stalled >= self._limits.stalled_per_host and not is_loopback(host)
 
-    def _forget(self, ticket: Ticket) -> None:
-        for host, line in self._lines.items():
-            for client, queue in line.queues.items():
-                if ticket in queue:
-                    queue.remove(ticket)
-                    self._waiting -= 1
-                    if not queue:
-                        del line.queues[client]
-                        self._unseat(host, line)
-                    return
-
-    def _seat(self, host: str, line: _Line) -> None:
-        """Give a host one more place at the end of the round, if it has callers for it."""
-        if line.seats < min(len(line.queues), SEATS):
-            line.seats += 1
+    def _add_turn(self, host: str, queue: _HostQueue) -> None:
+        """Give a host one more turn at the end of the round, if it has clients for it."""
+        if queue.turns < min(len(queue.clients), self._limits.turns_per_host):
+            queue.turns += 1
             self._round.append(host)
 
-    def _unseat(self, host: str, line: _Line) -> None:
-        """Take the place of a caller that waits no more."""
-        if line.seats > len(line.queues):
-            line.seats -= 1
-            self._round.remove(host)
-        if not line.queues:
-            del self._lines[host]
+    def _forget(self, ticket: Ticket) -> None:
+        """Take a request out that waits."""
+        client = self._waiting.pop(ticket)
+        host = host_of(client)
+        queue = self._hosts[host]
+        queue.clients[client].remove(ticket)
+        if not queue.clients[client]:
+            del queue.clients[client]
+            if queue.turns > len(queue.clients):
+                queue.turns -= 1
+                self._round.remove(host)
+            if not queue.clients:
+                del self._hosts[host]
 
-    def _admit(self) -> list[Ticket]:
-        admitted: list[Ticket] = []
-        while self._round and len(self._serving) < self._slots:
+    def _grant(self, now: float) -> list[UploadEffect]:
+        effects: list[UploadEffect] = []
+        while self._round and len(self._slots) < self._limits.slots:
             host = self._round.popleft()
-            line = self._lines[host]
-            line.seats -= 1
-            client, queue = next(iter(line.queues.items()))
-            ticket = queue.popleft()
-            del line.queues[client]
-            if queue:
-                line.queues[client] = queue
-            self._seat(host, line)
-            if not line.queues:
-                del self._lines[host]
-            self._waiting -= 1
-            self._serving.add(ticket)
-            admitted.append(ticket)
-        return admitted
+            queue = self._hosts[host]
+            queue.turns -= 1
+            client, tickets = next(iter(queue.clients.items()))
+            ticket = tickets.popleft()
+            del queue.clients[client]
+            if tickets:
+                queue.clients[client] = tickets  # behind the other clients of its host
+            self._add_turn(host, queue)
+            if not queue.clients:
+                del self._hosts[host]
+            del self._waiting[ticket]
+            if self._takes_nothing(client):  # an upload of it was demoted while this request waited
+                effects.append(Refuse(ticket, "busy", TAKES_NOTHING))
+                continue
+            self._slots[ticket] = _Upload(ticket, client, now)
+            effects.append(Grant(ticket, self._turn(client)))
+        return effects
+
+    def _turn(self, client: str) -> int:
+        return self._limits.turn if client in self._quick and not self._waiting else 0
+
+    def _remember(self, upload: _Upload, now: float) -> None:
+        """Keep how a client took its last turn."""
+        seconds, client = now - upload.granted_at, upload.client
+        self._quick.pop(client, None)
+        self._rates.pop(client, None)
+        if seconds <= self._limits.quick:
+            self._quick[client] = None
+        if upload.sent:
+            self._rates[client] = upload.sent / max(seconds, 1e-6)
+        for memory in (self._quick, self._rates):
+            if len(memory) > self._limits.remembered:
+                del memory[next(iter(memory))]
+
+    def _granted(self, ticket: Ticket) -> _Upload | None:
+        return self._slots.get(ticket) or self._demoted.get(ticket) or self._aborted.get(ticket)
+
+    # -- slow and stalled receivers
+
+    def _schedule_look(self, now: float) -> None:
+        if self._look_at is None and self._waiting:
+            self._look_at = now + self._limits.look
+
+    def _longer(self, seconds: float) -> float:
+        """A window that a rate limit does not make meaningless."""
+        limits = self._limits
+        return max(seconds, limits.slots * limits.paced / self._rate_limit) if self._rate_limit else seconds
+
+    def _slow(self, now: float) -> list[_Upload]:
+        """What goes too slowly in a slot, by what was taken since it was last measured. Of slow uploads one
+        at a time is demoted, since the rate of the others may rise by it."""
+        window = self._longer(self._limits.window)
+        found: list[_Upload] = []
+        for upload in [*self._demoted.values(), *self._slots.values()]:
+            if upload.looked_at is None or now - upload.looked_at < window:
+                continue
+            client = self._clients[upload.client]
+            rate = (client.taken - upload.taken) / client.uploads / (now - upload.looked_at)
+            upload.looked_at, upload.taken = now, client.taken
+            others = (*self._demoted.values(), *found)
+            stalled = sum(other.stalled and other.host != upload.host for other in others)
+            upload.stalled = rate < min_rate(stalled, self._limits, self._rate_limit)
+            if upload.ticket not in self._slots:
+                continue
+            slow = not found and self.demoted < self._limits.demoted and self._outpaced(rate)
+            if upload.stalled or slow:
+                found.append(upload)
+        return found
+
+    def _outpaced(self, rate: float) -> bool:
+        waiting = set(self._waiting.values())
+        return any(self._rates.get(client, 0.0) > self._limits.outpaced * rate for client in waiting)
+
+    def _demote(self, found: list[_Upload], now: float) -> list[UploadEffect]:
+        for upload in found:
+            self._demoted[upload.ticket] = self._slots.pop(upload.ticket)
+        effects: list[UploadEffect] = []
+        stalled = [upload for upload in self._demoted.values() if upload.stalled]
+        for upload in stalled[: max(0, self.demoted - self._limits.demoted)]:
+            self._aborted[upload.ticket] = self._demoted.pop(upload.ticket)
+            effects.append(Abort(upload.ticket))
+        return [*effects, *self._grant(now)] if found else effects
 
 
-def least_rate(others: int, limit: int = 0) -> float:
-    """Bytes a second below which who is being sent something is to blame itself, and not our own link.
-
-    `others` are those of other hosts that are below it already: where several are, it may be our link that is
-    thin, and each that is sent something beside the slots makes it thinner for all. `limit` is our own upload
-    rate, 0 for none.
-    """
-    least = min(LEAST_RATE, limit / (2 * SLOTS)) if limit else LEAST_RATE
-    return least / (1 + min(others, _MOST_OTHERS)) ** 2
+def min_rate(stalled: int, limits: UploadLimits, rate_limit: int = 0) -> float:
+    """Bytes a second below which a receiver is stalled, while `stalled` uploads of other hosts are."""
+    least = min(limits.min_rate, rate_limit / (2 * limits.slots)) if rate_limit else limits.min_rate
+    return least / (1 + min(stalled, 15)) ** 2
 
 
 def host_of(client: str) -> str:
-    """The host of a caller, as `model.client_id` writes it."""
+    """The host of a client, as `model.client_id` writes it."""
     return client.rpartition("@")[2]

@@ -1,5 +1,5 @@
-"""Which peers to hand to whom, and under which address: best first, spread by chance, and only where the
-asker can reach them."""
+"""Chooses the peers to hand out, and the address of each: best first, spread by chance, and only where the
+client can reach them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 
 from p2p.errors import ProtocolError
 from p2p.model import PeerId, canonical_host
+from p2p.net.admission import counted_host
 from p2p.tracker.store.base import PeerRecord
 
 LOOPBACK: Final = "loopback"
@@ -22,14 +23,13 @@ USELESS: Final = "useless"
 NAME: Final = "name"
 
 CLASSES: Final = 8
-"""Peers that have a part are told apart by eighths of the content; within an eighth, chance decides."""
+"""Peers that have a part are ordered by eighths of the content; within an eighth, chance decides."""
 
 DRAWS: Final = 1000
-"""Peers looked at, where enough were found already, for the sake of one that is not of the same host or
-session as most."""
+"""Peers looked at when enough were found already, in search of one that is not on the host of most."""
 
 _METADATA: Final = frozenset({"169.254.169.254", "fd00:ec2::254"})
-"""Where clouds keep credentials: no peer ever lives there."""
+"""Where clouds keep credentials. No peer ever listens there."""
 
 _PRIVATE_NETS: Final = tuple(
     ipaddress.ip_network(net)
@@ -48,7 +48,7 @@ _HOST_NAME: Final = re.compile(rf"(?=.{{1,253}}\.?\Z){_LABEL}(?:\.{_LABEL})*\.?"
 
 
 class Choice(NamedTuple):
-    """A peer to hand out: how many bytes of the content it has, and the host under which the asker can dial
+    """A peer to hand out, how many bytes of the content it has, and the host at which the client can dial
     it."""
 
     peer: PeerRecord
@@ -58,8 +58,8 @@ class Choice(NamedTuple):
 
 @lru_cache(maxsize=16384)
 def kind_of(host: str) -> str:
-    """`loopback`, `private` (RFC 1918, RFC 6598, ULA, link local), `public`, `useless` (no peer can be
-    dialled there), or `name`."""
+    """The kind of an address: `loopback`, `private` (RFC 1918, RFC 6598, ULA, link local), `public`,
+    `useless` (no peer can be dialled there), or `name`."""
     try:
         ip = ipaddress.ip_address(host)
     except ValueError:
@@ -99,53 +99,52 @@ def check_advertised(host: str) -> str:
     return plain
 
 
-def reachable_host(seen: str, advertised: str | None, asker: str, reached: str) -> str | None:
-    """The host under which the asker can dial a peer, or None when there is none. All are canonical.
+def reachable_host(seen: str, advertised: str | None, client: str, reached: str) -> str | None:
+    """The host at which a client can dial a peer, or None when there is none. All are canonical.
 
     `seen` is where the peer was seen, `advertised` what it wants handed out (None where the operator does not
-    allow it), `asker` the asker's own address, `reached` the address by which it reached the tracker. A peer
-    on a loopback address runs on the tracker's machine, so others find it where they found the tracker. A
-    private address goes only to askers with a private or loopback address, and an advertised one that is of
-    no use to the asker falls back to the one seen.
+    allow it), `client` the client's own address, `reached` the address by which it reached the tracker.
+
+    A peer on a loopback address runs on the tracker's machine, so others find it where they found the
+    tracker. A private address goes only to clients with a private or loopback address. An advertised address
+    that is of no use to the client falls back to the one seen.
     """
-    inside = kind_of(asker) in (LOOPBACK, PRIVATE)
+    inside = kind_of(client) in (LOOPBACK, PRIVATE)
     if advertised is not None:
         kind = kind_of(advertised)
-        if kind in (PUBLIC, NAME) or (inside and kind == PRIVATE) or kind == LOOPBACK == kind_of(asker):
+        if kind in (PUBLIC, NAME) or (inside and kind == PRIVATE) or kind == LOOPBACK == kind_of(client):
             return advertised
     host = seen
-    if kind_of(seen) == LOOPBACK and kind_of(asker) != LOOPBACK:
+    if kind_of(seen) == LOOPBACK and kind_of(client) != LOOPBACK:
         host = reached
     kind = kind_of(host)
-    if kind in (PUBLIC, NAME) or (inside and kind == PRIVATE) or kind == LOOPBACK == kind_of(asker):
+    if kind in (PUBLIC, NAME) or (inside and kind == PRIVATE) or kind == LOOPBACK == kind_of(client):
         return host
     return None
 
 
 def choose(
-    holders: Mapping[PeerRecord, int],
+    peers: Mapping[PeerRecord, int],
     size: int,
     limit: int,
     rng: Random,
     host_for: Callable[[PeerRecord], str | None],
 ) -> list[Choice]:
-    """Choose at most `limit` of the peers that hold a content of `size` bytes, and that have a host for the
-    asker.
+    """Choose at most `limit` of the peers of a content of `size` bytes that have a host for the client.
 
-    Seeds first, then those with more; within a class chance decides, so that the load spreads. Takes time in
-    proportion to the holders. No host and no session gets more than half of the places while there are
-    others: who invents a thousand peers hides nobody.
+    Seeds come first, then peers with more of it. Within a class chance decides, so that the load spreads. No
+    host gets more than half of the places while there are others: a machine that invents a thousand peers
+    does not hide the honest ones. Takes time in proportion to the peers.
     """
     most, taken, draws = max(limit // 2, 1), Counter[str](), 0
-    over: tuple[list[Choice], list[Choice]] = ([], [])
-    """Whose host or session has its share already, and whose both have."""
     classes: list[list[tuple[PeerRecord, int]]] = [[] for _ in range(CLASSES + 1)]
-    for peer, have in holders.items():
+    for peer, have in peers.items():
         classes[CLASSES if have >= size else have * CLASSES // size].append((peer, have))
     chosen: list[Choice] = []
+    spare: list[Choice] = []  # of hosts that have their half already
     for group in reversed(classes):
         # Draws one by one and stops when enough are found: 10,000 seeds are not shuffled for the sake of 50.
-        while group and len(chosen) < limit and (draws < DRAWS or len(chosen) + sum(map(len, over)) < limit):
+        while group and len(chosen) < limit and (draws < DRAWS or len(chosen) + len(spare) < limit):
             draws += 1
             at = rng.randrange(len(group))
             group[at], group[-1] = group[-1], group[at]
@@ -153,28 +152,28 @@ def choose(
             host = host_for(peer)
             if host is None:
                 continue
-            full = (taken[peer.host] >= most) + (taken[peer.session] >= most)
-            if full:
-                over[full - 1].append(Choice(peer, have, host))
+            seen_at = counted_host(peer.host)
+            if taken[seen_at] >= most:
+                spare.append(Choice(peer, have, host))
                 continue
-            taken.update((peer.host, peer.session))
+            taken[seen_at] += 1
             chosen.append(Choice(peer, have, host))
-    return [*chosen, *over[0], *over[1]][:limit]
+    return [*chosen, *spare][:limit]
 
 
 def place(
     accepting: Iterable[PeerRecord],
-    holders: Collection[PeerRecord],
+    having: Collection[PeerRecord],
     size: int,
     copies: int,
     exclude: Collection[PeerId],
     host_for: Callable[[PeerRecord], str | None],
 ) -> list[Choice]:
     """Choose at most `copies` of the accepting peers, in the order given: those with room for `size` bytes
-    that lack the content."""
+    that are not among those `having` the content."""
     chosen: list[Choice] = []
     for peer in accepting:
-        if peer.room >= size and peer not in holders and peer.id not in exclude:
+        if peer.room >= size and peer not in having and peer.id not in exclude:
             host = host_for(peer)
             if host is not None:
                 chosen.append(Choice(peer, 0, host))

@@ -1,4 +1,4 @@
-"""Search: words to terms, hits in the order of their rank, page by page."""
+"""Turns the text of a search into terms, and ranks the hits of one page."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from p2p.tracker.store.base import ContentRecord, fold
 
 MAX_TERMS: Final = 64
-"""Terms beyond this number are passed over."""
+"""Terms beyond this number are ignored."""
 
 _FOLDED: Final = attrgetter("folded")
 _SEEDS: Final = attrgetter("seeds")
@@ -28,8 +28,8 @@ class Page(NamedTuple):
 def terms(text: str) -> tuple[str, ...]:
     """What a name must hold to match: the folded words of the text, split at all that is no letter or digit.
 
-    A word inside another asks for nothing more and is left out. Wildcards have no meaning: a text without
-    words, such as `%`, is looked for as it stands. A blank text asks for nothing, so all match.
+    A word that is part of another adds nothing and is left out. There are no wildcards: a text without words,
+    such as `%`, is searched for literally. A blank text has no terms, so all names match.
     """
     folded = fold(text).strip()
     found = list(dict.fromkeys(_TERM.findall(folded)))[:MAX_TERMS]
@@ -41,11 +41,12 @@ def terms(text: str) -> tuple[str, ...]:
 def rank(found: Sequence[ContentRecord], text: str, offset: int, limit: int) -> Page:
     """One page of the contents that match, given in the order of their names.
 
-    The exact name comes first, then names that begin with the text, then what has more seeds, then by name.
+    The exact name comes first, then names that begin with the text, then contents with more seeds, then the
+    order of names.
     """
     wanted = fold(text).strip()
-    # Names that begin with the text stand side by side in the order of names, and those that are the text
-    # come first among them.
+    # Names that begin with the text are neighbours in the order of names, and those that equal the text come
+    # first among them.
     begins = bisect_left(found, wanted, key=_FOLDED) if wanted else 0
     exact = bisect_right(found, wanted, key=_FOLDED) if wanted else 0
     prefix = bisect_right(found, wanted, key=lambda content: content.folded[: len(wanted)]) if wanted else 0

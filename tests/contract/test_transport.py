@@ -70,8 +70,8 @@ class Stage:
     def address(self) -> Address:
         return Address(LOOPBACK.host, self.listener.port)
 
-    async def lane(self) -> DataConnection:
-        """Another lane to the shelf."""
+    async def connect(self) -> DataConnection:
+        """Another connection to the shelf."""
         return await self.far.connect(self.address)
 
 
@@ -101,26 +101,25 @@ def act(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Play], None
     return run
 
 
-async def fetched(lane: DataConnection, span: BlockSpan) -> bytes:
+async def fetched(connection: DataConnection, span: BlockSpan) -> bytes:
     """Fetch a block into a buffer of its own."""
     buffer = bytearray(span.length)
-    await lane.fetch(CONTENT, span, memoryview(buffer))
+    await connection.fetch(CONTENT, span, memoryview(buffer))
     return bytes(buffer)
 
 
-async def lively(lane: DataConnection, stage: Stage) -> DataConnection:
-    """This lane if it still works, else a new one: after a cancel either is allowed."""
+async def lively(connection: DataConnection, stage: Stage) -> DataConnection:
+    """This connection if it still works, else a new one: after a cancel either is allowed."""
     try:
-        await fetched(lane, BlockSpan(0, 0, 1))
+        await fetched(connection, BlockSpan(0, 0, 1))
     except DataConnectionClosed:
-        await lane.close()
-        lane = await stage.lane()
-        await fetched(lane, BlockSpan(0, 0, 1))
-    return lane
+        await connection.close()
+        connection = await stage.connect()
+        await fetched(connection, BlockSpan(0, 0, 1))
+    return connection
 
 
 # -- the same bytes
-# ------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -137,43 +136,45 @@ async def lively(lane: DataConnection, stage: Stage) -> DataConnection:
 )
 def test_a_block_arrives_byte_for_byte(act: Callable[[Play], None], span: BlockSpan) -> None:
     async def play(stage: Stage) -> None:
-        lane = await stage.lane()
-        assert await fetched(lane, span) == stage.shelf.bytes_of(span)
-        await lane.close()
+        connection = await stage.connect()
+        assert await fetched(connection, span) == stage.shelf.bytes_of(span)
+        await connection.close()
 
     act(play)
 
 
 def test_only_the_buffer_given_is_filled(act: Callable[[Play], None]) -> None:
     async def play(stage: Stage) -> None:
-        lane = await stage.lane()
+        connection = await stage.connect()
         span = BlockSpan(0, 5, 1000)
         around = bytearray(b"\xee" * 1200)
-        await lane.fetch(CONTENT, span, memoryview(around)[100:1100])
+        await connection.fetch(CONTENT, span, memoryview(around)[100:1100])
         assert around == b"\xee" * 100 + stage.shelf.bytes_of(span) + b"\xee" * 100
-        await lane.close()
+        await connection.close()
 
     act(play)
 
 
-def test_many_fetches_on_one_lane_each_get_their_own_bytes(act: Callable[[Play], None]) -> None:
+def test_many_fetches_on_one_connection_each_get_their_own_bytes(act: Callable[[Play], None]) -> None:
     async def play(stage: Stage) -> None:
-        lane = await stage.lane()
+        connection = await stage.connect()
         spans = [BlockSpan(n % 2, n * 10_007, 10_007) for n in range(100)]
-        found = await asyncio.gather(*(fetched(lane, span) for span in spans))
+        found = await asyncio.gather(*(fetched(connection, span) for span in spans))
         assert found == [stage.shelf.bytes_of(span) for span in spans]
-        await lane.close()
+        await connection.close()
 
     act(play)
 
 
-def test_many_lanes_at_once_do_not_disturb_each_other(act: Callable[[Play], None]) -> None:
+def test_many_connections_at_once_do_not_disturb_each_other(act: Callable[[Play], None]) -> None:
     async def play(stage: Stage) -> None:
-        lanes = [await stage.lane() for _ in range(12)]
+        connections = [await stage.connect() for _ in range(12)]
         spans = [BlockSpan(0, n * 50_000, 300_000) for n in range(12)]
-        found = await asyncio.gather(*(fetched(lane, span) for lane, span in zip(lanes, spans, strict=True)))
+        found = await asyncio.gather(
+            *(fetched(connection, span) for connection, span in zip(connections, spans, strict=True))
+        )
         assert found == [stage.shelf.bytes_of(span) for span in spans]
-        await asyncio.gather(*(lane.close() for lane in lanes))
+        await asyncio.gather(*(connection.close() for connection in connections))
 
     act(play)
 
@@ -186,60 +187,59 @@ def test_a_block_in_several_parts_arrives_as_one(act: Callable[[Play], None]) ->
 
     async def play(stage: Stage) -> None:
         stage.shelf.cut = cut
-        lane = await stage.lane()
+        connection = await stage.connect()
         span = BlockSpan(0, 17, 500_000)
-        assert await fetched(lane, span) == stage.shelf.bytes_of(span)
-        await lane.close()
+        assert await fetched(connection, span) == stage.shelf.bytes_of(span)
+        await connection.close()
 
     act(play)
 
 
 def test_fetches_are_served_in_the_order_asked(act: Callable[[Play], None]) -> None:
     async def play(stage: Stage) -> None:
-        lane = await stage.lane()
+        connection = await stage.connect()
         ended: list[int] = []
 
         async def one(number: int) -> None:
-            await fetched(lane, BlockSpan(0, number, 200_000 if number < 3 else 10))
+            await fetched(connection, BlockSpan(0, number, 200_000 if number < 3 else 10))
             ended.append(number)
 
         await asyncio.gather(*(one(number) for number in range(8)))
         assert ended == sorted(ended)
-        await lane.close()
+        await connection.close()
 
     act(play)
 
 
 # -- the same refusals
-# ---------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "code", ["not_found", "bad_range", "busy", "quota", "unavailable", "disk", "not_allowed"]
 )
-def test_case_77_what_the_source_refuses_arrives_with_the_same_code_over_each_transport(
+def test_case_77_a_refusal_of_the_source_arrives_with_its_code(
     act: Callable[[Play], None], code: str
 ) -> None:
     async def play(stage: Stage) -> None:
         stage.shelf.refuse[1] = code
-        lane = await stage.lane()
+        connection = await stage.connect()
         buffer = bytearray(b"\xee" * 100)
         with pytest.raises(Refused) as refused:
-            await lane.fetch(CONTENT, BlockSpan(1, 0, 100), memoryview(buffer))
+            await connection.fetch(CONTENT, BlockSpan(1, 0, 100), memoryview(buffer))
         assert refused.value.code == code
         assert buffer == b"\xee" * 100
-        await lane.close()
+        await connection.close()
 
     act(play)
 
 
 def test_an_id_that_is_not_shared_is_not_found(act: Callable[[Play], None]) -> None:
     async def play(stage: Stage) -> None:
-        lane = await stage.lane()
+        connection = await stage.connect()
         with pytest.raises(Refused) as refused:
-            await lane.fetch(OTHER, BlockSpan(0, 0, 10), memoryview(bytearray(10)))
+            await connection.fetch(OTHER, BlockSpan(0, 0, 10), memoryview(bytearray(10)))
         assert refused.value.code == "not_found"
-        await lane.close()
+        await connection.close()
 
     act(play)
 
@@ -249,11 +249,11 @@ def test_an_id_that_is_not_shared_is_not_found(act: Callable[[Play], None]) -> N
 )
 def test_a_block_outside_its_piece_is_a_bad_range(act: Callable[[Play], None], span: BlockSpan) -> None:
     async def play(stage: Stage) -> None:
-        lane = await stage.lane()
+        connection = await stage.connect()
         with pytest.raises(Refused) as refused:
-            await fetched(lane, span)
+            await fetched(connection, span)
         assert refused.value.code == "bad_range"
-        await lane.close()
+        await connection.close()
 
     act(play)
 
@@ -261,21 +261,20 @@ def test_a_block_outside_its_piece_is_a_bad_range(act: Callable[[Play], None], s
 def test_a_refused_fetch_does_not_disturb_those_before_and_behind_it(act: Callable[[Play], None]) -> None:
     async def play(stage: Stage) -> None:
         stage.shelf.refuse[1] = "busy"
-        lane = await stage.lane()
+        connection = await stage.connect()
         spans = [BlockSpan(1 if n % 4 == 1 else 0, n * 1000, 1000) for n in range(20)]
-        found = await asyncio.gather(*(fetched(lane, span) for span in spans), return_exceptions=True)
+        found = await asyncio.gather(*(fetched(connection, span) for span in spans), return_exceptions=True)
         for span, came in zip(spans, found, strict=True):
             if span.piece == 1:
                 assert isinstance(came, Refused)
             else:
                 assert came == stage.shelf.bytes_of(span)
-        await lane.close()
+        await connection.close()
 
     act(play)
 
 
 # -- short, long, stalled
-# ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("surplus", [-1, 1, -999, 4096])
@@ -284,33 +283,33 @@ def test_an_answer_of_another_length_is_an_error_and_never_a_block(
 ) -> None:
     async def play(stage: Stage) -> None:
         stage.shelf.cut = lambda span: [FileSpan(span.fd, span.offset, span.length + surplus)]
-        lane = await stage.lane()
+        connection = await stage.connect()
         with pytest.raises((ProtocolError, Unreachable)):
-            await fetched(lane, BlockSpan(0, 0, 1000))
-        await lane.close()
+            await fetched(connection, BlockSpan(0, 0, 1000))
+        await connection.close()
 
     act(play)
 
 
-def test_a_file_that_became_shorter_fails_the_fetch_and_the_next_lane_works(
+def test_a_file_that_became_shorter_fails_the_fetch_and_not_the_next(
     act: Callable[[Play], None],
 ) -> None:
     async def play(stage: Stage) -> None:
         os.ftruncate(stage.shelf.fd, PIECE + 5000)
-        lane = await stage.lane()
+        connection = await stage.connect()
         with pytest.raises(Unreachable):
-            await fetched(lane, BlockSpan(1, 0, 10_000))
-        await lane.close()
-        lane = await stage.lane()
-        assert await fetched(lane, BlockSpan(1, 0, 5000)) == stage.shelf.bytes_of(BlockSpan(1, 0, 5000))
-        await lane.close()
+            await fetched(connection, BlockSpan(1, 0, 10_000))
+        await connection.close()
+        connection = await stage.connect()
+        assert await fetched(connection, BlockSpan(1, 0, 5000)) == stage.shelf.bytes_of(BlockSpan(1, 0, 5000))
+        await connection.close()
 
     act(play)
 
 
-def test_a_lane_that_waits_for_its_turn_does_not_hold_up_another(act: Callable[[Play], None]) -> None:
+def test_a_connection_that_waits_for_a_slot_does_not_delay_another(act: Callable[[Play], None]) -> None:
     async def play(stage: Stage) -> None:
-        waits, goes = await stage.lane(), await stage.lane()
+        waits, goes = await stage.connect(), await stage.connect()
         stage.shelf.gate.clear()
         waiting = asyncio.create_task(fetched(waits, BlockSpan(0, 0, 100)))
         await until(lambda: stage.shelf.entered)
@@ -326,33 +325,32 @@ def test_a_lane_that_waits_for_its_turn_does_not_hold_up_another(act: Callable[[
 
 
 # -- cancelled
-# -----------------------------------------------------------------------------------------------------------------------
 
 
 def test_a_fetch_cancelled_while_it_waits_leaves_its_buffer_untouched(act: Callable[[Play], None]) -> None:
     async def play(stage: Stage) -> None:
-        lane = await stage.lane()
+        connection = await stage.connect()
         stage.shelf.gate.clear()
         buffer = bytearray(b"\xee" * 1000)
-        task = asyncio.create_task(lane.fetch(CONTENT, BlockSpan(0, 0, 1000), memoryview(buffer)))
+        task = asyncio.create_task(connection.fetch(CONTENT, BlockSpan(0, 0, 1000), memoryview(buffer)))
         await until(lambda: stage.shelf.entered)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         stage.shelf.gate.set()
-        lane = await lively(lane, stage)
+        connection = await lively(connection, stage)
         assert buffer == b"\xee" * 1000
-        await lane.close()
+        await connection.close()
 
     act(play)
 
 
 def test_a_fetch_cancelled_half_way_never_writes_into_its_buffer_again(act: Callable[[Play], None]) -> None:
     async def play(stage: Stage) -> None:
-        lane = await stage.lane()
+        connection = await stage.connect()
         stage.shelf.crawl()
         buffer = bytearray(MAX_BLOCK)
-        task = asyncio.create_task(lane.fetch(CONTENT, BlockSpan(0, 0, MAX_BLOCK), memoryview(buffer)))
+        task = asyncio.create_task(connection.fetch(CONTENT, BlockSpan(0, 0, MAX_BLOCK), memoryview(buffer)))
         await until(lambda: any(buffer[:8192]))
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -361,22 +359,22 @@ def test_a_fetch_cancelled_half_way_never_writes_into_its_buffer_again(act: Call
         buffer[:] = b"\xee" * MAX_BLOCK
         assert len(kept) > kept.count(0) > 0, "this was not half way"
         stage.shelf.delay = 0
-        lane = await lively(lane, stage)
+        connection = await lively(connection, stage)
         assert buffer == b"\xee" * MAX_BLOCK
-        await lane.close()
+        await connection.close()
 
     act(play)
 
 
 @pytest.mark.parametrize("which", [0, 3, 9])
-def test_the_other_fetches_of_a_lane_go_on_or_fail_when_one_is_cancelled(
+def test_the_other_fetches_go_on_or_fail_when_one_is_cancelled(
     act: Callable[[Play], None], which: int
 ) -> None:
     async def play(stage: Stage) -> None:
-        lane = await stage.lane()
+        connection = await stage.connect()
         stage.shelf.gate.clear()
         spans = [BlockSpan(0, n * 100_000, 100_000) for n in range(10)]
-        tasks = [asyncio.create_task(fetched(lane, span)) for span in spans]
+        tasks = [asyncio.create_task(fetched(connection, span)) for span in spans]
         await until(lambda: stage.shelf.entered)
         tasks[which].cancel()
         stage.shelf.gate.set()
@@ -385,39 +383,39 @@ def test_the_other_fetches_of_a_lane_go_on_or_fail_when_one_is_cancelled(
         for number, came in enumerate(found):
             if number != which:
                 assert came == stage.shelf.bytes_of(spans[number]) or isinstance(came, Unreachable)
-        await (await lively(lane, stage)).close()
+        await (await lively(connection, stage)).close()
 
     act(play)
 
 
 def test_a_cancel_half_way_blames_nobody_for_the_blocks_behind_it(act: Callable[[Play], None]) -> None:
     async def play(stage: Stage) -> None:
-        lane = await stage.lane()
+        connection = await stage.connect()
         stage.shelf.crawl()
         buffer = bytearray(MAX_BLOCK)
-        first = asyncio.create_task(lane.fetch(CONTENT, BlockSpan(0, 0, MAX_BLOCK), memoryview(buffer)))
-        behind = asyncio.create_task(fetched(lane, BlockSpan(1, 0, 8192)))
+        first = asyncio.create_task(connection.fetch(CONTENT, BlockSpan(0, 0, MAX_BLOCK), memoryview(buffer)))
+        behind = asyncio.create_task(fetched(connection, BlockSpan(1, 0, 8192)))
         await until(lambda: any(buffer[:8192]))
         stage.shelf.delay = 0
         first.cancel()
         (came,) = await asyncio.gather(behind, return_exceptions=True)
         assert came == stage.shelf.bytes_of(BlockSpan(1, 0, 8192)) or isinstance(came, DataConnectionClosed)
         await asyncio.gather(first, return_exceptions=True)
-        await lane.close()
+        await connection.close()
 
     act(play)
 
 
 def test_fifty_fetches_cancelled_at_once_all_end(act: Callable[[Play], None]) -> None:
     async def play(stage: Stage) -> None:
-        lane = await stage.lane()
-        tasks = [asyncio.create_task(fetched(lane, BlockSpan(0, n, 50_000))) for n in range(50)]
+        connection = await stage.connect()
+        tasks = [asyncio.create_task(fetched(connection, BlockSpan(0, n, 50_000))) for n in range(50)]
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in tasks:
             task.cancel()
         ended, hanging = await asyncio.wait(tasks, timeout=5)
         assert not hanging
-        await (await lively(lane, stage)).close()
+        await (await lively(connection, stage)).close()
         assert len(ended) == 50
 
     act(play)
@@ -427,53 +425,52 @@ def test_a_fetch_cancelled_before_it_began_is_never_asked_or_is_forgotten(
     act: Callable[[Play], None],
 ) -> None:
     async def play(stage: Stage) -> None:
-        lane = await stage.lane()
+        connection = await stage.connect()
         buffer = bytearray(b"\xee" * 100)
-        task = asyncio.create_task(lane.fetch(CONTENT, BlockSpan(0, 0, 100), memoryview(buffer)))
+        task = asyncio.create_task(connection.fetch(CONTENT, BlockSpan(0, 0, 100), memoryview(buffer)))
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        await lively(lane, stage)
+        await lively(connection, stage)
         assert buffer == b"\xee" * 100
-        await lane.close()
+        await connection.close()
 
     act(play)
 
 
 def test_the_buffer_of_a_cancelled_fetch_can_be_given_back_at_once(act: Callable[[Play], None]) -> None:
-    async def borrow(lane: DataConnection, pool: BufferPool) -> None:
-        with pool.lease() or pytest.fail(
+    async def borrow(connection: DataConnection, pool: BufferPool) -> None:
+        with pool.borrow() or pytest.fail(
             "no buffer is free"
         ) as lease:  # raises when a view of it is still in use
-            await lane.fetch(CONTENT, BlockSpan(0, 0, MAX_BLOCK), lease.window(MAX_BLOCK))
+            await connection.fetch(CONTENT, BlockSpan(0, 0, MAX_BLOCK), lease.window(MAX_BLOCK))
 
     async def play(stage: Stage) -> None:
         pool = BufferPool(MAX_BLOCK, 1)
         for _ in range(5):
-            lane = await stage.lane()
+            connection = await stage.connect()
             stage.shelf.crawl()
-            task = asyncio.create_task(borrow(lane, pool))
+            task = asyncio.create_task(borrow(connection, pool))
             await until(lambda: pool.lent)
             await asyncio.sleep(0.03 * random.random())
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
             assert pool.free == 1
-            await lane.close()
+            await connection.close()
 
     act(play)
 
 
 # -- closed
-# --------------------------------------------------------------------------------------------------------------------------
 
 
-def test_closing_a_lane_ends_all_it_had_under_way(act: Callable[[Play], None]) -> None:
+def test_closing_a_connection_ends_all_it_had_under_way(act: Callable[[Play], None]) -> None:
     async def play(stage: Stage) -> None:
-        lane = await stage.lane()
+        connection = await stage.connect()
         stage.shelf.gate.clear()
-        tasks = [asyncio.create_task(fetched(lane, BlockSpan(0, n, 100))) for n in range(5)]
+        tasks = [asyncio.create_task(fetched(connection, BlockSpan(0, n, 100))) for n in range(5)]
         await until(lambda: stage.shelf.entered)
-        await lane.close()
+        await connection.close()
         found = await asyncio.gather(*tasks, return_exceptions=True)
         assert all(isinstance(came, DataConnectionClosed) for came in found), found
         stage.shelf.gate.set()
@@ -481,14 +478,14 @@ def test_closing_a_lane_ends_all_it_had_under_way(act: Callable[[Play], None]) -
     act(play)
 
 
-def test_closing_a_lane_half_way_ends_the_block_and_frees_its_buffer(act: Callable[[Play], None]) -> None:
+def test_closing_half_way_ends_the_block_and_frees_its_buffer(act: Callable[[Play], None]) -> None:
     async def play(stage: Stage) -> None:
-        lane = await stage.lane()
+        connection = await stage.connect()
         stage.shelf.crawl()
         buffer = bytearray(MAX_BLOCK)
-        task = asyncio.create_task(lane.fetch(CONTENT, BlockSpan(0, 0, MAX_BLOCK), memoryview(buffer)))
+        task = asyncio.create_task(connection.fetch(CONTENT, BlockSpan(0, 0, MAX_BLOCK), memoryview(buffer)))
         await until(lambda: any(buffer[:8192]))
-        await lane.close()
+        await connection.close()
         with pytest.raises(DataConnectionClosed):
             await task
         del task
@@ -497,24 +494,24 @@ def test_closing_a_lane_half_way_ends_the_block_and_frees_its_buffer(act: Callab
     act(play)
 
 
-def test_a_lane_may_be_closed_again_and_before_it_was_used(act: Callable[[Play], None]) -> None:
+def test_a_connection_may_be_closed_again_and_before_it_was_used(act: Callable[[Play], None]) -> None:
     async def play(stage: Stage) -> None:
-        lane = await stage.lane()
-        await asyncio.gather(lane.close(), lane.close())
-        await lane.close()
+        connection = await stage.connect()
+        await asyncio.gather(connection.close(), connection.close())
+        await connection.close()
         with pytest.raises(DataConnectionClosed):
-            await fetched(lane, BlockSpan(0, 0, 1))
+            await fetched(connection, BlockSpan(0, 0, 1))
 
     act(play)
 
 
-def test_a_lane_may_be_closed_from_within_a_fetch(act: Callable[[Play], None]) -> None:
+def test_a_connection_may_be_closed_from_within_a_fetch(act: Callable[[Play], None]) -> None:
     async def play(stage: Stage) -> None:
-        lane = await stage.lane()
+        connection = await stage.connect()
 
         async def one(number: int) -> None:
-            await fetched(lane, BlockSpan(0, number, 100))
-            await lane.close()
+            await fetched(connection, BlockSpan(0, number, 100))
+            await connection.close()
 
         found = await asyncio.gather(*(one(number) for number in range(5)), return_exceptions=True)
         assert found[0] is None
@@ -523,62 +520,62 @@ def test_a_lane_may_be_closed_from_within_a_fetch(act: Callable[[Play], None]) -
     act(play)
 
 
-def test_a_fetch_on_a_lane_that_was_closed_is_told_so(act: Callable[[Play], None]) -> None:
+def test_a_fetch_on_a_connection_that_was_closed_is_told_so(act: Callable[[Play], None]) -> None:
     async def play(stage: Stage) -> None:
-        lane = await stage.lane()
-        await fetched(lane, BlockSpan(0, 0, 1))
-        await lane.close()
+        connection = await stage.connect()
+        await fetched(connection, BlockSpan(0, 0, 1))
+        await connection.close()
         for _ in range(3):
             with pytest.raises(DataConnectionClosed):
-                await fetched(lane, BlockSpan(0, 0, 1))
+                await fetched(connection, BlockSpan(0, 0, 1))
 
     act(play)
 
 
-def test_closing_the_door_ends_the_lanes_and_all_they_had_under_way(act: Callable[[Play], None]) -> None:
+def test_closing_the_listener_ends_its_connections_and_their_fetches(act: Callable[[Play], None]) -> None:
     async def play(stage: Stage) -> None:
-        lanes = [await stage.lane() for _ in range(3)]
+        connections = [await stage.connect() for _ in range(3)]
         stage.shelf.gate.clear()
-        tasks = [asyncio.create_task(fetched(lane, BlockSpan(0, 0, 100))) for lane in lanes]
+        tasks = [asyncio.create_task(fetched(connection, BlockSpan(0, 0, 100))) for connection in connections]
         await until(lambda: stage.shelf.entered == 3)
         async with asyncio.timeout(2):
             await stage.listener.close()
             found = await asyncio.gather(*tasks, return_exceptions=True)
         assert all(isinstance(came, Unreachable) for came in found), found
-        for lane in lanes:
+        for connection in connections:
             with pytest.raises(Unreachable):
-                await fetched(lane, BlockSpan(0, 0, 1))
-            await lane.close()
+                await fetched(connection, BlockSpan(0, 0, 1))
+            await connection.close()
 
     act(play)
 
 
 def test_a_peer_that_goes_in_the_middle_of_a_block_is_unreachable(act: Callable[[Play], None]) -> None:
     async def play(stage: Stage) -> None:
-        lane = await stage.lane()
+        connection = await stage.connect()
         stage.shelf.crawl()
         buffer = bytearray(MAX_BLOCK)
-        task = asyncio.create_task(lane.fetch(CONTENT, BlockSpan(0, 0, MAX_BLOCK), memoryview(buffer)))
+        task = asyncio.create_task(connection.fetch(CONTENT, BlockSpan(0, 0, MAX_BLOCK), memoryview(buffer)))
         await until(lambda: any(buffer[:8192]))
         async with asyncio.timeout(3):
             await stage.listener.close()
             with pytest.raises(Unreachable):
                 await task
-        await lane.close()
+        await connection.close()
 
     act(play)
 
 
-def test_a_door_may_be_closed_again_and_its_port_is_free_then(act: Callable[[Play], None]) -> None:
+def test_a_listener_may_be_closed_again_and_its_port_is_free_then(act: Callable[[Play], None]) -> None:
     async def play(stage: Stage) -> None:
         port = stage.listener.port
         await asyncio.gather(stage.listener.close(), stage.listener.close())
         again = await stage.near.listen(stage.shelf, Address(LOOPBACK.host, port))
         try:
             assert again.port == port
-            lane = await stage.far.connect(Address(LOOPBACK.host, port))
-            assert await fetched(lane, BlockSpan(0, 0, 10)) == stage.shelf.data[:10]
-            await lane.close()
+            connection = await stage.far.connect(Address(LOOPBACK.host, port))
+            assert await fetched(connection, BlockSpan(0, 0, 10)) == stage.shelf.data[:10]
+            await connection.close()
         finally:
             await again.close()
 
@@ -599,19 +596,19 @@ def test_nobody_at_an_address_is_unreachable_with_the_address_in_the_message(
     async def play(stage: Stage) -> None:
         await stage.listener.close()
         with pytest.raises(Unreachable) as error:
-            await stage.lane()
+            await stage.connect()
         assert str(stage.address) in str(error.value)
 
     act(play)
 
 
-def test_a_hundred_lanes_opened_and_closed_leave_nothing(act: Callable[[Play], None]) -> None:
+def test_a_hundred_connections_opened_and_closed_leave_nothing(act: Callable[[Play], None]) -> None:
     async def play(stage: Stage) -> None:
         for number in range(100):
-            lane = await stage.lane()
+            connection = await stage.connect()
             if number % 3:
-                await fetched(lane, BlockSpan(0, number, 100))
-            await lane.close()
+                await fetched(connection, BlockSpan(0, number, 100))
+            await connection.close()
 
     act(play)
 
@@ -629,7 +626,7 @@ def test_whatever_is_cancelled_refused_and_closed_no_fetch_ends_with_wrong_bytes
             FileSpan(span.fd, span.offset, 1),
             FileSpan(span.fd, span.offset + 1, span.length - 1),
         ]
-        lane = await stage.lane()
+        connection = await stage.connect()
         running: list[tuple[BlockSpan, bytearray, asyncio.Task[None]]] = []
         ended: list[tuple[bytearray, bytes]] = []
         outcomes = {"came": 0, "refused": 0, "closed": 0, "cancelled": 0}
@@ -639,13 +636,13 @@ def test_whatever_is_cancelled_refused_and_closed_no_fetch_ends_with_wrong_bytes
                 span = BlockSpan(rng.choice((0, 0, 0, 1)), rng.randrange(1000), rng.randrange(2, 60_000))
                 buffer = bytearray(span.length)
                 running.append(
-                    (span, buffer, asyncio.create_task(lane.fetch(CONTENT, span, memoryview(buffer))))
+                    (span, buffer, asyncio.create_task(connection.fetch(CONTENT, span, memoryview(buffer))))
                 )
             elif choice < 0.75:
                 rng.choice(running)[2].cancel()
             elif choice < 0.78:
-                await lane.close()
-                lane = await stage.lane()
+                await connection.close()
+                connection = await stage.connect()
             for _ in range(rng.randrange(4)):
                 await asyncio.sleep(0)
             if rng.random() < 0.1:
@@ -654,8 +651,10 @@ def test_whatever_is_cancelled_refused_and_closed_no_fetch_ends_with_wrong_bytes
                 running.remove(one)
                 outcomes[_outcome(stage.shelf, one)] += 1
                 ended.append((one[1], bytes(one[1])))
-            lane = lane if not ended or rng.random() < 0.9 else await _fresh_if_closed(lane, stage)
-        await lane.close()
+            connection = (
+                connection if not ended or rng.random() < 0.9 else await _fresh_if_closed(connection, stage)
+            )
+        await connection.close()
         await asyncio.wait(
             [task for _, _, task in running] or [asyncio.create_task(asyncio.sleep(0))], timeout=5
         )
@@ -682,12 +681,12 @@ def _outcome(shelf: Shelf, one: tuple[BlockSpan, bytearray, asyncio.Task[None]])
     return "refused" if isinstance(error, Refused) else "closed"
 
 
-async def _fresh_if_closed(lane: DataConnection, stage: Stage) -> DataConnection:
-    """A new lane if this one has ended; asks for nothing but a byte."""
+async def _fresh_if_closed(connection: DataConnection, stage: Stage) -> DataConnection:
+    """A new connection if this one has ended; asks for nothing but a byte."""
     try:
         async with asyncio.timeout(0.5):
-            await fetched(lane, BlockSpan(0, 0, 1))
+            await fetched(connection, BlockSpan(0, 0, 1))
     except (Unreachable, TimeoutError):
-        await lane.close()
-        return await stage.lane()
-    return lane
+        await connection.close()
+        return await stage.connect()
+    return connection

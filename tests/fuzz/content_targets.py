@@ -1,5 +1,5 @@
-"""Fuzz targets of what describes a content: its manifest, names, links, bitmaps, and what lies on the disk
-beside it."""
+"""Fuzz targets of contents: manifests, names, links, bitmaps, and the files that the program keeps on
+disk."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Final
 
 from p2p.content.bitmap import Bitmap
 from p2p.content.geometry import Geometry, Layout
-from p2p.content.manifest import build, content_id, parse, to_bytes
+from p2p.content.manifest import DIGEST_LENGTH, build, content_id, parse, to_bytes
 from p2p.content.names import (
     check_collisions,
     check_part,
@@ -20,7 +20,6 @@ from p2p.content.names import (
     local_part,
     local_path,
     local_paths,
-    printable,
 )
 from p2p.content.uri import Uri, is_link, parse_link
 from p2p.content.uri import content_id as link_id
@@ -28,24 +27,24 @@ from p2p.errors import DiskError, IntegrityError, ProtocolError, UsageError
 from p2p.model import MAX_PIECES, MAX_SIZE, MIB, Address, ContentId
 from p2p.peer.session_file import StoredSession, load_session, save_session
 from p2p.protocol.schema import Base64
+from p2p.storage.cache import HashCache, scan_digest
 from p2p.storage.disk_io import disk_io
-from p2p.storage.hash_cache import DIGEST, HashCache, _digest
-from p2p.storage.part_file import PartialContent
+from p2p.storage.part_file import PartFile
 from p2p.storage.scan import Fingerprint, Scanned
+from p2p.text import printable
 from tests.fuzz.target import Target, check_refused, check_sentence
 from tests.kit.content_samples import folder_manifest, manifest_of
 
 _ROOM: Final = Path("/dev/shm") if Path("/dev/shm").is_dir() else None
-"""Where temporary folders are made: in memory, where there is such a place."""
+"""The parent of temporary folders: in memory, where the system has such a folder."""
 
 
 # -- the manifest
-# --------------------------------------------------------------------------------------------------------------------------
 
 
 def manifest(data: bytes) -> None:
-    """Nothing but the one canonical form is read; its paths stay inside, its sizes fit, and building it anew
-    gives the same."""
+    """Only the canonical form is parsed. Its paths stay inside the folder, its sizes add up, and building it
+    again gives the same."""
     try:
         found = parse(data, None)
     except ProtocolError as error:
@@ -59,7 +58,7 @@ def manifest(data: bytes) -> None:
     except IntegrityError:
         pass
     else:
-        raise AssertionError("another id was accepted")
+        raise AssertionError("a manifest was accepted for another id")
     assert found == build(
         name=found.name,
         kind=found.kind,
@@ -83,12 +82,11 @@ def _manifest_seeds() -> Iterator[bytes]:
 
 
 # -- names
-# ---------------------------------------------------------------------------------------------------------------------------------
 
 
 def names(data: bytes) -> None:
-    """A name is refused, or its local form is one safe part that no second pass changes; so of paths, and of
-    several together."""
+    """A name is refused, or its local form is one safe part that a second pass does not change. The same
+    holds for paths, and for several together."""
     text = _text(data)
     shown = printable(text)
     assert printable(shown) == shown
@@ -122,7 +120,7 @@ def names(data: bytes) -> None:
 
 
 def _text(data: bytes) -> str:
-    """Bytes as a text that may hold anything, half a surrogate pair too."""
+    """The bytes as text with any code points, single surrogates included."""
     return (
         data.decode("utf-8", "surrogatepass") if _decodes(data) else data.decode("utf-8", "surrogateescape")
     )
@@ -143,11 +141,10 @@ def _names_seeds() -> Iterator[bytes]:
 
 
 # -- links
-# ---------------------------------------------------------------------------------------------------------------------------------
 
 
-def link(data: bytes) -> None:
-    """A link that is read is written as plain ASCII and read again as the same."""
+def uri(data: bytes) -> None:
+    """A link that is parsed is written as plain ASCII, and parsed again as the same."""
     text = _text(data)
     try:
         found = parse_link(text)
@@ -162,18 +159,17 @@ def link(data: bytes) -> None:
     assert link_id(found.id) == found.id
 
 
-def _link_seeds() -> Iterator[bytes]:
+def _uri_seeds() -> Iterator[bytes]:
     yield str(Uri(ContentId("ab" * 32), Address("::1", 6969), "lab image.img")).encode()
     yield f"p2p:{'AB' * 32}?tracker=host&x=1&name=%c3%a9&".encode()
 
 
 # -- bitmaps
-# -------------------------------------------------------------------------------------------------------------------------------
 
 
 def bitmap(data: bytes) -> None:
-    """The first three bytes are the number of pieces, the rest a bitmap or its base64; what is read is a set
-    with one form."""
+    """The first three bytes are the number of pieces, the rest a bitmap or its base64. A bitmap that is read
+    has a single form."""
     n, rest = int.from_bytes(data[:3], "big") % (MAX_PIECES + 1), data[3:]
     forms = [rest]
     try:
@@ -204,7 +200,6 @@ def _bitmap_seeds() -> Iterator[bytes]:
 
 
 # -- on the disk
-# ---------------------------------------------------------------------------------------------------------------------------
 
 _SCANNED: Final = Scanned("x", "file", Path("/x"), (Fingerprint("x", 3 * 65_536, 1, 2, 3),), ())
 _HASHES: Final = (b"\1" * 32, b"\2" * 32, b"\3" * 32)
@@ -213,40 +208,39 @@ _PART_ID: Final = content_id(to_bytes(_PART))
 _TRACKER: Final = Address("10.0.0.1", 6969)
 
 
-def remembered(data: bytes) -> None:
-    """Whatever lies in the place of remembered hashes: they are recalled as they were kept, or not at all."""
+def hash_cache(data: bytes) -> None:
+    """Whatever an entry holds: the hashes are recalled as they were kept, or not at all."""
     with tempfile.TemporaryDirectory(dir=_ROOM) as name:
-        memory = HashCache(Path(name))
-        memory.keep(_SCANNED, "sha256", 65_536, _HASHES, 1e9)
+        cache = HashCache(Path(name))
+        cache.keep(_SCANNED, "sha256", 65_536, _HASHES, 1e9)
         (path,) = Path(name).iterdir()
         kept = path.read_bytes()
         path.write_bytes(data)
-        found = memory.recall(_SCANNED, "sha256", 65_536)
-        assert found is None or data[DIGEST:-DIGEST] == b"".join(found)
+        found = cache.recall(_SCANNED, "sha256", 65_536)
+        assert found is None or data[DIGEST_LENGTH:-DIGEST_LENGTH] == b"".join(found)
         assert (found == _HASHES) == (data == kept)
-        assert memory.recall(_SCANNED, "blake2b-256", 65_536) is None
+        assert cache.recall(_SCANNED, "blake2b-256", 65_536) is None
 
 
-def _remembered_seeds() -> Iterator[bytes]:
-    body = _digest(_SCANNED, "sha256", 65_536) + b"".join(_HASHES)
-    yield body + hashlib.blake2b(body, digest_size=DIGEST).digest()
+def _hash_cache_seeds() -> Iterator[bytes]:
+    body = scan_digest(_SCANNED, "sha256", 65_536) + b"".join(_HASHES)
+    yield body + hashlib.blake2b(body, digest_size=DIGEST_LENGTH).digest()
     yield b""
 
 
-def partial(data: bytes) -> None:
-    """A sidecar of any content: a download begins, or is refused by a `DiskError`; nothing that was there is
-    changed by a refusal.
+def sidecar(data: bytes) -> None:
+    """For a sidecar of any content a download begins, or raises `DiskError`; a refusal changes nothing.
 
-    The first byte says what else lies there, and whether the download may overwrite.
+    The first byte says which other files exist, and whether the download may overwrite.
     """
-    kind, sidecar = (data[0], data[1:]) if data else (0, b"")
+    kind, found = (data[0], data[1:]) if data else (0, b"")
     with tempfile.TemporaryDirectory(dir=_ROOM) as name:
-        download = PartialContent(
+        download = PartFile(
             _PART, _PART_ID, Path(name), disk_io(portable=bool(kind & 8)), overwrite=bool(kind & 4)
         )
-        before = {download.sidecar: sidecar}
+        before = {download.sidecar: found}
         if kind & 1:
-            before[download.part] = b"part"
+            before[download.path] = b"part"
         if kind & 2:
             before[download.target] = b"target"
         for path, content in before.items():
@@ -258,32 +252,31 @@ def partial(data: bytes) -> None:
             left = {path: path.read_bytes() for path in Path(name).iterdir()}
             gone = {path for path in before if path not in left}
             assert left.items() <= before.items(), "a refusal changed something"
-            # An empty sidecar holds nothing; and a whole one of ours, with its mark, beside a finished target
-            # is what a crash left.
+            # An empty sidecar holds nothing, and one of ours is of no use beside a target that is not ours.
             assert gone <= {download.sidecar}
-            assert not sidecar or not gone or sidecar.startswith(to_bytes(_PART))
+            assert not found or not gone or found == to_bytes(_PART)
             return
         finally:
             download.abandon()
-        assert download.sidecar.read_bytes().startswith(to_bytes(_PART))
+        assert download.sidecar.read_bytes() == to_bytes(_PART)
         assert download.resumed == bool(kind & 1)
-        assert not kind & 1 or sidecar.startswith(to_bytes(_PART))
-        assert download.part.stat().st_size == _PART.size
+        assert not kind & 1 or found == to_bytes(_PART)
+        assert download.path.stat().st_size == _PART.size
         assert not kind & 2 or download.target.read_bytes() == b"target"
 
 
-def _partial_seeds() -> Iterator[bytes]:
+def _sidecar_seeds() -> Iterator[bytes]:
     for kind in range(16):
         yield bytes([kind]) + to_bytes(_PART)
         yield bytes([kind])
     yield b"\0" + to_bytes(_PART)[:40]
     yield b"\1" + b'{"files":['
-    yield b"\0" + b"somebody's notes"
+    yield b"\0" + b"notes of a user"
 
 
 def session_file(data: bytes) -> None:
-    """A session file of any content is a session that can be kept and said to a tracker, or a `DiskError`
-    that names it."""
+    """Any session file is a session that can be saved and sent to a tracker, or raises a `DiskError` that
+    names the file."""
     with tempfile.TemporaryDirectory(dir=_ROOM) as name:
         state = Path(name)
         save_session(state, StoredSession(_TRACKER, "alice", "ab" * 16))
@@ -309,9 +302,9 @@ def _session_file_seeds() -> Iterator[bytes]:
 TARGETS: Final = (
     Target("manifest", manifest, _manifest_seeds),
     Target("names", names, _names_seeds, length=1024),
-    Target("link", link, _link_seeds, length=1024),
+    Target("uri", uri, _uri_seeds, length=1024),
     Target("bitmap", bitmap, _bitmap_seeds, length=512, factor=512),
-    Target("remembered", remembered, _remembered_seeds, length=512),
-    Target("partial", partial, _partial_seeds, length=512, base=2 * MIB),
+    Target("hash_cache", hash_cache, _hash_cache_seeds, length=512),
+    Target("sidecar", sidecar, _sidecar_seeds, length=512, base=2 * MIB),
     Target("session_file", session_file, _session_file_seeds, length=1024),
 )

@@ -1,5 +1,5 @@
-"""A plain mutation loop, for machines without a coverage-guided fuzzer: seeded, so that what it found it
-finds again."""
+"""A seeded mutation loop, for machines without a coverage-guided fuzzer. The same seed finds the same
+inputs."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ MUTATIONS: tuple[Mutation, ...] = (_flip, _change, _insert, _replace, _delete, _
 
 
 def mutant(target: Target, rng: random.Random, pool: Sequence[bytes]) -> bytes:
-    """One input made of one of `pool` by one to six changes."""
+    """An input of `pool` with one to six mutations."""
     data = bytearray(rng.choice(pool))
     for _ in range(rng.randint(1, 6)):
         rng.choice(MUTATIONS)(rng, data, pool)
@@ -60,8 +60,8 @@ def mutant(target: Target, rng: random.Random, pool: Sequence[bytes]) -> bytes:
 
 
 def run(target: Target, seconds: float, seed: int, *, each: Callable[[bytes], None] | None = None) -> int:
-    """Give the target mutants for so long, and return how many. `each` is told of every input before it is
-    run; what the target raises is raised here."""
+    """Run the target on mutants for `seconds`, and return their number. `each` is called with every input
+    before its run. An exception of the target is raised here."""
     rng, pool, count = random.Random(f"{seed} {target.name}"), [*target.inputs(), b""], 0
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -1,11 +1,10 @@
-"""Fuzz every parser for so many seconds in all: coverage-guided where atheris is installed, else by plain
-seeded mutation.
+"""Fuzz every parser: guided by coverage where atheris is installed, else by plain seeded mutation.
 
-    python tests/fuzz/run.py --seconds 60 [TARGET…]     fuzz; inputs that break something are kept in
-    tests/fuzz/found/TARGET/ python tests/fuzz/run.py --seconds 60 --keep        fuzz, then keep in
-    tests/fuzz/corpus/ the smallest inputs that reach as much
+    python tests/fuzz/run.py --seconds 60 [TARGET…]    inputs with a finding go to tests/fuzz/found/TARGET/
+    python tests/fuzz/run.py --seconds 60 --keep       the smallest inputs that reach as much code as all do
+                                                       go to tests/fuzz/corpus/TARGET/
 
-The exit code is 1 when something was found. Each coverage-guided target is a process of its own, one after
+The exit code is 1 if there was a finding. Each coverage-guided target runs in a process of its own, one after
 the other.
 """
 
@@ -31,19 +30,18 @@ ROOT: Final = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
 WORK: Final = ROOT / ".fuzz"
-"""Where the inputs that reached something new gather, from run to run; not in the tree."""
+"""Inputs that reached new code in any run; not in the tree."""
 MOST_KEPT: Final = 50
 LARGEST_KEPT: Final = 4096
 MEMORY: Final = 1024
-"""MiB that a process may take before the fuzzer calls it a finding; instrumented code and its tables take a
-few hundred."""
+"""MiB of memory that are a finding; instrumented code and its tables need a few hundred."""
 
 _STATUS: Final = re.compile(r"#(\d+)\s+(INITED|DONE|NEW|REDUCE|pulse)\s+cov: (\d+) ft: (\d+) corp: (\d+)")
 _COUNT: Final = re.compile(r"stat::number_of_executed_units:\s+(\d+)")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Fuzz what was asked for, and print a line a target."""
+    """Fuzz the targets asked for, and print a line for each."""
     given = list(sys.argv[1:] if argv is None else argv)
     if given[:1] == ["--inside"]:
         return _inside(given[1], given[2:])
@@ -54,13 +52,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--seed",
         type=int,
         default=None,
-        help="where chance begins (default: another each time; it is printed)",
+        help="seed of the mutations (default: a random one, which is printed)",
     )
     parser.add_argument("--keep", action="store_true", help="keep the best inputs in the tree afterwards")
     parser.add_argument(
         "--plain",
         action="store_true",
-        help="mutate without looking at coverage, also where atheris is installed",
+        help="mutate without coverage, even if atheris is installed",
     )
     words = parser.parse_args(given)
     from tests.fuzz.targets import TARGETS
@@ -82,19 +80,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             _keep(name)
     if broken:
         print(
-            f"something was found in {', '.join(broken)}; the inputs are in tests/fuzz/found/",
+            f"findings in {', '.join(broken)}; the inputs are in tests/fuzz/found/",
             file=sys.stderr,
         )
     return 1 if broken else 0
 
 
 # -- guided
-# --------------------------------------------------------------------------------------------------------------------------------
 
 
 def _inside(name: str, arguments: list[str]) -> int:
-    """The process of one target, begun with `--inside NAME` and what libFuzzer is told: instruments the
-    program, then hands itself to libFuzzer, which ends the process."""
+    """The process of one target (`--inside NAME` and libFuzzer's options): instruments the code, then runs
+    libFuzzer, which ends the process."""
     import atheris
 
     with atheris.instrument_imports(include=["p2p", "transports"]):
@@ -105,7 +102,7 @@ def _inside(name: str, arguments: list[str]) -> int:
 
 
 def _guided(name: str, seconds: float, seed: int) -> bool:
-    """Fuzz one target in a process of its own; False when it found something."""
+    """Fuzz one target in a process of its own. Returns whether it found nothing."""
     from tests.fuzz.target import CORPUS, FOUND, TOKENS
     from tests.fuzz.targets import TARGETS
 
@@ -147,7 +144,8 @@ def _guided(name: str, seconds: float, seed: int) -> bool:
     last = rows[-1] if rows else first
     runs = int(counted[-1]) if counted else int(last[0])
     print(
-        f"{name:14} {runs:>10,} runs   coverage {first[2]} to {last[2]}   features {first[3]} to {last[3]}   {last[4]} inputs",
+        f"{name:16} {runs:>10,} runs   coverage {first[2]} to {last[2]}   features {first[3]} to {last[3]}   "
+        f"{last[4]} inputs",
         flush=True,
     )
     _tidy(FOUND / name)
@@ -162,11 +160,10 @@ def _tidy(folder: Path) -> None:
 
 
 # -- plain
-# ---------------------------------------------------------------------------------------------------------------------------------
 
 
 def _plain(name: str, seconds: float, seed: int) -> bool:
-    """The same without looking at coverage, in this process; False when it found something."""
+    """Fuzz one target without coverage, in this process. Returns whether it found nothing."""
     from tests.fuzz import mutate
     from tests.fuzz.target import FOUND
     from tests.fuzz.targets import TARGETS
@@ -174,22 +171,20 @@ def _plain(name: str, seconds: float, seed: int) -> bool:
     last = [b""]
     try:
         count = mutate.run(TARGETS[name], seconds, seed, each=lambda data: last.__setitem__(0, data))
-    except Exception:  # noqa: BLE001  whatever it is, it is a finding
+    except Exception:  # noqa: BLE001 (every exception is a finding)
         traceback.print_exc()
         path = _store(FOUND / name, last[0])
-        print(f"{name:14} found {path}", flush=True)
+        print(f"{name:16} found {path}", flush=True)
         return False
-    print(f"{name:14} {count:>10,} runs", flush=True)
+    print(f"{name:16} {count:>10,} runs", flush=True)
     return True
 
 
 # -- what is kept
-# --------------------------------------------------------------------------------------------------------------------------
 
 
 def _keep(name: str) -> None:
-    """Choose from all inputs of a target, smallest first, those that reach something no smaller one
-    reaches."""
+    """Keep those inputs of a target, smallest first, that reach code which no smaller one reaches."""
     from tests.fuzz.target import CORPUS
     from tests.fuzz.targets import TARGETS
 
@@ -206,7 +201,7 @@ def _keep(name: str) -> None:
         if not reached[data] <= known:
             known |= reached[data]
             chosen.append(data)
-    # What a later, larger one reaches too is not worth a file: the greedy pass from the other end drops it.
+    # A second pass from the other end drops the inputs whose code a larger one reaches too.
     for data in reversed(list(chosen)):
         rest = set[tuple[str, int, int]]().union(*(reached[other] for other in chosen if other is not data))
         if reached[data] <= rest:
@@ -216,12 +211,13 @@ def _keep(name: str) -> None:
     for data in chosen:
         _store(kept, data)
     print(
-        f"{name:14} {len(inputs)} inputs, {len(chosen)} kept, {sum(map(len, chosen)):,} bytes, {len(known)} steps from line to line"
+        f"{name:16} {len(inputs)} inputs, {len(chosen)} kept, {sum(map(len, chosen)):,} bytes, "
+        f"{len(known)} steps from line to line"
     )
 
 
 def _reached(run: Any, data: bytes) -> set[tuple[str, int, int]]:
-    """The steps from line to line that an input takes through the program's own files."""
+    """The pairs of lines in our files that run one after the other for an input."""
     found: set[tuple[str, int, int]] = set()
 
     def follow(frame: FrameType, event: str, _: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Fuzz targets of whole parts: a tracker asked by several connections, the words of gRPC, its lane, the
+"""Fuzz targets of whole parts: a tracker with several connections, gRPC's framing and data connection, the
 trace, and every setting."""
 
 from __future__ import annotations
@@ -14,59 +14,61 @@ from typing import Any, Final
 from google.protobuf.message import DecodeError
 from grpc import StatusCode
 
-from p2p.cli.config import DemoConfig, PeerConfig, Setting, SimConfig, TrackerConfig
+from p2p.cli.config import DemoConfig, PeerConfig, SimConfig, TrackerConfig
+from p2p.cli.options import Option
 from p2p.errors import WIRE_CODES, ProtocolError, Refused, Unreachable, UsageError
 from p2p.model import Address, BlockSpan, ContentId
+from p2p.net.limits import TIMEOUTS
 from p2p.peer.trace import Trace
 from p2p.protocol.codec import by_op, decode_answer, decode_line
 from p2p.protocol.framing import MAX_LINE
 from p2p.protocol.session import Asked, BadRequest, Ended, Session
 from p2p.protocol.tracker_messages import TRACKER_OPS
-from p2p.tracker.service import AMPLIFY, Asker, TrackerService
-from p2p.tracker.store.base import Caps
-from p2p.tracker.store.directory import MemoryStore
+from p2p.tracker.service import AMPLIFY, Client, TrackerService
+from p2p.tracker.store.base import StoreLimits
+from p2p.tracker.store.directory import Directory
 from protos.transfer_pb2 import Chunk
 from tests.fuzz.target import Target, check_refused, check_sentence
 from transports.grpc.client import GrpcDataConnection
 from transports.grpc.framing import CODE_OF_STATUS, MIN_CHUNK, chunk, code_of, data_of
+from transports.grpc.limits import GRPC_LIMITS, GRPC_TIMEOUTS
 
 # -- the tracker
-# ---------------------------------------------------------------------------------------------------------------------------
 
 _OPS: Final = by_op(TRACKER_OPS)
-_ASKERS: Final = (
+_CLIENTS: Final = (
     ("127.0.0.1", "127.0.0.1"),
     ("10.0.0.7", "10.0.0.1"),
     ("8.8.8.8", "9.9.9.9"),
     ("::1", "fd00::1"),
 )
 ONE_ROW: Final = 2048
-"""Bytes that one row and the head of its answer take at most."""
+"""Largest size in bytes of one row with the head of its answer."""
 
 
 class _TrackerScene:
-    """A service over a small store, and four connections to it, from inside and outside."""
+    """A tracker service over a small store, and four connections to it, from private and public addresses."""
 
     def __init__(self, trusts: bool) -> None:
         tokens = (f"{number:032x}" for number in itertools.count(1))
-        caps = Caps(contents_per_peer=8, peers=6, pairs=24, sessions=4)
-        self.store = MemoryStore(caps)
+        limits = StoreLimits(contents_per_peer=8, peers=6, shares=24, sessions=4)
+        self.store = Directory(limits)
         self.service = TrackerService(
             self.store, random.Random(1), lambda: next(tokens), ttl=30, trust_advertised=trusts
         )
-        self.askers = [Asker(host, reached) for host, reached in _ASKERS]
-        self.sessions = [Session(_OPS) for _ in _ASKERS]
+        self.clients = [Client(host, reached) for host, reached in _CLIENTS]
+        self.sessions = [Session(_OPS) for _ in _CLIENTS]
         self.now = 0.0
 
-    def hear(self, client: int, line: bytes) -> None:
-        session, asker = self.sessions[client], self.askers[client]
+    def receive(self, number: int, line: bytes) -> None:
+        session, client = self.sessions[number], self.clients[number]
         session.receive_data(line + b"\n")
         event = session.next_event()
         if isinstance(event, Asked):
-            inside = self.service.has_session(asker)
+            logged_in = self.service.has_session(client)
             try:
                 sent = b"".join(
-                    bytes_of(session.answer(self.service.handle(event.request, asker, self.now), event.seq))
+                    bytes_of(session.answer(self.service.handle(event.request, client, self.now), event.seq))
                 )
             except (Refused, ProtocolError) as error:
                 sent = session.refuse(error, event.seq)
@@ -75,14 +77,14 @@ class _TrackerScene:
             else:
                 decode_answer(decode_line(sent[:-1]), type(event.request))
             assert len(sent) <= MAX_LINE
-            assert inside or len(sent) <= max(AMPLIFY * (len(line) + 1), ONE_ROW)
+            assert logged_in or len(sent) <= max(AMPLIFY * (len(line) + 1), ONE_ROW)
         elif isinstance(event, BadRequest):
             session.refuse(event.error, event.seq)
         elif event is not None:
             assert isinstance(event, Ended)
         if session.closed:
-            self.sessions[client] = Session(_OPS)
-            self.askers[client] = Asker(*_ASKERS[client])
+            self.sessions[number] = Session(_OPS)
+            self.clients[number] = Client(*_CLIENTS[number])
 
 
 def bytes_of(chunks: list[Any]) -> list[bytes]:
@@ -92,25 +94,27 @@ def bytes_of(chunks: list[Any]) -> list[bytes]:
 
 
 def tracker(data: bytes) -> None:
-    """Each line is said by the connection that its first byte names, or lets time go by: every answer is one
-    the asker can read.
+    """Each line is sent by the connection that its first byte names, or lets time go by. The client can read
+    every answer.
 
-    Whoever is in no session gets no more than the amplification allows; the store's figures stay those of
-    what it holds.
+    A client without a session gets no more than the amplification allows. The directory's figures stay those
+    of what it holds.
     """
     scene = _TrackerScene(trusts=bool(data[:1] > b"\x7f"))
     for line in data[1:].split(b"\n")[:40]:
         if line[:1] == b"@":
             scene.now += len(line) * 5
         elif line:
-            scene.hear(line[0] % len(_ASKERS), line[1:].replace(b"AA", b"ab" * 32).replace(b"PP", b"cd" * 16))
+            scene.receive(
+                line[0] % len(_CLIENTS), line[1:].replace(b"AA", b"ab" * 32).replace(b"PP", b"cd" * 16)
+            )
     store = scene.store
     totals = store.totals()
     contents, peers = store.contents(), store.peers()
     assert (totals.contents, totals.peers) == (len(contents), len(peers))
     assert (
-        totals.pairs
-        == sum(len(content.holders) for content in contents)
+        totals.shares
+        == sum(len(content.peers) for content in contents)
         == sum(peer.contents for peer in peers)
     )
     assert totals.bytes == sum(content.size for content in contents)
@@ -124,7 +128,8 @@ def _tracker_seeds() -> Iterator[bytes]:
         % (share % 7)
     )
     asks = (
-        b'1{"op":"lookup","id":"AA"}\n2{"op":"search","text":"LAB"}\n3{"op":"list","limit":1}\n1{"op":"peers"}\n0{"op":"stats"}\n'
+        b'1{"op":"lookup","id":"AA"}\n2{"op":"search","text":"LAB"}\n3{"op":"list","limit":1}\n'
+        b'1{"op":"peers"}\n0{"op":"stats"}\n'
         b'1{"op":"place","id":"AA","size":1,"exclude":["PP"]}\n0{"op":"place","id":"BB","size":1}\n'
     )
     yield b"\0" + login + announce + asks
@@ -145,18 +150,18 @@ def _tracker_seeds() -> Iterator[bytes]:
     yield (
         b"\0"
         + login
-        + b'1{"op":"hello","version":1,"session":"00000000000000000000000000000001"}\n1{"op":"stats"}\n0{"op":"logout"}\n'
+        + b'1{"op":"hello","version":1,"session":"00000000000000000000000000000001"}\n'
+        + b'1{"op":"stats"}\n0{"op":"logout"}\n'
     )
     yield b"\0" + login + announce.replace(b'"size":7,"have":7', b'"size":4398046511104,"have":0') + asks
 
 
 # -- gRPC
-# ----------------------------------------------------------------------------------------------------------------------------------
 
 
-def words(data: bytes) -> None:
-    """A chunk is what protobuf reads, or a fatal `bad_body`; any status and trailer is a code of ours or
-    none."""
+def grpc_framing(data: bytes) -> None:
+    """A chunk is parsed as protobuf parses it, or raises a fatal `bad_body`. Any status and trailer maps to
+    one of our codes or to none."""
     try:
         expected: bytes | None = Chunk.FromString(data).data
     except DecodeError:
@@ -177,7 +182,7 @@ def words(data: bytes) -> None:
         assert code_of(status, None) in (None, CODE_OF_STATUS.get(status))
 
 
-def _words_seeds() -> Iterator[bytes]:
+def _grpc_framing_seeds() -> Iterator[bytes]:
     yield chunk([memoryview(b"x" * 200)], 200)
     yield b"\x0a\x80\x00"
     yield b"\x0a\x01x\x0a\x02yz"
@@ -186,7 +191,7 @@ def _words_seeds() -> Iterator[bytes]:
 
 
 class _Call:
-    """A call that brings what the input says."""
+    """A call that yields given messages."""
 
     def __init__(self, messages: list[bytes]) -> None:
         self._messages = iter(messages)
@@ -202,7 +207,7 @@ class _Call:
 
 
 class _Channel:
-    """A channel whose every call brings the same."""
+    """A channel whose calls share given messages."""
 
     def __init__(self, messages: list[bytes]) -> None:
         self._messages = messages
@@ -220,12 +225,11 @@ class _Channel:
         pass
 
 
-def lane(data: bytes) -> None:
-    """Chunks of any sizes and any bytes: two blocks are filled with exactly what came, or the fetch fails;
-    nothing beside them is written.
+def data_connection(data: bytes) -> None:
+    """For chunks of any sizes and bytes, two blocks are filled with exactly these bytes, or the fetch fails.
+    Nothing outside their buffers is written.
 
-    Each byte that is not 0xff begins a chunk of that many times 64 bytes; behind a 0xff come a length and a
-    message as it stands.
+    A byte other than 0xff is a chunk of that many times 64 bytes. After 0xff come a length and a raw message.
     """
     asyncio.run(_fetch(_messages(data)))
 
@@ -234,7 +238,9 @@ async def _fetch(messages: list[bytes]) -> None:
     size, guard = 4 * MIN_CHUNK, b"G" * 64
     buffers = [bytearray(guard + bytes(size) + guard) for _ in range(2)]
     channel = _Channel(messages)
-    opened = GrpcDataConnection(channel, Address("10.0.0.1", 7000), None)
+    opened = GrpcDataConnection(
+        channel, Address("10.0.0.1", 7000), None, TIMEOUTS.stall_s, GRPC_TIMEOUTS, GRPC_LIMITS
+    )
     views = [memoryview(buffer)[64:-64] for buffer in buffers]
     fetches = (
         opened.fetch(ContentId("ab" * 32), BlockSpan(piece, 0, size), view)
@@ -265,7 +271,7 @@ def _messages(data: bytes) -> list[bytes]:
     return found
 
 
-def _lane_seeds() -> Iterator[bytes]:
+def _data_connection_seeds() -> Iterator[bytes]:
     yield bytes([64, 64])
     yield bytes([16, 48, 32, 32])
     yield bytes([64, 63, 1])
@@ -275,12 +281,10 @@ def _lane_seeds() -> Iterator[bytes]:
 
 
 # -- the trace
-# -----------------------------------------------------------------------------------------------------------------------------
 
 
 def trace(data: bytes) -> None:
-    """Any line that came is one line of plain ASCII JSON, whatever it holds, with no session's secret in
-    it."""
+    """Any received line is traced as one line of ASCII JSON."""
     written: list[str] = []
     Trace(written.append, lambda: 1.0).message("received", "10.0.0.1:1", data)
     (line,) = written
@@ -300,15 +304,14 @@ def _trace_seeds() -> Iterator[bytes]:
 
 
 # -- settings
-# ------------------------------------------------------------------------------------------------------------------------------
 
-_SETTINGS: Final[list[Setting]] = [
-    one for cls in (TrackerConfig, PeerConfig, DemoConfig, SimConfig) for one in cls.settings().values()
+_SETTINGS: Final[list[Option]] = [
+    one for cls in (TrackerConfig, PeerConfig, DemoConfig, SimConfig) for one in cls.options()
 ]
 
 
 def settings(data: bytes) -> None:
-    """Any words for any option: a value whose own text is read as the same value, or a `UsageError` that
+    """Any text for any option is a value whose own text parses to the same value, or a `UsageError` that
     begins with the option."""
     text = data.decode("utf-8", "surrogateescape")
     for one in _SETTINGS:
@@ -345,8 +348,8 @@ def _settings_seeds() -> Iterator[bytes]:
 
 TARGETS: Final = (
     Target("tracker", tracker, _tracker_seeds, length=2048, factor=256),
-    Target("words", words, _words_seeds, length=512),
-    Target("lane", lane, _lane_seeds, length=128, factor=4096),
+    Target("grpc_framing", grpc_framing, _grpc_framing_seeds, length=512),
+    Target("data_connection", data_connection, _data_connection_seeds, length=128, factor=4096),
     Target("trace", trace, _trace_seeds, length=2048),
     Target("settings", settings, _settings_seeds, length=64),
 )

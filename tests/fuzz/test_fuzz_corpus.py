@@ -1,5 +1,5 @@
-"""The fuzz targets in CI: every kept input goes through its parser within its memory, and a short seeded run
-makes others of them."""
+"""Tests with the fuzz targets: every kept input within its memory, and a second of mutation for each
+target."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RUN = Path(__file__).parent / "run.py"
 
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
-def test_case_10_every_kept_input_is_read_or_refused_as_documented_within_its_memory(target: Target) -> None:
+def test_case_10_every_kept_input_is_parsed_or_refused_within_its_memory(target: Target) -> None:
     for data in target.inputs():
         check_memory(target, data)
 
@@ -47,8 +47,8 @@ def test_case_10_the_same_seed_makes_the_same_inputs() -> None:
 
 
 @pytest.mark.parametrize("name", ["strict_json", "session", "manifest"])
-def test_case_10_inputs_as_long_as_can_come_stay_within_their_memory(name: str) -> None:
-    """What a mutation seldom makes: a whole line of the densest JSON there is."""
+def test_case_10_the_longest_inputs_stay_within_their_memory(name: str) -> None:
+    """Mutations seldom make a whole line of the densest JSON."""
     target = TARGETS[name]
     for part in (b"[],", b'{"":0},', b"0,", b'"",', b'"\xc3\xa9",', b'{"a":{}},', b"\n", b"{}\n"):
         data = (
@@ -60,8 +60,8 @@ def test_case_10_inputs_as_long_as_can_come_stay_within_their_memory(name: str) 
 
 
 def test_case_10_the_runner_works_without_the_coverage_guided_fuzzer(tmp_path: Path) -> None:
-    command = [sys.executable, str(RUN), "--plain", "--seconds", "0.5", "--seed", "7", "lines", "link"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    command = [sys.executable, str(RUN), "--plain", "--seconds", "0.5", "--seed", "7", "lines", "uri"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "seed 7" in done.stdout
     assert "lines" in done.stdout

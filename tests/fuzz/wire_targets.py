@@ -1,4 +1,4 @@
-"""Fuzz targets of the wire: strict JSON, lines, requests, answers, and a whole conversation in any cut."""
+"""Fuzz targets of the wire: strict JSON, lines, requests, answers, and a conversation cut at any place."""
 
 from __future__ import annotations
 
@@ -40,11 +40,10 @@ _DEPTH: Final = 32
 
 
 # -- strict JSON
-# ---------------------------------------------------------------------------------------------------------------------------
 
 
 def strict_json(data: bytes) -> None:
-    """A value or a fatal `bad_json`; the value is what the standard library reads, is not deep, and can be
+    """A value or a fatal `bad_json`. The value equals that of the standard library, is not deep, and can be
     written again."""
     try:
         value = loads(data)
@@ -75,12 +74,11 @@ def _json_seeds() -> Iterator[bytes]:
 
 
 # -- lines
-# -------------------------------------------------------------------------------------------------------------------------------
 
 
 def lines(data: bytes) -> None:
-    """Feeds, lines and takes in any order, as the first half of the input says, do what they do to a plain
-    string of bytes."""
+    """`feed`, `next_line` and `take`, in the order that the first half of the input gives, behave as on a
+    plain string of bytes."""
     if len(data) < 2:
         return
     limit, steps = 1 + data[0] % 48, data[1 : 1 + len(data) // 2]
@@ -117,28 +115,27 @@ def _lines_seeds() -> Iterator[bytes]:
 
 
 # -- one line
-# ------------------------------------------------------------------------------------------------------------------------------
 
 
 def request(data: bytes) -> None:
-    """A request that is read is written no longer than it came, and read again as the same; else one of the
-    four errors."""
+    """A request is decoded, encoded no longer than before, and decoded again as the same; or one of four
+    errors is raised."""
     try:
-        heard = decode_line(data)
-        found = decode_request(heard, _ALL)
+        received = decode_line(data)
+        found = decode_request(received, _ALL)
     except ProtocolError as error:
         framing = error.code in ("bad_json", "bad_body")
         check_refused(
             error, "bad_json", "bad_field", "bad_body", "unsupported", fatal=True if framing else None
         )
         return
-    written = encode_request(found, heard.seq)
+    written = encode_request(found, received.seq)
     assert written.count(b"\n") == 1
     assert len(written) <= len(data) + 1
     again = decode_line(written[:-1])
-    assert again.seq == heard.seq
+    assert again.seq == received.seq
     assert decode_request(again, _ALL) == found
-    assert encode_request(found, heard.seq) == written
+    assert encode_request(found, received.seq) == written
 
 
 def _request_seeds() -> Iterator[bytes]:
@@ -150,27 +147,27 @@ def _request_seeds() -> Iterator[bytes]:
 
 
 def answer(data: bytes) -> None:
-    """An answer to the request that the first byte names is read, and written and read as the same; its body
-    is in its bounds."""
+    """An answer to the request that the first byte names is decoded, encoded and decoded as the same. Its
+    body stays within its limit."""
     asked = ASKED[data[0] % len(ASKED)] if data else Ping
     try:
-        heard = decode_line(data[1:])
+        received = decode_line(data[1:])
     except ProtocolError as error:
         check_refused(error, "bad_json", "bad_field", "bad_body")
         return
     try:
-        found = decode_answer(heard, asked)
+        found = decode_answer(received, asked)
     except ProtocolError as error:
         check_refused(error, "bad_field", "bad_body", fatal=True)
         return
     if isinstance(found, Refused):
         assert found.code in WIRE_CODES
-        assert not heard.body
+        assert not received.body
         return
-    assert heard.body <= asked.BODY <= MAX_MANIFEST
-    written = encode_answer(found, heard.seq, heard.body)
+    assert received.body <= asked.BODY <= MAX_MANIFEST
+    written = encode_answer(found, received.seq, received.body)
     again = decode_line(written[:-1])
-    assert (again.seq, again.body) == (heard.seq, heard.body)
+    assert (again.seq, again.body) == (received.seq, received.body)
     assert decode_answer(again, asked) == found
 
 
@@ -182,9 +179,8 @@ def _answer_seeds() -> Iterator[bytes]:
 
 
 # -- a conversation
-# ------------------------------------------------------------------------------------------------------------------------
 
-_WHO: Final[tuple[dict[str, type[Request]], ...]] = (by_op(PEER_OPS), by_op(TRACKER_OPS), {})
+_SIDES: Final[tuple[dict[str, type[Request]], ...]] = (by_op(PEER_OPS), by_op(TRACKER_OPS), {})
 _PENDING: Final[tuple[Request, ...]] = (
     *(Read(id=_ID, piece=piece, offset=0, length=100) for piece in range(4)),  # type: ignore[arg-type]
     Ping(),
@@ -201,17 +197,19 @@ _PENDING: Final[tuple[Request, ...]] = (
 
 
 def session(data: bytes) -> None:
-    """Whatever comes, in whatever cut, becomes the same events, and no exception; the last of a stream that
-    ends is its end.
+    """Any stream becomes the same events however it is cut, and raises nothing. The last event of a stream
+    that ends is its end.
 
-    The first byte says who listens and whether the stream ends, the second how it is cut.
+    The first byte chooses the session and whether the stream ends, the second how it is cut.
     """
     if len(data) < 2:
         return
-    who, step, stream = data[0], 1 + data[1], data[2:]
-    end = [b""] if who & 4 else []
-    whole = run(_asking(who), [*([stream] if stream else []), *end])
-    assert run(_asking(who), [*(stream[at : at + step] for at in range(0, len(stream), step)), *end]) == whole
+    side, step, stream = data[0], 1 + data[1], data[2:]
+    end = [b""] if side & 4 else []
+    whole = run(_session(side), [*([stream] if stream else []), *end])
+    assert (
+        run(_session(side), [*(stream[at : at + step] for at in range(0, len(stream), step)), *end]) == whole
+    )
     if end:
         assert whole[-1][0] == "ended" or (whole[-1][0] == "bad" and whole[-1][3])
     for event in whole:
@@ -219,27 +217,28 @@ def session(data: bytes) -> None:
             assert event[1] in WIRE_CODES
 
 
-def _asking(who: int) -> Session:
-    made = Session(_WHO[who % 4 % 3])
+def _session(side: int) -> Session:
+    made = Session(_SIDES[side % 4 % 3])
     for one in _PENDING:
         made.ask(one)
     return made
 
 
 def _session_seeds() -> Iterator[bytes]:
-    for who in range(8):
+    for side in range(8):
         yield (
-            bytes([who, 5])
-            + b'{"op":"hello","version":1}\n{"op":"ping","seq":3}\r\n{"op":"what"}\n{"ok":true,"seq":5}\n{"op":"pi'
+            bytes([side, 5])
+            + b'{"op":"hello","version":1}\n{"op":"ping","seq":3}\r\n'
+            + b'{"op":"what"}\n{"ok":true,"seq":5}\n{"op":"pi'
         )
         yield (
-            bytes([who, 0])
+            bytes([side, 0])
             + encode_answer(ReadAnswer(), 1, 20)
             + b'{"op":"ping"}\n123456'
             + b'{"op":"ping"}\n'
         )
         yield (
-            bytes([who, 64])
+            bytes([side, 64])
             + b'{"ok":false,"error":"busy"}\n{"ok":false,"error":"x","seq":2}\n{"op":"ping","body":3}\nabc'
         )
     for seq, one in enumerate(_PENDING, start=1):

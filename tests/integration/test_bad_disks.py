@@ -1,5 +1,4 @@
-"""Downloads onto real bad disks (hostile cases 43, 46, 47): a clear error, the part kept, and only what is
-missing fetched later."""
+"""Downloads onto real bad disks (cases 43, 46, 47): a clear error, a part that is kept, and a resume."""
 
 from __future__ import annotations
 
@@ -56,7 +55,7 @@ def content_of(out: Path, sample: Sample) -> bytes:
 
 
 async def reaches(gate: Gate, out: Path) -> None:
-    """Wait until the gate has given what it gives, and all of that is written."""
+    """Wait until the gate has sent its blocks, and all of them are written."""
     async with asyncio.timeout(20):
         await gate.reached.wait()
     await until(lambda: on_disk(out / f"{gate.sample.name}.part") >= gate.open_for * PIECE, seconds=20)
@@ -64,7 +63,7 @@ async def reaches(gate: Gate, out: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["tmpfs", "ext4"])
 @pytest.mark.parametrize("pieces", [0, 1, LAST])
-def test_case_46_a_disk_that_fills_up_during_a_download_is_told_and_only_what_is_missing_is_fetched_later(
+def test_case_46_after_a_full_disk_only_what_is_missing_is_fetched(
     tmp_path: Path, kind: str, pieces: int
 ) -> None:
     async def work(disk: Path) -> None:
@@ -98,7 +97,7 @@ def test_case_46_a_disk_that_fills_up_during_a_download_is_told_and_only_what_is
 
 
 def one_download(tmp_path: Path, sample: Sample, out: Path, *before: str) -> tuple[Ended, int]:
-    """Download from an honest peer; returns how it ended, and for how many blocks the peer was asked."""
+    """Download from an honest peer; returns how it ended, and how many blocks were requested."""
 
     async def work() -> tuple[Ended, int]:
         sender = PlainPeer(sample)
@@ -108,7 +107,7 @@ def one_download(tmp_path: Path, sample: Sample, out: Path, *before: str) -> tup
     return contained(work, 90)
 
 
-def test_case_46_a_content_that_is_larger_than_the_disk_is_refused_before_a_block_is_asked_for(
+def test_case_46_a_content_larger_than_the_disk_is_refused_at_once(
     tmp_path: Path,
 ) -> None:
     with tmpfs(tmp_path / "disk", MIB // 2) as disk:
@@ -118,7 +117,7 @@ def test_case_46_a_content_that_is_larger_than_the_disk_is_refused_before_a_bloc
         assert list((disk / "out").iterdir()) == []
 
 
-def test_case_46_a_disk_with_exactly_the_room_that_is_needed_is_filled_to_the_last_byte(
+def test_case_46_a_disk_is_filled_to_the_last_byte(
     tmp_path: Path,
 ) -> None:
     with tmpfs(tmp_path / "disk", 2 * MIB) as disk:
@@ -130,9 +129,7 @@ def test_case_46_a_disk_with_exactly_the_room_that_is_needed_is_filled_to_the_la
 
 
 @pytest.mark.parametrize("files", [3, 4, 20])
-def test_case_46_a_disk_without_room_for_another_file_says_that_it_is_not_bytes_that_lack(
-    tmp_path: Path, files: int
-) -> None:
+def test_case_46_a_disk_that_can_hold_no_more_files_says_so(tmp_path: Path, files: int) -> None:
     sample = Tree.many("tree", 40, 5_000)
     with tmpfs(tmp_path / "disk", 8 * MIB, files=files) as disk:
         said = disk_message(one_download(tmp_path, sample, disk / "out")[0])
@@ -148,7 +145,7 @@ def test_case_46_a_disk_without_room_for_another_file_says_that_it_is_not_bytes_
 
 
 def test_case_46_a_disk_whose_last_file_was_made_still_gives_it_its_final_name(tmp_path: Path) -> None:
-    """A second name of a file counts as another file on this disk, so that the rename must go without."""
+    """A hard link counts as another file on this disk, so the rename must do without."""
     with tmpfs(tmp_path / "disk", 8 * MIB, files=4) as disk:  # itself, the folder, the part and the manifest
         done, _ = one_download(tmp_path, SAMPLE, disk / "out")
         assert fetched(done) == MIB
@@ -165,7 +162,6 @@ def test_case_46_a_limit_on_the_size_of_files_is_an_error_with_the_path(tmp_path
 
 
 # -- no permission, read-only, gone
-# ----------------------------------------------------------------------------------------------------
 
 
 def test_case_47_a_folder_without_permission_is_named_and_works_when_it_is_given(tmp_path: Path) -> None:
@@ -219,8 +215,7 @@ def sync_file(path: Path) -> None:
 
 
 def stopped_in_the_middle(tmp_path: Path, disk: Ext4, out: Path, stop: object, pieces: int = 5) -> str:
-    """Let a disk fail when so many pieces are written and synced; it is put back afterwards. Returns what the
-    download said."""
+    """Let a disk fail when `pieces` are written and synced, and mount it again. Returns the error message."""
     assert callable(stop)
 
     async def work() -> str:
@@ -240,9 +235,7 @@ def stopped_in_the_middle(tmp_path: Path, disk: Ext4, out: Path, stop: object, p
 
 
 @pytest.mark.parametrize(("how", "why"), [("abort", "read-only"), ("pull_out", "read or write error")])
-def test_case_47_a_disk_that_fails_in_the_middle_is_told_and_the_download_goes_on_when_it_is_back(
-    tmp_path: Path, how: str, why: str
-) -> None:
+def test_case_47_a_download_goes_on_when_a_failed_disk_is_back(tmp_path: Path, how: str, why: str) -> None:
     with ext4(tmp_path / "disk", tmp_path / "image", 8 * MIB) as disk:
         out = disk.place / "out"
         said = stopped_in_the_middle(tmp_path, disk, out, getattr(disk, how))
@@ -262,10 +255,9 @@ def test_case_47_a_disk_that_fails_in_the_middle_is_told_and_the_download_goes_o
 def test_case_47_a_disk_that_takes_bytes_and_loses_them_later_gets_no_final_name(
     tmp_path: Path, sample: Sample, below: bool
 ) -> None:
-    """As on a device that is thinly provisioned: each write succeeds, and the fault comes when the kernel
-    brings it to disk.
+    """As on a thinly provisioned device: each write succeeds, and fails when the kernel brings it to disk.
 
-    Who syncs an overlay, as containers have it, in one call is not told what the disk below has lost.
+    A `syncfs` of an overlay, as in a container, does not report what the disk below has lost.
     """
 
     async def work(disk: Path, device: Path, out: Path) -> Ended:
@@ -302,8 +294,8 @@ def test_case_47_a_disk_that_takes_bytes_and_loses_them_later_gets_no_final_name
 def test_case_47_a_loss_that_another_program_was_told_of_first_is_seen_all_the_same(
     tmp_path: Path, killed: bool
 ) -> None:
-    """A kernel tells of bytes it lost each program that has the file open; who opens it later hears of it
-    only if nobody has yet."""
+    """A kernel reports a loss to each program that has the file open. A program that opens it later hears of
+    the loss only if no other has."""
 
     async def work(device: Path, out: Path) -> str:
         gate = Gate(SAMPLE, 1)
@@ -340,9 +332,7 @@ def test_case_47_a_loss_that_another_program_was_told_of_first_is_seen_all_the_s
 
 
 @pytest.mark.parametrize("how", ["removed", "moved", "swapped"])
-def test_case_47_a_folder_that_vanishes_during_a_download_is_told_and_nothing_lands_elsewhere(
-    tmp_path: Path, how: str
-) -> None:
+def test_case_47_a_folder_that_vanishes_during_a_download_ends_it(tmp_path: Path, how: str) -> None:
     out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
     elsewhere.mkdir()
 
@@ -374,13 +364,10 @@ def test_case_47_a_folder_that_vanishes_during_a_download_is_told_and_nothing_la
 
 
 # -- two at once
-# -----------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("same", [True, False], ids=["one content", "two contents"])
-def test_case_43_of_two_processes_that_download_one_name_at_once_one_is_refused_and_the_other_finishes(
-    tmp_path: Path, same: bool
-) -> None:
+def test_case_43_of_two_processes_that_download_one_name_one_is_refused(tmp_path: Path, same: bool) -> None:
     out = tmp_path / "out"
     other = SAMPLE if same else Sample.random("image.bin", MIB, seed=2)
 

@@ -1,5 +1,4 @@
-"""What a peer writes besides contents (hostile cases 46, 47): state, trace and standard output, on disks that
-are full or closed."""
+"""State, trace and standard output of a peer on disks that are full or read-only (cases 46, 47)."""
 
 from __future__ import annotations
 
@@ -48,7 +47,7 @@ def test_case_46_a_login_on_a_full_disk_says_so_and_leaves_nothing(tmp_path: Pat
 
 
 @pytest.mark.parametrize("how", ["full", "closed"])
-def test_case_47_a_state_folder_that_cannot_be_written_keeps_nobody_from_sharing_and_fetching(
+def test_case_47_sharing_and_fetching_work_without_a_state_folder(
     tmp_path: Path, tracker: Running, how: str
 ) -> None:
     path = old_file(tmp_path / "a.bin", os.urandom(100_000))
@@ -112,7 +111,7 @@ def test_case_46_a_trace_that_finds_no_room_is_told_of_and_the_download_finishes
         assert (tmp_path / "out" / "a.bin").read_bytes() == path.read_bytes()
 
 
-def test_case_47_a_trace_that_cannot_be_begun_ends_the_command_before_it_does_anything(
+def test_case_47_a_trace_that_cannot_be_begun_ends_the_command_at_once(
     tmp_path: Path, tracker: Running
 ) -> None:
     for where in (tmp_path / "none" / "trace", tmp_path):

@@ -1,5 +1,4 @@
-"""Peers that share from, and receive onto, bad disks (hostile cases 35, 44-47): all others go on, and what is
-wrong is told in a line."""
+"""Peers that share from bad disks or receive onto them (cases 35, 44 to 47): the others go on."""
 
 from __future__ import annotations
 
@@ -48,7 +47,7 @@ def tracker(tmp_path: Path) -> Iterator[Running]:
 
 
 def modest(tmp_path: Path, tracker: Running, *words: str) -> Running:
-    """A peer that modes of files bind like everybody else."""
+    """A peer to which file modes apply."""
     return Running([*OBEYS_MODES, *peer_words(tracker, *words)], clean_environment(tmp_path / "modest"))
 
 
@@ -68,10 +67,9 @@ def room_of(folder: Path, tracker: Running, name: str) -> int:
 
 
 # -- copies for others
-# -----------------------------------------------------------------------------------------------------------------
 
 
-def test_case_46_of_two_receivers_one_whose_disk_fills_up_is_told_of_and_the_other_finishes(
+def test_case_46_a_full_disk_of_one_receiver_does_not_stop_the_other(
     tmp_path: Path,
 ) -> None:
     with start_tracker(
@@ -159,11 +157,10 @@ def test_case_46_a_receiver_without_room_from_the_start_is_not_chosen(
 
 
 # -- what is served
-# --------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("how", ["closed", "moved", "file"])
-def test_case_44_what_becomes_unreadable_or_vanishes_is_taken_back_and_shared_again_when_it_is_back(
+def test_case_44_an_unreadable_file_is_withdrawn_and_shared_again_when_back(
     tmp_path: Path, tracker: Running, how: str
 ) -> None:
     folder = tmp_path / "shared"
@@ -241,7 +238,7 @@ def strange_things(folder: Path) -> list[str]:
     return ["fifo", "device", "socket", "link", "loop", "up", "closed"]
 
 
-def test_case_44_fifos_devices_sockets_links_and_unreadable_files_are_skipped_with_a_warning(
+def test_case_44_what_is_no_readable_file_is_skipped_with_a_warning(
     tmp_path: Path, tracker: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)  # a socket's path must be short
@@ -262,7 +259,7 @@ def test_case_44_fifos_devices_sockets_links_and_unreadable_files_are_skipped_wi
         assert peer.stop()[0] == 143
 
 
-def test_case_45_of_two_names_in_a_served_folder_that_collide_elsewhere_one_is_shared_with_a_warning(
+def test_case_45_of_two_colliding_names_one_is_shared_with_a_warning(
     tmp_path: Path, tracker: Running
 ) -> None:
     tree = tmp_path / "shared" / "tree"
@@ -294,8 +291,8 @@ def test_case_35_sizes_at_the_borders_of_a_piece_go_from_one_machine_to_another(
 def test_case_35_a_sparse_file_is_shared_and_fetched_in_little_memory(
     tmp_path: Path, tracker: Running
 ) -> None:
-    """512 MiB of holes with a few bytes at both ends and in the middle; what both sides keep in memory must
-    not follow from its size."""
+    """512 MiB of holes with a few bytes at both ends and in the middle. The memory of both sides must not
+    depend on its size."""
     path, size = tmp_path / "sparse.img", 1 << 29
     with path.open("wb") as file:
         for place in (0, size // 2 + 1, size - 5):
@@ -325,7 +322,6 @@ def test_case_35_a_sparse_file_is_shared_and_fetched_in_little_memory(
 
 
 # -- what is refused at the start
-# ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -375,7 +371,7 @@ def test_case_47_a_current_folder_that_was_deleted_is_no_internal_error(
     assert done.code in ((0,) if words in ("list", "status", "login a") else (2, 3, 7))
 
 
-def test_case_47_a_download_below_a_current_folder_that_was_deleted_ends_with_the_reason(
+def test_case_47_a_download_into_a_deleted_current_folder_says_why_it_ends(
     tmp_path: Path, tracker: Running
 ) -> None:
     gone = tmp_path / "gone"

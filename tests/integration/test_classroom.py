@@ -1,4 +1,4 @@
-"""The classroom: tracker and first seed on one laptop with defaults, another machine that knows only the
+"""The classroom with defaults: tracker and first seed on one laptop, and machines that know only the
 tracker's address."""
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.netns import Lab, lab, why_not
+from bench.lib.netns import Lab, lab, why_not
 from tests.kit.processes import clean_environment, command
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.skipif(bool(why_not()), reason=why_not())]
@@ -35,9 +35,7 @@ def _start(net: Lab, host: int, state: Path, *words: str) -> subprocess.Popen[by
     )
 
 
-def test_a_peer_that_knows_only_the_trackers_address_fetches_from_a_seed_that_reached_it_over_loopback(
-    tmp_path: Path,
-) -> None:
+def test_a_peer_fetches_from_a_seed_that_reached_its_tracker_over_loopback(tmp_path: Path) -> None:
     share, out = tmp_path / "share", tmp_path / "out"
     share.mkdir()
     data = os.urandom(3_000_000)
@@ -53,7 +51,7 @@ def test_a_peer_that_knows_only_the_trackers_address_fetches_from_a_seed_that_re
         assert (out / "image.bin").read_bytes() == data
 
 
-def test_two_machines_of_the_class_fetch_from_each_other_and_not_only_from_the_laptop(tmp_path: Path) -> None:
+def test_two_machines_of_the_class_fetch_from_each_other_too(tmp_path: Path) -> None:
     share = tmp_path / "share"
     share.mkdir()
     data = os.urandom(6_000_000)

@@ -1,10 +1,8 @@
-"""The image, for real: built without a network from a base made of Debian packages, then a tracker and two
-peers run from it.
+"""Tests of the container image: it is built without a network, and a tracker and two peers run from it.
 
-The base stands in for `python:3.11-slim` and is committed under that very name, so the Dockerfile is built as
-it stands. It is made once and kept in `${XDG_CACHE_HOME:-~/.cache}/enjambre-test`. Everything else lives in
-the test's own folder and goes with it.
-"""
+The base is made of Debian packages and committed under the name `python:3.11-slim`, so that the Dockerfile is
+built unchanged. It is kept in `${XDG_CACHE_HOME:-~/.cache}/enjambre-test`. Everything else is in the test's
+own folder."""
 
 from __future__ import annotations
 
@@ -25,6 +23,9 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 import pytest
+
+from tests.kit.processes import check_stopped
+from tests.kit.waiting import HANG_S, eventually
 
 ROOT: Final = Path(__file__).parents[2]
 BASE: Final = "docker.io/library/python:3.11-slim"
@@ -47,31 +48,30 @@ def why_not() -> str:
 pytestmark = [
     pytest.mark.needs_root,
     pytest.mark.skipif(bool(why_not()), reason=why_not() or "never"),
-    pytest.mark.timeout(1300),  # the first one fetches packages, three times if it must
+    pytest.mark.timeout(1300),  # the first test fetches packages, in up to three attempts
 ]
 
 
 def fetched(words: Sequence[str], seconds: float, clear: Path) -> None:
-    """Run what fetches packages, up to three times and for so many seconds each, as `.ci/run` does; `clear`
-    is removed before each try."""
+    """Run a command that fetches packages, in up to three attempts of `seconds` each. The folder `clear` is
+    removed before each attempt."""
     for tries_left in (2, 1, 0):
         shutil.rmtree(clear, ignore_errors=True)
         try:
             done = subprocess.run(
                 words, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=seconds, check=False
             )
-            said = (done.stdout + done.stderr)[-2000:]
+            output = (done.stdout + done.stderr)[-2000:]
             if done.returncode == 0:
                 return
         except subprocess.TimeoutExpired:
-            said = f"not done within {seconds:g} s"
-        assert tries_left, f"{words[0]}: {said}"
+            output = f"not done within {seconds:g} s"
+        assert tries_left, f"{words[0]}: {output}"
         time.sleep(5)
 
 
 def make_base() -> Path:
-    """A tar file of a small Debian with Python, made once and kept; two test runs at a time wait for each
-    other."""
+    """A tar file of a small Debian with Python, made once and kept. A lock serializes parallel test runs."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "enjambre-test"
     cache.mkdir(parents=True, exist_ok=True)
     kept = cache / f"base-{SUITE}-2.tar"
@@ -112,8 +112,8 @@ def make_base() -> Path:
 
 @dataclass(slots=True)
 class Service:
-    """One command running from the image: `pid` is the command's own, as the host sees it, and `events` are
-    its lines so far."""
+    """A command that runs from the image. `pid` is its process id on the host, `events` are its lines so
+    far."""
 
     shell: subprocess.Popen[str]
     log: Path
@@ -122,10 +122,9 @@ class Service:
     pid: int = 0
     unfinished: str = ""
 
-    def wait_for(self, name: str, seconds: float = 60.0) -> dict[str, Any]:
-        """The next event called `name`; fails the test when the command ends first or is silent about it for
-        `seconds`."""
-        deadline = time.monotonic() + seconds
+    def wait_for(self, name: str) -> dict[str, Any]:
+        """The next event `name`. Fails when the command ends or hangs without it."""
+        deadline = time.monotonic() + HANG_S
         ended = False
         while time.monotonic() < deadline and not ended:
             ended = self.shell.poll() is not None
@@ -139,16 +138,16 @@ class Service:
             time.sleep(0.02)
         pytest.fail(f"no event {name!r}; had {self.events}; standard error: {self.log.read_text()[-2000:]}")
 
-    def stop(self, seconds: float = 10.0) -> float:
-        """Send SIGTERM to the command itself and return how many seconds it took to go."""
+    def stop(self) -> None:
+        """Send SIGTERM to the command itself, and check that it ends in time."""
         start = time.monotonic()
         os.kill(self.pid, signal.SIGTERM)
-        self.shell.wait(timeout=seconds)
-        return time.monotonic() - start
+        self.shell.wait(HANG_S)
+        check_stopped(time.monotonic() - start)
 
 
 class Builder:
-    """`buildah` with stores of its own in one folder, and what was started through it."""
+    """`buildah` with stores of its own in one folder, and the services started through it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -177,14 +176,14 @@ class Builder:
         return done.stdout.strip()
 
     def build(self, tag: str, *flags: str) -> None:
-        """Build the Dockerfile as it stands."""
+        """Build the Dockerfile unchanged."""
         always = ["--isolation", "chroot", "--format", "docker", "--pull-never", "--layers=false"]
         self.call(
             "build", *always, *flags, "--tag", tag, "--file", os.fspath(ROOT / "Dockerfile"), os.fspath(ROOT)
         )
 
     def config(self, image: str) -> dict[str, Any]:
-        """The image's configuration, as Docker would read it."""
+        """The image's configuration in Docker's form."""
         config = json.loads(self.call("inspect", "--type", "image", image))["Docker"]["config"]
         assert isinstance(config, dict)
         return config
@@ -203,8 +202,8 @@ class Builder:
         volumes: dict[Path, str] | None = None,
         image: str = IMAGE,
     ) -> tuple[str, Service]:
-        """Run the image's entry point with `words` in a container of its own; returns the container and the
-        running service."""
+        """Run the image's entry point with `words` in a new container. Returns the container and the
+        service."""
         container = self.call("from", "--pull-never", image)
         out, log = self.folder / f"{container}.out", self.folder / f"{container}.err"
         command = self.run_words(
@@ -216,11 +215,12 @@ class Builder:
             )
         service = Service(shell, log, open(out))  # noqa: SIM115 - closed by close()
         self.services.append(service)
-        deadline = time.monotonic() + 30
-        while service.pid == 0 and shell.poll() is None and time.monotonic() < deadline:
+
+        def started() -> bool:
             service.pid = next((pid for pid in reversed(descendants(shell.pid)) if real_user(pid) == USER), 0)
-            time.sleep(0.02)
-        assert service.pid or shell.poll() is not None, "no process of the image's user was seen"
+            return service.pid != 0 or shell.poll() is not None
+
+        eventually(started, "a process of the image's user")
         return container, service
 
     def finish(
@@ -233,17 +233,17 @@ class Builder:
         )
 
     def end_services(self) -> None:
-        """End all that still runs."""
+        """Kill all services that still run."""
         services, self.services = self.services, []
         for service in services:
             if service.shell.poll() is None:
                 for pid in (*descendants(service.shell.pid), service.shell.pid):
                     kill(pid)
-            service.shell.wait(timeout=10)
+            service.shell.wait(HANG_S)
             service.lines.close()
 
     def close(self) -> None:
-        """End everything, and take the containers away."""
+        """Kill all services and remove the containers."""
         self.end_services()
         self.call("rm", "--all")
 
@@ -268,7 +268,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def real_user(pid: int) -> int:
-    """The user id that `pid` runs as; -1 when it is gone."""
+    """The user id of a process; -1 when it has ended."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
@@ -298,7 +298,7 @@ def _services_end(request: pytest.FixtureRequest) -> Iterator[None]:
     builder.end_services()
 
 
-def test_the_image_is_not_root_and_says_where_it_listens_and_how_it_is_asked(builder: Builder) -> None:
+def test_the_image_declares_user_ports_volumes_and_health_check(builder: Builder) -> None:
     config = builder.config(IMAGE)
     assert config["User"] == f"{USER}:{USER}"
     assert set(config["ExposedPorts"]) == {"6969/tcp", "6970/tcp", "6971/tcp"}
@@ -307,7 +307,7 @@ def test_the_image_is_not_root_and_says_where_it_listens_and_how_it_is_asked(bui
     assert config["Healthcheck"]["Test"][-1] == "/opt/enjambre/deploy/healthcheck.py"
 
 
-def test_the_image_carries_the_program_and_nothing_else_of_the_checkout(builder: Builder) -> None:
+def test_the_image_has_the_program_and_nothing_else_of_the_checkout(builder: Builder) -> None:
     container = builder.call("from", "--pull-never", IMAGE)
     listed = builder.finish(
         container, ["find", "/opt/enjambre", "-mindepth", "1", "-maxdepth", "2"], {}
@@ -318,10 +318,10 @@ def test_the_image_carries_the_program_and_nothing_else_of_the_checkout(builder:
     written = builder.finish(
         container, ["sh", "-c", "touch /opt/enjambre/x || touch /opt/enjambre/bin/peer"], {}
     )
-    assert written.returncode != 0, "the program's own files can be changed by the user it runs as"
+    assert written.returncode != 0, "the service's user must not be able to change the program"
 
 
-def test_a_first_word_that_is_no_command_of_ours_is_run_as_it_is(builder: Builder) -> None:
+def test_a_first_word_that_is_not_our_command_is_run_unchanged(builder: Builder) -> None:
     container = builder.call("from", "--pull-never", IMAGE)
     entry = builder.config(IMAGE)["Entrypoint"]
     assert builder.finish(container, [*entry, "id", "-u"], {}).stdout.strip() == str(USER)
@@ -329,7 +329,7 @@ def test_a_first_word_that_is_no_command_of_ours_is_run_as_it_is(builder: Builde
 
 @pytest.fixture(scope="module")
 def grpc_image(builder: Builder) -> str:
-    """The image with the gRPC extra; its packages are fetched here, because the build has no network."""
+    """The image with the gRPC extra. Its packages are fetched here, because the build has no network."""
     wheels = builder.folder / "wheels"
     with (ROOT / "pyproject.toml").open("rb") as file:
         wanted = tomllib.load(file)["project"]["optional-dependencies"]["grpc"]
@@ -353,7 +353,7 @@ def grpc_image(builder: Builder) -> str:
     return GRPC_IMAGE
 
 
-def test_an_image_for_grpc_moves_a_file_over_grpc_and_one_without_takes_it_over_tcp(
+def test_the_grpc_image_sends_over_grpc_and_to_the_plain_image_over_tcp(
     builder: Builder, grpc_image: str, tmp_path: Path
 ) -> None:
     data = random.Random(8).randbytes(3_000_000)
@@ -375,9 +375,9 @@ def test_an_image_for_grpc_moves_a_file_over_grpc_and_one_without_takes_it_over_
         _, fetching = builder.start(words, here, {target: "/share"}, image)
         assert set(fetching.wait_for("done")["bytes_by"]) == {way}
         assert (target / "lecture.bin").read_bytes() == data
-        assert fetching.shell.wait(timeout=20) == 0
+        assert fetching.shell.wait(HANG_S) == 0
     for service in (seed, tracker):
-        assert service.stop() < 5.0
+        service.stop()
 
 
 def test_a_tracker_and_two_peers_from_the_image_move_a_file(builder: Builder, tmp_path: Path) -> None:
@@ -401,7 +401,7 @@ def test_a_tracker_and_two_peers_from_the_image_move_a_file(builder: Builder, tm
     words = ["peer", "--json", "download", "lecture.bin", "--port", "0", "-o", "/share"]
     _, fetching = builder.start(words, here, {target: "/share"})
     done = fetching.wait_for("done")
-    assert fetching.shell.wait(timeout=20) == 0
+    assert fetching.shell.wait(HANG_S) == 0
     assert done["size"] == len(data)
     assert (target / "lecture.bin").read_bytes() == data
     assert (target / "lecture.bin").stat().st_uid == USER
@@ -411,7 +411,7 @@ def test_a_tracker_and_two_peers_from_the_image_move_a_file(builder: Builder, tm
         asked = {"P2P_HOST": "127.0.0.1", "P2P_PORT": its_port}
         well = builder.finish(box, check, asked)
         assert well.returncode == 0, well.stderr
-        assert service.stop() < 5.0, "SIGTERM is honoured only late"
+        service.stop()
         gone = builder.finish(box, check, asked)
         assert gone.returncode != 0
         assert "not well" in gone.stderr

@@ -1,5 +1,4 @@
-"""What a peer keeps between two commands, its session and the hashes it remembers, when it dies at any call
-or the power goes."""
+"""The session file and the hash cache of a peer that is killed at any call, or has a power cut (case 50)."""
 
 from __future__ import annotations
 
@@ -43,7 +42,7 @@ def plain(place: Path, tracker: Running, *words: str) -> Ended:
 
 
 @pytest.mark.parametrize("cut", [False, True], ids=["kill", "power"])
-def test_case_50_a_login_or_logout_that_dies_at_any_call_leaves_the_old_session_or_the_new(
+def test_case_50_a_killed_login_or_logout_leaves_the_old_session_or_the_new(
     tmp_path: Path, tracker: Running, cut: bool
 ) -> None:
     seed = random.randrange(2**32)
@@ -68,7 +67,7 @@ def test_case_50_a_login_or_logout_that_dies_at_any_call_leaves_the_old_session_
                 worst = "bytes" if point in renamed else rng.choice(("", "all", "bytes"))
                 power_cut(place / "log", [place / "state", place / "save"], rng, worst=worst)
             after = load_session(place / "state", where)
-            # Who logs in under another name has the session before it ended first, and none in between.
+            # A login under another name ends the session before it first, so there is none in between.
             new = {"alice": ("alice",), "bob": (None, "bob"), "logout": (None,)}[words[-1]]
             assert after == before or (after.user if after else None) in new, f"{words} {point}: {after}"
             assert plain(place, tracker, "status").code == 0, f"{words} {point}"
@@ -82,7 +81,7 @@ def test_case_50_a_login_or_logout_that_dies_at_any_call_leaves_the_old_session_
 
 
 @pytest.mark.parametrize("cut", [False, True], ids=["kill", "power"])
-def test_case_50_a_share_that_dies_while_it_remembers_its_hashes_shares_the_same_content_afterwards(
+def test_case_50_a_share_killed_while_it_writes_its_cache_shares_the_same_later(
     tmp_path: Path, tracker: Running, cut: bool
 ) -> None:
     seed = random.randrange(2**32)
@@ -137,8 +136,7 @@ def test_case_50_a_share_that_dies_while_it_remembers_its_hashes_shares_the_same
 
 
 def files_below(folder: Path) -> dict[str, bytes]:
-    """All files below a folder, by path; a journal of the session's file is plain JSON and differs by its
-    token."""
+    """All files below a folder, by path. Session files are JSON, and differ by their tokens."""
     found = {
         path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
     }

@@ -1,5 +1,4 @@
-"""Tracker stores that are damaged, foreign or in use: refused with a sentence and a code, left as they are,
-and never silently emptied."""
+"""Tracker stores that are damaged, foreign or in use (case 53): refused with an error, and left unchanged."""
 
 from __future__ import annotations
 
@@ -16,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from p2p.model import ContentId, PeerId
-from p2p.tracker.store.base import Claim, PeerRecord
-from p2p.tracker.store.journal import SqliteStore
+from p2p.protocol.tracker_messages import Share
+from p2p.tracker.store.base import PeerRecord
+from p2p.tracker.store.sqlite import SqliteStore
 from tests.kit.crashing import Point, crash_environment, launched, points_of
 from tests.kit.processes import Ended, Running, clean_environment, command, run, run_peer, start_tracker
 
@@ -29,11 +29,15 @@ Files = dict[str, bytes | None]
 def filled(file: Path) -> None:
     """Make a store with a peer and its contents, closed in order."""
     with closing(SqliteStore(file, 0.0)) as store:
-        store.put_session("s", "alice", 0.0)
+        store.directory.put_session("s", "alice", 0.0)
         peer = PeerRecord(PEER, "s", "one", "alice", "10.0.0.7", None, {"tcp": 7000}, 0, 0.0)
-        store.put_peer(peer)
-        store.put_claims(
-            peer, [Claim(ContentId(f"{number:064x}"), f"file-{number}", 7, 7) for number in range(CONTENTS)]
+        store.directory.put_peer(peer)
+        store.directory.put_shares(
+            peer,
+            [
+                Share(id=ContentId(f"{number:064x}"), name=f"file-{number}", size=7, have=7)
+                for number in range(CONTENTS)
+            ],
         )
         changes = store.take_pending()
         store.commit(changes)
@@ -168,7 +172,7 @@ def test_case_53_a_journal_without_its_store_or_a_damaged_one_is_refused_and_kep
     assert journal.read_bytes() == kept
 
 
-def test_case_53_an_empty_file_is_what_a_first_start_leaves_when_it_is_killed_and_is_used(
+def test_case_53_an_empty_file_that_a_killed_first_start_left_is_used(
     tmp_path: Path,
 ) -> None:
     file = tmp_path / "tracker.db"
@@ -185,9 +189,7 @@ def test_case_53_a_folder_in_the_place_of_the_store_is_refused(tmp_path: Path) -
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a thing of POSIX")
 @pytest.mark.parametrize("kind", ["fifo", "socket"])
-def test_case_53_a_pipe_or_a_socket_in_the_place_of_the_store_is_refused_and_not_waited_for(
-    tmp_path: Path, kind: str
-) -> None:
+def test_case_53_a_pipe_or_a_socket_in_place_of_the_store_is_refused(tmp_path: Path, kind: str) -> None:
     file = tmp_path / "tracker.db"
     if kind == "fifo":
         os.mkfifo(file)
@@ -200,7 +202,7 @@ def test_case_53_a_pipe_or_a_socket_in_the_place_of_the_store_is_refused_and_not
     assert "Traceback" not in ended.err
 
 
-def test_case_53_a_store_that_another_tracker_has_is_refused_and_free_again_when_that_one_is_killed(
+def test_case_53_the_store_of_a_running_tracker_is_refused_until_that_is_killed(
     tmp_path: Path,
 ) -> None:
     file = tmp_path / "tracker.db"
@@ -217,7 +219,7 @@ def test_case_53_a_store_that_another_tracker_has_is_refused_and_free_again_when
         assert run_peer(tmp_path, "status", tracker=again.address).event("stats")["contents"] == CONTENTS
 
 
-def test_case_53_a_store_that_another_program_holds_locked_is_refused_in_time_and_kept(
+def test_case_53_a_store_locked_by_another_program_is_refused_and_kept(
     tmp_path: Path,
 ) -> None:
     file = tmp_path / "tracker.db"
@@ -231,7 +233,7 @@ def test_case_53_a_store_that_another_program_holds_locked_is_refused_in_time_an
         assert "Traceback" not in ended.err
         other.execute("ROLLBACK")
     with closing(SqliteStore(file, 0.0)) as store:
-        assert store.totals().contents == CONTENTS
+        assert store.directory.totals().contents == CONTENTS
 
 
 def test_case_50_a_first_start_killed_at_any_call_is_followed_by_one_that_works(tmp_path: Path) -> None:

@@ -10,13 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit.processes import SLACK, Running, clean_environment, command, old_file, run
-
-pytestmark = pytest.mark.timeout(90)
+from tests.kit.processes import Running, check_stopped, clean_environment, command, old_file, run
 
 
 def environment(tmp_path: Path) -> dict[str, str]:
-    """The demo's temporary folder lies in the test's, so that what it leaves can be seen."""
+    """Put the demo's temporary folder into the test's, so that a file that it leaves is seen."""
     (tmp_path / "temp").mkdir()
     return clean_environment(
         tmp_path / "state",
@@ -32,7 +30,7 @@ def alive(pid: int) -> bool:
     return True
 
 
-def test_the_demo_needs_nothing_and_tells_a_story_that_fits_80_columns(tmp_path: Path) -> None:
+def test_the_demo_needs_no_installation_and_fits_80_columns(tmp_path: Path) -> None:
     done = run([*command("demo"), "--peers", "4", "--size", "8M"], environment(tmp_path))
     assert done.code == 0, done.err
     assert done.err == ""
@@ -43,7 +41,7 @@ def test_the_demo_needs_nothing_and_tells_a_story_that_fits_80_columns(tmp_path:
     assert list((tmp_path / "temp").iterdir()) == []
 
 
-def test_the_demo_tells_programs_everything_and_leaves_no_process(tmp_path: Path) -> None:
+def test_the_demo_prints_events_for_programs_and_leaves_no_process(tmp_path: Path) -> None:
     done = run([*command("demo"), "--json", "--peers", "3", "--size", "2M"], environment(tmp_path))
     assert done.code == 0, done.err
     result = done.event("result")
@@ -74,8 +72,7 @@ def test_a_file_or_a_folder_of_ones_own_can_be_used_and_copies_kept(tmp_path: Pa
 def test_a_stopped_demo_leaves_no_process_and_no_file(
     tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    """The origin is frozen until the signal is sent, so that the downloads are not over by then, however
-    little there is to remove."""
+    """The origin is frozen until the signal is sent, so that the downloads cannot end before."""
     with Running(
         [*command("demo"), "--json", "--peers", "3", "--size", "30M"], environment(tmp_path)
     ) as demo:
@@ -87,7 +84,7 @@ def test_a_stopped_demo_leaves_no_process_and_no_file(
         demo.send(number)
         os.kill(pids[1], signal.SIGCONT)
         assert demo.wait() == code
-        assert time.monotonic() - began < 2.0 + SLACK
+        check_stopped(time.monotonic() - began)
     assert not any(alive(pid) for pid in pids)
     assert list((tmp_path / "temp").iterdir()) == []
     assert "Traceback" not in demo.err
@@ -115,7 +112,7 @@ def test_the_demo_does_not_wait_for_an_origin_or_a_tracker_that_died(tmp_path: P
     ) as demo:
         started = [demo.event("started") for _ in range(4)]
         os.kill(started[number]["pid"], signal.SIGKILL)
-        assert f"{started[number]['name']} ended" in demo.event("error", timeout=10)["message"]
+        assert f"{started[number]['name']} ended" in demo.event("error")["message"]
         assert demo.wait() == 1
     assert not any(alive(one["pid"]) for one in started)
 
@@ -129,13 +126,11 @@ def test_a_link_to_a_file_is_shared_as_the_file(tmp_path: Path) -> None:
     assert (done.event("shared")["name"], done.event("result")["identical"]) == ("image-7.bin", True)
 
 
-def test_what_cannot_be_shared_ends_the_demo_with_the_reason(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_shared_ends_the_demo_with_the_reason(tmp_path: Path) -> None:
     path = old_file(tmp_path / "bad\\name" if os.name == "posix" else tmp_path / "bad\u200bname", b"x")
-    began = time.monotonic()
     done = run([*command("demo"), "--json", str(path), "--peers", "2"], environment(tmp_path))
     assert done.code == 1
     assert "origin ended with exit code 7; it said: peer: error: " in done.event("error")["message"]
-    assert time.monotonic() - began < 10
     assert list((tmp_path / "temp").iterdir()) == []
 
 
@@ -148,9 +143,7 @@ def test_wrong_words_are_refused_before_anything_starts(tmp_path: Path) -> None:
         [str(tmp_path / "missing")],
         ["--transport", "pigeon"],
     ):
-        began = time.monotonic()
         done = run([*command("demo"), *words], environ)
         assert done.code == 2
         assert done.err.count("\n") == 1
-        assert time.monotonic() - began < 5
     assert list((tmp_path / "temp").iterdir()) == []

@@ -1,5 +1,5 @@
-"""What is deployed agrees with the program: each command line parses, each variable exists, each port is the
-default, each script runs."""
+"""The deployment files agree with the program: command lines parse, variables exist, ports are the defaults,
+scripts run."""
 
 from __future__ import annotations
 
@@ -28,15 +28,11 @@ import yaml
 
 from p2p.cli import peer as peer_command
 from p2p.cli import tracker as tracker_command
-from p2p.cli.config import (
-    DEFAULT_PEER_PORT,
-    DEFAULT_TRACKER_PORT,
-    Machine,
-    PeerConfig,
-    TrackerConfig,
-    env_names,
-)
+from p2p.cli.config import PeerConfig, TrackerConfig, variable_names
+from p2p.cli.machine import Machine
+from p2p.cli.parse import DEFAULT_TRACKER_PORT
 from p2p.errors import UsageError
+from p2p.peer.settings import DEFAULT_PEER_PORT
 
 ROOT: Final = Path(__file__).parents[2]
 PARSERS: Final[dict[str, Callable[[], argparse.ArgumentParser]]] = {
@@ -78,7 +74,7 @@ def settings(unit: Path, section: str) -> dict[str, list[str]]:
 
 
 def command_in(words: list[str]) -> list[str]:
-    """The words from `tracker` or `peer` on, where a line starts one of the two; otherwise nothing."""
+    """The words from `tracker` or `peer` on, where a line starts one of the two; else none."""
     for index, word in enumerate(words):
         name = word.rpartition("/")[2]
         ours = word in (f"bin/{name}", f"/opt/enjambre/bin/{name}", f"bin\\{name}")
@@ -89,7 +85,7 @@ def command_in(words: list[str]) -> list[str]:
 
 
 def command_lines() -> Iterator[tuple[str, list[str]]]:
-    """Where each command line stands, and its words from `tracker` or `peer` on."""
+    """The place of each command line, and its words from `tracker` or `peer` on."""
     for name, service in compose()["services"].items():
         words = [*service.get("entrypoint", []), *service["command"]]
         yield f"compose.yaml {name}", command_in(words) or words
@@ -142,8 +138,10 @@ def answering(reply: bytes) -> Iterator[int]:
 
 
 def configure(words: list[str], environment: dict[str, str]) -> TrackerConfig | PeerConfig:
-    """What the program makes of a command line, from `tracker` or `peer` on, and of variables. Raises
-    `SystemExit`, `UsageError`."""
+    """The configuration of a command line, from `tracker` or `peer` on, and of variables.
+
+    Raises `SystemExit`, `UsageError`.
+    """
     machine = Machine("linux", Path("/home/somebody"), "host", random.Random(1))
     options = vars(PARSERS[words[0]]().parse_args(words[1:]))
     if words[0] == "tracker":
@@ -177,7 +175,7 @@ def test_command_lines_were_found_in_every_kind_of_file() -> None:
 @pytest.mark.parametrize("name", READ_BY_OPERATORS)
 def test_every_variable_named_to_an_operator_is_one_the_program_reads(name: str) -> None:
     named = set(re.findall(r"\bP2P_[A-Z][A-Z_]*", text_of(name)))
-    assert named <= env_names()
+    assert named <= variable_names()
 
 
 def test_the_values_compose_sets_are_taken_by_the_command_that_gets_them() -> None:
@@ -185,8 +183,8 @@ def test_the_values_compose_sets_are_taken_by_the_command_that_gets_them() -> No
         words = [*service.get("entrypoint", []), *service["command"]]
         config = configure(command_in(words) or words, service.get("environment", {}))
         if isinstance(config, PeerConfig):
-            assert str(config.tracker) == f"tracker:{DEFAULT_TRACKER_PORT}", name
-            assert config.name == service["environment"].get("P2P_NAME", config.name)
+            assert str(config.node.tracker) == f"tracker:{DEFAULT_TRACKER_PORT}", name
+            assert config.node.name == service["environment"].get("P2P_NAME", config.node.name)
 
 
 def test_every_value_in_the_example_of_settings_is_taken_by_the_program() -> None:
@@ -202,7 +200,7 @@ def test_every_value_in_the_example_of_settings_is_taken_by_the_program() -> Non
         ["peer", "serve", "."], {**values_in(common.partition("# tracker.env:")[0]), **values_in(for_peer)}
     )
     assert isinstance(config, PeerConfig)
-    assert (config.tracker.port, config.accept_uploads) == (DEFAULT_TRACKER_PORT, 10 << 30)
+    assert (config.node.tracker.port, config.node.accept_uploads) == (DEFAULT_TRACKER_PORT, 10 << 30)
 
 
 def values_in(text: str) -> dict[str, str]:
@@ -372,7 +370,7 @@ def test_the_health_check_of_nobody_and_of_nonsense_fails_in_one_line() -> None:
 
 
 class TestScripts:
-    """Scripts for machines that have a POSIX shell; where there is none, none of these is collected."""
+    """Scripts for machines with a POSIX shell. Elsewhere none of these is collected."""
 
     __test__ = os.name == "posix"
 
@@ -428,8 +426,8 @@ class TestScripts:
 def rehearse(
     folder: Path, changed: dict[str, str]
 ) -> tuple[subprocess.CompletedProcess[str], Path, list[str]]:
-    """Run user-data.sh into a folder, with the tools that would reach outside replaced by ones that note how
-    they were called."""
+    """Run user-data.sh into a folder. The tools that would reach outside are replaced by ones that log their
+    calls."""
     tools, root, notes, archive = (
         folder / "tools",
         folder / "root",

@@ -1,5 +1,4 @@
-"""The disks that tests mount: gone once taken away, whoever else copied the mounts meanwhile; and nothing but
-them is filled up."""
+"""The disks that tests mount: an unmount is complete, and no other disk is filled."""
 
 from __future__ import annotations
 
@@ -22,8 +21,7 @@ MIB = 1 << 20
 
 @contextmanager
 def copied_mounts(propagation: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A process with a mount namespace of its own, which has every mount of ours; it ends when its input
-    does."""
+    """A process with a mount namespace of its own, which copies every mount. It ends with its input."""
     words = ["unshare", "--mount", "--propagation", propagation, "sh", "-c", "echo; exec cat"]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -35,7 +33,7 @@ def copied_mounts(propagation: str) -> Iterator[subprocess.Popen[bytes]]:
             process.stdin.close()
 
 
-def test_a_disk_is_gone_once_taken_away_though_others_copied_the_mounts_as_ip_netns_exec_does(
+def test_an_unmounted_disk_is_gone_although_another_namespace_copied_the_mount(
     tmp_path: Path,
 ) -> None:
     with ext4(tmp_path / "disk", tmp_path / "image", 8 * MIB) as disk, copied_mounts("slave"):

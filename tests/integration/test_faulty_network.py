@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from p2p.errors import Refused, Unreachable
 from p2p.model import MIB, Address, ContentId, PeerId
-from p2p.net import wire
-from p2p.peer import control as links
-from p2p.peer import fetcher as fetching
-from p2p.peer import finder
-from p2p.peer import manifest_search as manifests
+from p2p.net.limits import TIMEOUTS, Timeouts
+from p2p.peer.candidates import FinderTimeouts
+from p2p.peer.hedging import SearchLimits
 from p2p.peer.node import Node
 from p2p.peer.reports import Progress, SessionChanged, Shared
 from p2p.peer.tracker_client import TrackerClient
@@ -42,29 +40,29 @@ from tests.kit.effort import limit, times
 from tests.kit.faulty_network import NONE, Fault, FaultyNetwork
 from tests.kit.leaks import contained
 from tests.kit.swarm_kit import Swarm, old_file
-from tests.kit.waiting import until
+from tests.kit.waiting import hang_guard, until
 
 QUICK = Policy(
     block_timeout=1.0,
-    patience=8.0,
-    patience_alone=4.0,
-    patience_offline=4.0,
-    tail_patience=0.4,
+    min_rate=64 * MIB,
+    stall_timeout=1000.0,
+    alone_timeout=1000.0,
+    offline_timeout=1000.0,
+    hedge_after=0.4,
     busy_pause=0.2,
 )
+"""Each fault is noticed soon, and a download waits for as long as this machine needs: its end is the
+proof."""
+OFTEN: dict[str, Any] = {
+    "finder_timeouts": FinderTimeouts(eager=0.05, redial_first=0.02),
+    "search_limits": SearchLimits(pause=0.05),
+}
+"""Settings of a peer that asks the tracker and dials often."""
+TIMES = Timeouts(stall_s=1.5, answer_s=1.0, ping_s=0.7)
 SMALL = random.Random(1).randbytes(1500)
+PATIENT = Timeouts(tracker_s=1000.0)
+"""A connection that was cut is noticed by its end, and not by a timeout."""
 DATA = random.Random(2).randbytes(3_000_000)
-
-
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "STALL_TIME", 1.5)
-    monkeypatch.setattr(links, "ANSWER_TIME", 1.0)
-    monkeypatch.setattr(links, "PING_TIME", 0.7)
-    monkeypatch.setattr(fetching, "SLOWEST", 64 * MIB)
-    monkeypatch.setattr(finder, "RETRY_TIME", 0.02)
-    for module in (finder, manifests):
-        monkeypatch.setattr(module, "EAGER_TIME", 0.05)
 
 
 def offsets(total: int, count: int) -> list[int]:
@@ -82,48 +80,44 @@ def between_peers(
     data: bytes = DATA,
     seconds: float = 60.0,
     policy: Policy = QUICK,
+    timeouts: Timeouts = TIMES,
 ) -> None:
     """A seed behind a network that fails, and a downloader."""
 
     async def work() -> None:
         async with Swarm(tmp_path) as swarm, FaultyNetwork(Address("127.0.0.1", 1)) as network:
-            seed = await swarm.peer("seed", advertise=network.address)
+            seed = await swarm.peer("seed", advertise=network.address, timeouts=timeouts)
             port = next(listener.port for listener in seed._listeners)
             network.target = Address("127.0.0.1", port)
             shared = await seed.share(old_file(tmp_path / "image.bin", data))
-            await play(await swarm.peer("leech", policy=policy), shared, network)
+            await play(await swarm.peer("leech", policy=policy, timeouts=timeouts, **OFTEN), shared, network)
 
     contained(work, seconds)
 
 
 # -- a whole session, cut at its offsets
-# -----------------------------------------------------------------------------------------------
 
 
 @limit(120)
 @pytest.mark.parametrize("way", ["up", "down"])
 @pytest.mark.parametrize("reset", [True, False], ids=["reset", "closed"])
-def test_case_57_a_download_survives_the_end_of_its_connections_after_any_number_of_bytes(
+def test_case_57_a_download_survives_connections_that_end_after_any_byte(
     tmp_path: Path, way: str, reset: bool
 ) -> None:
     async def play(leech: Node, shared: Shared, network: FaultyNetwork) -> None:
         await leech.download(shared.id, tmp_path / "whole", keep=False)
         total = network.passed[way]
-        longest = 0.0
         for offset in offsets(total, 20):
-            for link in leech._links.all():
+            for link in leech.controls.all():
                 link.close()
-            await until(lambda: not leech._links.all())
+            await until(lambda: not leech.controls.all())
             first = network.count
             network.faults = lambda number, at=offset, first=first: (  # type: ignore[misc]
                 Fault(cut_after=at, direction=way, reset=reset) if number < first + 2 else NONE
             )
-            began = time.monotonic()
-            async with asyncio.timeout(15):
+            async with hang_guard():
                 done = await leech.download(shared.id, tmp_path / f"{offset}", keep=False)
-            longest = max(longest, time.monotonic() - began)
             assert done.path.read_bytes() == SMALL, f"cut after {offset} bytes"
-        assert longest < QUICK.block_timeout + 6, "no offset costs more than a timeout and a little"
 
     between_peers(tmp_path, play, SMALL, times(100))
 
@@ -157,12 +151,12 @@ async def session(client: TrackerClient, number: int) -> int:
 @limit(120)
 @pytest.mark.parametrize("way", ["up", "down"])
 @pytest.mark.parametrize("reset", [True, False], ids=["reset", "closed"])
-def test_case_9_a_session_with_the_tracker_that_ends_after_any_number_of_bytes_leaves_all_or_nothing_of_each_request(
+def test_case_9_a_tracker_session_cut_after_any_byte_leaves_whole_requests_only(
     tmp_path: Path, way: str, reset: bool
 ) -> None:
     async def work() -> None:
         async with Swarm(tmp_path) as swarm, FaultyNetwork(swarm.address) as network:
-            everything = await session(TrackerClient(network.address, timeout=3.0), 1)
+            everything = await session(TrackerClient(network.address, timeouts=PATIENT), 1)
             assert everything == len(questions(1)) + 1
             total = network.passed[way]
             healthy = TrackerClient(swarm.address)
@@ -173,11 +167,9 @@ def test_case_9_a_session_with_the_tracker_that_ends_after_any_number_of_bytes_l
                     if number == first
                     else Fault(cut_after=0, reset=True)
                 )
-                began = time.monotonic()
-                answers = await session(TrackerClient(network.address, timeout=3.0), 2 + offset)
-                assert time.monotonic() - began < 4, f"cut after {offset} bytes"
+                answers = await session(TrackerClient(network.address, timeouts=PATIENT), 2 + offset)
                 assert answers < everything or offset == total
-                await until(lambda: _connections(swarm) <= 1, 3, "its connection is gone at the tracker")
+                await until(lambda: _connections(swarm) <= 1, what="its connection is gone at the tracker")
                 known = bool(await swarm.sources(content(2 + offset)))
                 assert known <= (0 < answers < everything), (
                     "what was never begun, or was logged out, is not in the directory"
@@ -193,20 +185,21 @@ def test_case_9_a_session_with_the_tracker_that_ends_after_any_number_of_bytes_l
 
 def _connections(swarm: Swarm) -> int:
     assert swarm._server is not None
-    return len(swarm._server._connections)
+    return swarm._server.connections
 
 
 # -- slow, late, in crumbs
-# -----------------------------------------------------------------------------------------------------------------
 
 
-def test_case_54_what_comes_byte_by_byte_is_the_same(tmp_path: Path) -> None:
+def test_case_54_what_comes_byte_by_byte_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # the real times: a machine that is busy passes 20,000 parts slowly
+
     async def play(leech: Node, shared: Shared, network: FaultyNetwork) -> None:
         network.faults = lambda _: Fault(slices=1)
         done = await leech.download(shared.id, tmp_path / "out")
         assert done.path.read_bytes() == DATA[:20_000]
 
-    between_peers(tmp_path, play, DATA[:20_000])
+    between_peers(tmp_path, play, DATA[:20_000], policy=Policy(), timeouts=TIMEOUTS)
 
 
 @pytest.mark.parametrize(
@@ -230,38 +223,36 @@ def test_case_54_delay_and_loss_cost_time_and_no_peer(
         assert done.path.read_bytes() == DATA
         assert done.bytes_from.keys() == {"seed"}
 
-    between_peers(tmp_path, play, seconds=100, policy=Policy())
+    between_peers(tmp_path, play, seconds=100, policy=Policy(), timeouts=TIMEOUTS)
 
 
 # -- half open, partitioned
-# ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seconds", [0.2, 3.0])
 def test_case_55_a_partition_is_survived_and_what_waits_is_told(tmp_path: Path, seconds: float) -> None:
-    reports: list[Progress] = []
-
     async def work() -> None:
         async with Swarm(tmp_path) as swarm, FaultyNetwork(Address("127.0.0.1", 1)) as network:
-            seed = await swarm.peer("seed", advertise=network.address, limit_up=2 * MIB)
+
+            def nothing_comes() -> bool:
+                last = swarm.told("leech", Progress)[-1]
+                return last.peers == 0 or last.rate < 1000
+
+            seed = await swarm.peer("seed", advertise=network.address, limit_up=2 * MIB, timeouts=TIMES)
             network.target = Address("127.0.0.1", seed._listeners[0].port)
             shared = await seed.share(old_file(tmp_path / "image.bin", DATA))
-            leech = await swarm.peer("leech", policy=QUICK)
+            leech = await swarm.peer("leech", policy=QUICK, timeouts=TIMES, **OFTEN)
             task = asyncio.create_task(leech.download(shared.id, tmp_path / "out"))
             await until(lambda: any(report.bytes for report in swarm.told("leech", Progress)))
             network.flowing.clear()
-            loop = asyncio.get_running_loop()
-            healed = loop.time() + seconds
-            await until(lambda: loop.time() >= healed, seconds + 5)
-            reports.extend(swarm.told("leech", Progress))
+            await asyncio.sleep(seconds)
+            if seconds > 1:
+                await until(nothing_comes, what="told that nothing comes")
             network.flowing.set()
-            async with asyncio.timeout(15):
+            async with hang_guard():
                 assert (await task).path.read_bytes() == DATA
 
     contained(work, 60)
-    assert seconds < 1 or reports[-1].peers == 0 or reports[-1].rate < 1000, (
-        "whoever watches sees that nothing comes"
-    )
 
 
 @pytest.mark.parametrize("way", ["up", "down"])
@@ -273,7 +264,7 @@ def test_case_56_a_connection_that_dies_in_one_direction_is_noticed_and_replaced
         network.faults = lambda number: (
             Fault(cut_after=limit, direction=way, half_open=True) if number < 2 else NONE
         )
-        async with asyncio.timeout(25):
+        async with hang_guard():
             done = await leech.download(shared.id, tmp_path / "out")
         assert done.path.read_bytes() == DATA
         assert network.count > 2
@@ -290,25 +281,22 @@ def test_case_57_connections_that_are_reset_all_the_time_still_bring_it_all(tmp_
     between_peers(tmp_path, play)
 
 
-def test_case_55_a_peer_is_in_the_directory_again_when_its_tracker_is_reachable_again(tmp_path: Path) -> None:
+def test_case_55_a_peer_is_listed_again_when_its_tracker_is_reachable_again(tmp_path: Path) -> None:
     async def work() -> None:
         async with Swarm(tmp_path, ttl=1) as swarm, FaultyNetwork(swarm.address) as network:
-            seed = await swarm.peer("seed", tracker=network.address)
-            seed.tracker._timeout = 0.5
+            seed = await swarm.peer("seed", tracker=network.address, timeouts=Timeouts(tracker_s=0.5))
             shared = await seed.share(old_file(tmp_path / "image.bin", SMALL))
             assert await swarm.sources(shared.id)
             network.flowing.clear()
             await until(
-                lambda: [report.state for report in swarm.told("seed", SessionChanged)][-1:] == ["lost"], 10
+                lambda: [report.state for report in swarm.told("seed", SessionChanged)][-1:] == ["lost"]
             )
-            loop = asyncio.get_running_loop()
-            gone = loop.time() + 10
-            while await swarm.sources(shared.id):
-                assert loop.time() < gone, "a peer whose heartbeats do not come leaves the directory"
-                await asyncio.sleep(0.05)
+            async with hang_guard():  # a peer whose heartbeats do not come leaves the directory
+                while await swarm.sources(shared.id):
+                    pass
             network.flowing.set()
             network.break_all()
-            await until(lambda: swarm.told("seed", SessionChanged)[-1].state == "resumed", 15)
+            await until(lambda: swarm.told("seed", SessionChanged)[-1].state == "resumed")
             assert [source.name for source in await swarm.sources(shared.id)] == ["seed"]
 
     contained(work, 60)

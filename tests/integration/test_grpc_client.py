@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import resource
 import sys
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -18,15 +17,16 @@ from grpc import aio
 
 from p2p.errors import EnjambreError, ProtocolError, Refused, Unreachable
 from p2p.model import MAX_BLOCK, Address, BlockSpan
+from p2p.net.limits import TIMEOUTS, Timeouts
 from p2p.peer.transport import DataConnection, DataConnectionClosed
 from p2p.storage.disk_io import disk_io
 from protos.transfer_pb2 import Chunk, ReadRequest
 from tests.kit.leaks import KEPT_BY_GRPC, contained
 from tests.kit.shelf import CONTENT
 from tests.kit.waiting import until
-from transports.grpc import GrpcTransport
-from transports.grpc import client as lane
+from transports.grpc import GrpcTransport, client
 from transports.grpc.framing import CODE_KEY, MIN_CHUNK, SERVICE
+from transports.grpc.limits import GRPC_LIMITS, GRPC_TIMEOUTS, GrpcTimeouts
 
 KEPT = KEPT_BY_GRPC
 
@@ -43,8 +43,11 @@ def against(
     answer: Answer,
     play: Callable[[DataConnection], Awaitable[None]],
     options: tuple[tuple[str, int], ...] = (),
+    timeouts: Timeouts = TIMEOUTS,
+    call_timeouts: GrpcTimeouts = GRPC_TIMEOUTS,
 ) -> None:
     """Let our side ask a server that answers so."""
+    transport = GrpcTransport(disk_io(), timeouts=timeouts, call_timeouts=call_timeouts)
 
     async def work() -> None:
         async def read(request: Any, context: Any) -> AsyncIterator[bytes]:
@@ -57,21 +60,21 @@ def against(
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         try:
-            asker = await GrpcTransport(disk_io()).connect(Address("127.0.0.1", port))
+            connection = await transport.connect(Address("127.0.0.1", port))
             try:
-                await play(asker)
+                await play(connection)
             finally:
-                await asker.close()
+                await connection.close()
         finally:
             await server.stop(None)
 
     contained(work, seconds=40, kept=KEPT)
 
 
-async def fetched(asker: DataConnection, length: int = 1000, piece: int = 0) -> bytes:
+async def fetched(connection: DataConnection, length: int = 1000, piece: int = 0) -> bytes:
     """Fetch a block into a buffer of its own."""
     buffer = bytearray(length)
-    await asker.fetch(CONTENT, BlockSpan(piece, 0, length), memoryview(buffer))
+    await connection.fetch(CONTENT, BlockSpan(piece, 0, length), memoryview(buffer))
     return bytes(buffer)
 
 
@@ -86,22 +89,21 @@ def sends(*messages: bytes) -> Answer:
 
 
 def fails_with(answer: Answer, error: type[EnjambreError], words: str = "") -> None:
-    """A fetch from a server that answers so fails, leaves nothing behind the block's buffer, and the lane is
-    of no use any more."""
+    """A fetch from a server that answers so fails, leaves nothing behind the block's buffer, and the
+    connection is of no use any more."""
 
-    async def play(asker: DataConnection) -> None:
+    async def play(connection: DataConnection) -> None:
         around = bytearray(b"\xee" * 1200)
         with pytest.raises(error, match=words or None):
-            await asker.fetch(CONTENT, BlockSpan(0, 0, 1000), memoryview(around)[100:1100])
+            await connection.fetch(CONTENT, BlockSpan(0, 0, 1000), memoryview(around)[100:1100])
         assert around[:100] + around[1100:] == b"\xee" * 200
         with pytest.raises(DataConnectionClosed):
-            await fetched(asker)
+            await fetched(connection)
 
     against(answer, play)
 
 
 # -- what comes is not what was asked for
-# --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -115,7 +117,7 @@ def fails_with(answer: Answer, error: type[EnjambreError], words: str = "") -> N
     ],
     ids=["nothing", "short", "long", "a chunk more", "broken behind the end"],
 )
-def test_another_length_than_was_asked_for_breaks_the_lane(messages: list[bytes]) -> None:
+def test_another_length_than_was_asked_for_breaks_the_connection(messages: list[bytes]) -> None:
     fails_with(
         sends(*messages),
         ProtocolError,
@@ -124,7 +126,7 @@ def test_another_length_than_was_asked_for_breaks_the_lane(messages: list[bytes]
 
 
 @pytest.mark.parametrize("size", [0, 1, MIN_CHUNK - 1])
-def test_chunks_that_are_too_small_to_be_a_part_of_a_block_break_the_lane(size: int) -> None:
+def test_chunks_too_small_to_be_part_of_a_block_break_the_connection(size: int) -> None:
     sent = 0
 
     async def crumbs(_request: Any, _context: Any) -> AsyncIterator[bytes]:
@@ -133,11 +135,11 @@ def test_chunks_that_are_too_small_to_be_a_part_of_a_block_break_the_lane(size: 
             sent += 1
             yield message(size)
 
-    async def play(asker: DataConnection) -> None:
+    async def play(connection: DataConnection) -> None:
         with pytest.raises(ProtocolError, match="a chunk"):
-            await fetched(asker, MAX_BLOCK)
+            await fetched(connection, MAX_BLOCK)
         with pytest.raises(DataConnectionClosed):
-            await fetched(asker)
+            await fetched(connection)
 
     against(crumbs, play)
     assert sent < 10_000
@@ -158,8 +160,8 @@ def test_case_72_a_message_over_the_bound_is_an_error_of_ours_and_is_not_taken_i
 def test_chunks_in_other_forms_of_protobuf_are_understood() -> None:
     unknown = b"\x92\x03\x03abc"  # field 50, of a later version
 
-    async def play(asker: DataConnection) -> None:
-        assert await fetched(asker, 3000) == b"x" * 1100 + b"y" * 1800 + b"z" * 100
+    async def play(connection: DataConnection) -> None:
+        assert await fetched(connection, 3000) == b"x" * 1100 + b"y" * 1800 + b"z" * 100
 
     against(sends(message(1100) + unknown, unknown + message(1800, b"y"), message(100, b"z")), play)
 
@@ -199,7 +201,6 @@ def memory_from_now_on() -> int:
 
 
 # -- how it ends
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 def ends(status: grpc.StatusCode, details: str = "why", trailer: str | None = None) -> Answer:
@@ -226,10 +227,10 @@ def ends(status: grpc.StatusCode, details: str = "why", trailer: str | None = No
 def test_a_refusal_is_told_by_its_code_and_the_lane_goes_on(
     status: grpc.StatusCode, trailer: str | None, code: str
 ) -> None:
-    async def play(asker: DataConnection) -> None:
+    async def play(connection: DataConnection) -> None:
         for _ in range(3):
             with pytest.raises(Refused, match="why") as refused:
-                await fetched(asker)
+                await fetched(connection)
             assert refused.value.code == code
 
     against(ends(status, "why", trailer), play)
@@ -246,15 +247,15 @@ def test_a_refusal_is_told_by_its_code_and_the_lane_goes_on(
         grpc.StatusCode.RESOURCE_EXHAUSTED,
     ],
 )
-def test_a_status_that_grpc_gives_by_itself_is_a_broken_lane_and_no_refusal(status: grpc.StatusCode) -> None:
+def test_a_status_that_grpc_gives_by_itself_is_no_refusal(status: grpc.StatusCode) -> None:
     fails_with(ends(status), Unreachable, status.name.lower())
 
 
 def test_what_a_server_says_is_shortened_and_loses_its_control_characters() -> None:
-    async def play(asker: DataConnection) -> None:
+    async def play(connection: DataConnection) -> None:
         with pytest.raises(Refused) as refused:
-            await fetched(asker)
-        assert len(str(refused.value)) <= lane.MESSAGE_TEXT
+            await fetched(connection)
+        assert len(str(refused.value)) <= client.MAX_DETAILS
         assert str(refused.value).isprintable()
 
     against(ends(grpc.StatusCode.NOT_FOUND, "\x1b[2J\n" + "a" * 2000), play)
@@ -267,9 +268,9 @@ def test_a_refusal_in_the_middle_is_of_that_block_and_the_others_are_asked_for_a
                 await context.abort(grpc.StatusCode.NOT_FOUND, "not here", ((CODE_KEY, "not_found"),))
             yield message(block.length, bytes([block.piece]))
 
-    async def play(asker: DataConnection) -> None:
+    async def play(connection: DataConnection) -> None:
         found = await asyncio.gather(
-            *(fetched(asker, 100, piece) for piece in range(8)), return_exceptions=True
+            *(fetched(connection, 100, piece) for piece in range(8)), return_exceptions=True
         )
         for piece, came in enumerate(found):
             if piece == 3:
@@ -281,15 +282,6 @@ def test_a_refusal_in_the_middle_is_of_that_block_and_the_others_are_asked_for_a
 
 
 # -- it takes too long
-# ---------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Times in tenths of a second."""
-    monkeypatch.setattr(lane, "TURN_TIME", 0.3)
-    monkeypatch.setattr(lane, "BLOCK_TIME", 0.3)
-    monkeypatch.setattr(lane, "STALL_TIME", 0.3)
 
 
 def silent(*first: bytes) -> tuple[Answer, list[str]]:
@@ -307,21 +299,19 @@ def silent(*first: bytes) -> tuple[Answer, list[str]]:
     return answer, ended
 
 
-@pytest.mark.usefixtures("hurried")
 @pytest.mark.parametrize(
     "first", [[], [message(2000)], [message(3000)]], ids=["at once", "half way", "before the end"]
 )
 def test_case_73_a_server_that_falls_silent_is_given_up_and_told_so(first: list[bytes]) -> None:
     answer, ended = silent(*first)
 
-    async def play(asker: DataConnection) -> None:
-        began = time.monotonic()
+    async def play(connection: DataConnection) -> None:
         with pytest.raises(Unreachable):
-            await fetched(asker, 3000)
-        assert time.monotonic() - began < 5
+            await fetched(connection, 3000)
         await until(lambda: ended)
 
-    against(answer, play)
+    quick = GrpcTimeouts(turn_s=0.3, block_s=0.3)
+    against(answer, play, timeouts=Timeouts(stall_s=0.3), call_timeouts=quick)
 
 
 def test_case_73_every_call_has_a_deadline() -> None:
@@ -332,16 +322,16 @@ def test_case_73_every_call_has_a_deadline() -> None:
         for block in request.blocks:
             yield message(block.length)
 
-    async def play(asker: DataConnection) -> None:
-        await asyncio.gather(*(fetched(asker) for _ in range(20)))
+    async def play(connection: DataConnection) -> None:
+        await asyncio.gather(*(fetched(connection) for _ in range(20)))
 
     against(answer, play)
     assert left
-    limit = lane.TURN_TIME + lane.BLOCKS * lane.BLOCK_TIME
+    limit = GRPC_TIMEOUTS.turn_s + GRPC_LIMITS.blocks * GRPC_TIMEOUTS.block_s
     assert all(0 < one <= 1.05 * limit for one in left), left  # on the wire a time is rounded
 
 
-def test_closing_the_lane_ends_the_call_at_the_server_too() -> None:
+def test_closing_the_connection_ends_the_call_at_the_server_too() -> None:
     answer, ended = silent(message(2000))
     begun: list[str] = []
 
@@ -350,11 +340,11 @@ def test_closing_the_lane_ends_the_call_at_the_server_too() -> None:
         async for one in answer(request, context):
             yield one
 
-    async def play(asker: DataConnection) -> None:
-        task = asyncio.create_task(fetched(asker, 3000))
+    async def play(connection: DataConnection) -> None:
+        task = asyncio.create_task(fetched(connection, 3000))
         await until(lambda: begun)
         assert not ended
-        await asker.close()
+        await connection.close()
         with pytest.raises(DataConnectionClosed):
             await task
         await until(lambda: ended)
@@ -363,18 +353,13 @@ def test_closing_the_lane_ends_the_call_at_the_server_too() -> None:
 
 
 # -- there is something else
-# ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "greeting",
     [b"", b'{"ok":false,"error":"bad_json"}\n', b"HTTP/1.1 400 Bad Request\r\n\r\n", b"SSH-2.0-OpenSSH\r\n"],
 )
-def test_a_port_that_does_not_speak_grpc_is_unreachable_soon(
-    monkeypatch: pytest.MonkeyPatch, greeting: bytes
-) -> None:
-    monkeypatch.setattr(lane, "DIAL_TIME", 0.5)
-
+def test_a_port_that_does_not_speak_grpc_is_unreachable_soon(greeting: bytes) -> None:
     open_now: set[asyncio.StreamWriter] = set()
 
     async def work() -> None:
@@ -388,10 +373,8 @@ def test_a_port_that_does_not_speak_grpc_is_unreachable_soon(
 
         server = await asyncio.start_server(greet, "127.0.0.1", 0)
         address = Address("127.0.0.1", server.sockets[0].getsockname()[1])
-        began = time.monotonic()
         with pytest.raises(Unreachable, match=str(address)):
-            await GrpcTransport(disk_io()).connect(address)
-        assert time.monotonic() - began < 10
+            await GrpcTransport(disk_io(), timeouts=Timeouts(dial_s=0.5)).connect(address)
         await until(lambda: not open_now, what="gRPC hangs up")
         server.close()
         await server.wait_closed()
@@ -404,17 +387,17 @@ def test_a_server_without_our_service_is_unreachable_and_not_busy() -> None:
         server: Any = aio.server()
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
-        asker = await GrpcTransport(disk_io()).connect(Address("127.0.0.1", port))
+        connection = await GrpcTransport(disk_io()).connect(Address("127.0.0.1", port))
         with pytest.raises(Unreachable):
-            await fetched(asker)
-        await asker.close()
+            await fetched(connection)
+        await connection.close()
         await server.stop(None)
 
     contained(work, kept=KEPT)
 
 
-def test_case_74_the_asking_side_pings_no_oftener_than_a_server_allows_that_was_told_nothing() -> None:
+def test_case_74_the_client_pings_no_oftener_than_any_server_allows() -> None:
     # A server's default is five minutes between pings while it sends nothing, and two strikes (gRPC proposal
     # A8).
-    assert dict(lane.OPTIONS)["grpc.keepalive_time_ms"] >= 300_000
-    assert "grpc.keepalive_permit_without_calls" not in dict(lane.OPTIONS)
+    assert dict(client.OPTIONS)["grpc.keepalive_time_ms"] >= 300_000
+    assert "grpc.keepalive_permit_without_calls" not in dict(client.OPTIONS)

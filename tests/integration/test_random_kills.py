@@ -1,5 +1,4 @@
-"""SIGKILL at random moments, of a download, of the only seed and of the tracker: all ends right, and a kill
-costs a bounded few blocks."""
+"""A download, the only seed or the tracker is killed at random (case 49): a kill costs a few blocks."""
 
 from __future__ import annotations
 
@@ -32,8 +31,8 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="SIGKILL is a thing of P
 PIECES = 200
 SIZE = PIECES * BLOCK
 LIMIT = 2 << 20
-"""Bytes a second: all of it takes six seconds, so that a kill falls into the middle; and a window is about a
-third of all pieces, so that more than it can be lost."""
+"""Bytes a second. The content takes six seconds, so that a kill falls into the middle. One window is about a
+third of all pieces, so that a loss of more than it would be seen."""
 
 
 @pytest.fixture
@@ -64,7 +63,7 @@ def kill_after(peer: Running, trace: Path, goal: int) -> bool:
 
 
 @limit(120)
-def test_case_49_a_download_killed_at_random_points_fetches_again_only_what_was_under_way(
+def test_case_49_a_killed_download_fetches_again_only_what_was_under_way(
     tmp_path: Path, rng: random.Random
 ) -> None:
     data = rng.randbytes(SIZE)
@@ -122,8 +121,7 @@ def three_downloads(folder: Path, content: str, tracker: str) -> Iterator[list[R
 
 
 def wait_for_bytes(peer: Running, goal: int) -> None:
-    """Wait until a download has so many bytes, or had them at any time before; no event is taken away from
-    who waits for it later."""
+    """Wait until a download has so many bytes. Events are not consumed: a later wait still sees them."""
     end = time.monotonic() + 3 * DEADLINE
     while bytes_of(peer) < goal:
         assert time.monotonic() < end, f"{peer.out}\n{peer.err}"
@@ -131,7 +129,7 @@ def wait_for_bytes(peer: Running, goal: int) -> None:
 
 
 def bytes_of(peer: Running) -> int:
-    """The most bytes that a download has told of so far; all when it is done."""
+    """The most bytes that a download has reported so far; all when it is done."""
     told = events_of(peer.out)
     if any(event["event"] == "done" for event in told):
         return SIZE
@@ -146,7 +144,7 @@ def bytes_of(peer: Running) -> int:
 
 
 @limit(120)
-def test_case_49_three_downloads_finish_though_the_only_seed_is_killed_at_random_points(
+def test_case_49_three_downloads_finish_though_the_only_seed_is_killed(
     tmp_path: Path, rng: random.Random
 ) -> None:
     data = rng.randbytes(SIZE)
@@ -182,7 +180,7 @@ def test_case_49_three_downloads_finish_though_the_only_seed_is_killed_at_random
 
 @limit(120)
 @pytest.mark.parametrize("store", ["memory", "sqlite"])
-def test_case_49_three_downloads_finish_though_the_tracker_is_killed_at_random_points(
+def test_case_49_three_downloads_finish_though_the_tracker_is_killed(
     tmp_path: Path, rng: random.Random, store: str
 ) -> None:
     data = rng.randbytes(SIZE)

@@ -1,5 +1,4 @@
-"""Everything in the README is run: each `sh` block as it stands, in order, in one folder, with real
-processes."""
+"""Runs the README: each `sh` block as it stands, in order, in one folder, with real processes."""
 
 from __future__ import annotations
 
@@ -30,7 +29,7 @@ def _blocks() -> list[str]:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A folder that looks like a fresh clone, with the files that the README speaks of beside it."""
+    """A folder that looks like a fresh clone, with the files that the README names beside it."""
     folder = tmp_path / "enjambre"
     folder.mkdir()
     for name in ("bin", "p2p", "transports", "protos"):
@@ -53,9 +52,7 @@ def _is_endless(words: list[str]) -> bool:
 
 
 @pytest.mark.timeout(300)  # `pip install` of the extra fetches packages
-def test_every_command_of_the_readme_works_as_it_stands(
-    checkout: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_command_of_the_readme_works(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(checkout)
     tracker, link = "", ""
     environ = clean_environment(checkout / "state", {"P2P_HOST": "127.0.0.1", "P2P_PORT": "0"})
@@ -102,19 +99,19 @@ def _check_results(folder: Path, ended: dict[str, subprocess.CompletedProcess[st
     assert stats["user"] == "alice"
 
 
-def test_a_link_stands_in_quotes_wherever_the_readme_uses_one() -> None:
+def test_every_link_in_a_command_is_quoted() -> None:
     lines = [line for block in _blocks() for line in block.splitlines() if "LINK" in line]
     assert lines
     assert all('"LINK"' in line for line in lines)
 
 
-def test_the_picture_of_a_conversation_is_drawn_from_its_table() -> None:
+def test_the_state_diagram_equals_the_transition_table() -> None:
     drawn = README.split("<!-- transitions -->")[1].split("<!-- end -->")[0]
     arrows = set(re.findall(r"^    (\w+) --> (\w+): ([\w ]+)$", drawn, re.MULTILINE))
     assert arrows == {(state.value, to.value, step.value) for (state, step), to in TRANSITIONS.items()}
 
 
-def test_the_table_of_exit_codes_holds_every_code_that_an_error_can_lead_to() -> None:
+def test_the_table_of_exit_codes_has_every_code() -> None:
     table = {
         int(code) for row in re.findall(r"^\| ([\d, ]+) \|", README, re.MULTILINE) for code in row.split(",")
     }
@@ -122,7 +119,7 @@ def test_the_table_of_exit_codes_holds_every_code_that_an_error_can_lead_to() ->
     assert {0, 1, 2, 130, 143} <= table
 
 
-def test_every_file_that_the_readme_names_is_there() -> None:
+def test_every_link_of_the_readme_leads_to_a_file() -> None:
     links = re.findall(r"\]\(([^)#]+)\)", README)
     assert len(links) > 5
     assert [link for link in links if not (ROOT / link).exists()] == []

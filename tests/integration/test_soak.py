@@ -1,40 +1,33 @@
-"""The scenarios of `bench/soak.py` in short, on real processes: a serving peer and a tracker under load, and
-what must hold on any machine.
+"""The load tests in short sizes: what must hold for a tracker and a serving peer even on a busy machine.
 
-`tests/integration/test_tracker_server.py` has the tracker's part of cases 12, 13, 14 and 60 in one process;
-here it is mostly the peer.
+`make soak` checks the bounds on time, on a machine that does nothing else. The tracker's part of cases
+12, 13, 14 and 60 is in `test_tracker_server.py`; here it is mostly the peer.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import itertools
 import json
 import os
 import resource
 import signal
 import socket
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from bench.soak import outcomes_of
-from bench.soaking.report import Outcome
-from bench.soaking.rig import Scale, many_descriptors
 from tests.kit.processes import ROOT, clean_environment, old_file, run, start_peer, start_tracker
+from tests.kit.waiting import HANG_S
+from tests.load.report import Outcome
+from tests.load.rig import Scale, many_descriptors
+from tests.load.soak import outcomes_of
 
-pytestmark = [pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"), pytest.mark.timeout(120)]
-
-SLOW_MACHINE = 250.0
-"""Milliseconds that 99 in a hundred answers may take where the two cores are shared with other tests."""
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
 def soak(name: str, folder: Path, only: str = "") -> list[Outcome]:
-    """Run a scenario in short. What it printed is shown when the test fails."""
+    """Run a scenario in its short size, and print its figures for a failure's report."""
     found = asyncio.run(outcomes_of(name, Scale(short=True, only=only), str(folder)))
     for one in found:
         print(json.dumps(one.to_json(), indent=1))
@@ -42,13 +35,12 @@ def soak(name: str, folder: Path, only: str = "") -> list[Outcome]:
 
 
 def figures(outcome: Outcome) -> dict[str, float]:
-    """The figures that were held against bounds, by their names."""
+    """The figures that have a bound, by name."""
     return {check.what: check.figure for check in outcome.checks}
 
 
 def check_nothing_is_left(outcome: Outcome) -> None:
-    """The common rule: descriptors are back, nothing was logged that fills a disk or shows our insides, and a
-    fresh ping is answered."""
+    """The common rule: descriptors are closed, the log is short and has no traceback, a ping is answered."""
     found = figures(outcome)
     assert found["descriptors more than before"] <= 2
     assert found["bytes of log"] < 1 << 20
@@ -56,11 +48,11 @@ def check_nothing_is_left(outcome: Outcome) -> None:
     assert found["pings that fail afterwards"] == 0
 
 
-def test_the_probe_asks_once_at_least(tmp_path: Path) -> None:
+def test_the_probe_asks_at_least_once(tmp_path: Path) -> None:
     with start_tracker(tmp_path) as tracker:
         words = [
             sys.executable,
-            str(ROOT / "bench" / "soaking" / "probe.py"),
+            str(ROOT / "tests/load/probe.py"),
             "127.0.0.1",
             str(tracker.port),
             "100",
@@ -71,37 +63,35 @@ def test_the_probe_asks_once_at_least(tmp_path: Path) -> None:
     assert len(json.loads(done.out)["times"]) == 1
 
 
-def test_a_soak_leaves_the_limit_of_descriptors_as_it_was() -> None:
+def test_a_load_test_restores_the_limit_of_descriptors() -> None:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     with many_descriptors():
         assert resource.getrlimit(resource.RLIMIT_NOFILE) == (before[1], before[1])
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == before
 
 
-def test_case_12_thousands_of_idle_connections_to_a_peer_keep_nobody_out_and_are_ended_in_time(
+def test_case_12_idle_connections_do_not_keep_other_clients_out_of_a_peer(
     tmp_path: Path,
 ) -> None:
     for outcome in soak("idle", tmp_path, "peer"):
         found = figures(outcome)
         assert found["answers that a healthy client did not get"] == 0, outcome.scenario
-        assert found["p99 of a healthy client, ms"] < SLOW_MACHINE
         assert found["RSS, MiB"] < 150
         assert found["connections left after the deadline"] == 0
         check_nothing_is_left(outcome)
 
 
-def test_case_13_slow_ones_are_cut_by_a_deadline_for_the_whole_message_and_hold_nobody_up(
+def test_case_13_the_deadline_is_for_the_whole_message_of_a_slow_client(
     tmp_path: Path,
 ) -> None:
     for outcome in soak("slow", tmp_path, "peer"):
         found = figures(outcome)
         assert found["answers that a healthy client did not get"] == 0
-        assert found["p99 of a healthy client, ms more than before"] < SLOW_MACHINE
-        assert found["slow ones left after the deadline"] == 0, "each byte moves a deadline of its own"
+        assert found["slow ones left after the deadline"] == 0, "a byte must not move the deadline"
         check_nothing_is_left(outcome)
 
 
-def test_case_14_a_peer_to_which_thousands_come_and_go_leaks_nothing_and_logs_little(tmp_path: Path) -> None:
+def test_case_14_thousands_of_short_connections_leak_nothing_and_log_little(tmp_path: Path) -> None:
     for outcome in soak("churn", tmp_path, "peer"):
         found = figures(outcome)
         assert found["answers that a healthy client did not get"] == 0
@@ -110,7 +100,7 @@ def test_case_14_a_peer_to_which_thousands_come_and_go_leaks_nothing_and_logs_li
         check_nothing_is_left(outcome)
 
 
-def test_case_21_hundreds_that_come_back_to_a_tracker_within_a_second_are_registered_again_with_either_store(
+def test_case_21_hundreds_of_peers_register_again_after_a_tracker_restart(
     tmp_path: Path,
 ) -> None:
     outcomes = soak("herd", tmp_path)
@@ -118,10 +108,9 @@ def test_case_21_hundreds_that_come_back_to_a_tracker_within_a_second_are_regist
     for outcome in outcomes:
         found = figures(outcome)
         assert found["peers registered"] == 300
-        assert found["seconds until all are registered"] < 30
 
 
-def test_case_21_a_peer_whose_tracker_hangs_up_on_everybody_comes_back_later_and_later_and_never_within_a_second(
+def test_case_21_a_peer_resumes_when_a_tracker_that_hangs_up_is_well_again(
     tmp_path: Path,
 ) -> None:
     shared = old_file(tmp_path / "x.bin", os.urandom(100_000))
@@ -132,34 +121,20 @@ def test_case_21_a_peer_whose_tracker_hangs_up_on_everybody_comes_back_later_and
         peer.event("shared")
         port = tracker.port
         tracker.stop(signal.SIGKILL)
-        came: list[float] = []
-        with _door(port) as door:
-            while len(came) < 3:
-                sock, _ = door.accept()
-                came.append(time.monotonic())
-                sock.close()
-        gaps = [later - earlier for earlier, later in itertools.pairwise(came)]
-        assert all(gap >= 0.95 for gap in gaps), gaps
-        assert gaps[-1] > gaps[0], f"it does not come later each time: {gaps}"
+        with socket.create_server(("127.0.0.1", port)) as listener:
+            listener.settimeout(HANG_S)
+            for _ in range(3):
+                listener.accept()[0].close()
         with start_tracker(tmp_path, port=port) as again:
-            peer.event("session", timeout=40, state="resumed")
+            peer.event("session", state="resumed")
             assert again.err == ""
 
 
-@contextlib.contextmanager
-def _door(port: int) -> Iterator[socket.socket]:
-    with socket.create_server(("127.0.0.1", port)) as door:
-        door.settimeout(40)
-        yield door
-
-
-def test_case_60_a_peer_without_descriptors_goes_on_with_those_inside_and_recovers(tmp_path: Path) -> None:
+def test_case_60_a_peer_without_descriptors_serves_open_connections(tmp_path: Path) -> None:
     for outcome in soak("descriptors", tmp_path, "peer"):
         found = figures(outcome)
         assert found["answers that a client inside did not get"] == 0
         assert found["processor while exhausted, share of one"] < 0.5
-        assert outcome.recovery is not None
-        assert outcome.recovery < 10, "one that waits at the door when it opens again is let in"
         check_nothing_is_left(outcome)
 
 
@@ -172,7 +147,7 @@ def test_case_61_a_hundred_readers_of_a_large_file_cost_little_memory(tmp_path: 
     check_nothing_is_left(outcome)
 
 
-def test_case_62_a_peer_that_can_start_no_thread_refuses_what_needs_one_and_lives(tmp_path: Path) -> None:
+def test_case_62_a_peer_that_can_start_no_thread_refuses_reads_and_lives(tmp_path: Path) -> None:
     (outcome,) = soak("threads", tmp_path)
     found = figures(outcome)
     assert found["of which were served"] == 0
@@ -181,7 +156,7 @@ def test_case_62_a_peer_that_can_start_no_thread_refuses_what_needs_one_and_live
     check_nothing_is_left(outcome)
 
 
-def test_case_63_a_little_of_everything_for_a_while_leaves_tracker_and_peer_as_they_were(
+def test_case_63_a_mixed_load_leaves_tracker_and_peer_as_they_were(
     tmp_path: Path,
 ) -> None:
     for outcome in soak("mixed", tmp_path):
@@ -192,12 +167,12 @@ def test_case_63_a_little_of_everything_for_a_while_leaves_tracker_and_peer_as_t
         assert found["tracebacks"] == 0
 
 
-def test_case_64_a_flood_of_nonsense_fills_no_log_and_no_word_of_it_is_repeated(tmp_path: Path) -> None:
+def test_case_64_a_flood_of_malformed_lines_is_not_repeated_in_the_log(tmp_path: Path) -> None:
     outcomes = soak("log", tmp_path)
     assert [one.target for one in outcomes] == ["tracker", "peer"]
     for outcome in outcomes:
         found = figures(outcome)
         assert found["bytes of log"] < 20_000
-        assert found["words of callers in the log"] == 0
+        assert found["words of clients in the log"] == 0
         assert found["answers that a healthy client did not get"] == 0
         check_nothing_is_left(outcome)

@@ -19,13 +19,12 @@ from tests.kit.leaks import contained
 from tests.kit.swarm_kit import Swarm, old_file
 from tests.kit.waiting import until
 
-SHORT = Policy(patience=1.5, patience_alone=1.0, patience_offline=1.5)
+SHORT = Policy(stall_timeout=1.5, alone_timeout=1.0, offline_timeout=1.5)
 """The real policy, for tests of what cannot succeed."""
 DATA = Random(5).randbytes(5_000_000)
 
 
 # -- what is shared
-# ------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("change", ["touched", "longer", "shorter", "replaced", "removed"])
@@ -189,7 +188,7 @@ def test_case_43_a_download_into_a_target_that_exists_is_refused_and_leaves_it_a
     contained(work)
 
 
-def test_case_43_two_downloads_of_one_content_into_one_folder_at_once_end_with_one_file(
+def test_case_43_two_downloads_into_one_folder_at_once_end_with_one_file(
     tmp_path: Path,
 ) -> None:
 
@@ -215,8 +214,8 @@ def test_a_resumed_download_fetches_only_what_is_missing(tmp_path: Path) -> None
             task = asyncio.create_task(first.download(shared.id, tmp_path / "out"))
 
             def here() -> int:
-                holding = first._serving.holdings.get(shared.id)
-                return holding.bytes_here if holding is not None else 0
+                local = first.library.find(shared.id)
+                return local.bytes_here if local is not None else 0
 
             await until(lambda: here() > 2 * MIB, 20)
             task.cancel()
@@ -242,7 +241,7 @@ def test_the_same_content_at_two_paths_is_hashed_once_and_shared(tmp_path: Path)
             await until(lambda: len(looks) >= 4, 20)
             assert looks[-1] == looks[0], "what is at rest was shared again"
             paths[0].unlink()
-            await until(lambda: seed.held_at(paths[1]), 10, "the other path takes over")
+            await until(lambda: seed.publisher.held_at(paths[1]), 10, "the other path takes over")
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 

@@ -12,12 +12,13 @@ import pytest
 from p2p.errors import NotFound, Refused
 from p2p.model import MIB, Address, PeerId
 from p2p.peer import operations as errands
-from p2p.peer import watcher
 from p2p.peer.node import Node
 from p2p.peer.operations import upload
+from p2p.peer.replicas import ReplicaLimits
 from p2p.peer.reports import Received, Shared, Uploaded
+from p2p.peer.settings import WatchLimits
 from p2p.protocol.peer_messages import Replicate
-from p2p.protocol.tracker_messages import Source
+from p2p.protocol.tracker_messages import Contact
 from tests.kit.bad_peers import Message, PlainPeer, Sample, Talk
 from tests.kit.leaks import contained
 from tests.kit.swarm_kit import Swarm, old_file
@@ -27,12 +28,20 @@ DATA = Random(5).randbytes(5_000_000)
 
 
 # -- uploads
-# -------------------------------------------------------------------------------------------------------------------------
 
 
-async def keeper(swarm: Swarm, name: str, room: int = 100 * MIB) -> Node:
+async def keeper(swarm: Swarm, name: str, room: int = 100 * MIB, **settings: Any) -> Node:
     """A peer that accepts uploads."""
-    return await swarm.peer(name, accept_uploads=room, folder=swarm.folder / name)
+    return await swarm.peer(name, accept_uploads=room, folder=swarm.folder / name, **settings)
+
+
+async def look_once(node: Node, folder: Path) -> None:
+    """Let a peer look once at the folder that it watches."""
+    looked = asyncio.Event()
+    watching = asyncio.create_task(node.watch(folder, looked.set))
+    await looked.wait()
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
 
 
 def test_an_upload_puts_copies_on_other_peers_and_counts_them(tmp_path: Path) -> None:
@@ -65,7 +74,9 @@ def test_an_upload_that_one_target_refuses_goes_to_another(tmp_path: Path) -> No
             for number in range(4):
                 node = await keeper(swarm, f"k{number}")
                 if number != 2:
-                    node._keeper._quota = 1  # since its last heartbeat its room has shrunk
+                    node.replicas._limits = ReplicaLimits(
+                        quota=1
+                    )  # since its last heartbeat its room has shrunk
             origin = await swarm.peer("origin")
             result = await upload(origin, old_file(tmp_path / "x.bin", DATA[:500_000]), 1, lambda _: None)
             assert result.copies == 1
@@ -94,7 +105,7 @@ def test_a_peer_that_has_the_content_already_verifies_at_once(tmp_path: Path) ->
             node, origin = await keeper(swarm, "keeper"), await swarm.peer("origin")
             shared = await origin.share(old_file(tmp_path / "x.bin", DATA))
             await node.download(shared.id, tmp_path / "keeper")
-            link = await origin.link_to(node.peer, Address("127.0.0.1", node._links.me.listen["tcp"]))
+            link = await origin.link_to(node.peer, Address("127.0.0.1", node.controls.me.listen["tcp"]))
             accepted: list[bool] = []
             for _ in range(20):
                 async with asyncio.timeout(3):
@@ -118,44 +129,39 @@ def test_what_a_peer_will_not_keep_is_refused(tmp_path: Path, room: int, size: i
         async with Swarm(tmp_path) as swarm:
             node, origin = await keeper(swarm, "keeper", room), await swarm.peer("origin")
             shared = await origin.share(old_file(tmp_path / "x.bin", DATA[:500_000]))
-            link = await origin.link_to(node.peer, Address("127.0.0.1", node._links.me.listen["tcp"]))
+            link = await origin.link_to(node.peer, Address("127.0.0.1", node.controls.me.listen["tcp"]))
             with pytest.raises(Refused) as refused:
                 await link.replicate(Replicate(id=shared.id, name="x.bin", size=size), lambda: None)
             assert refused.value.code == code
             assert not (tmp_path / "keeper" / "x.bin").exists()
-            assert not node._keeper._charged
+            assert not node.replicas._charged
 
     contained(work)
 
 
-def test_a_copy_that_was_deleted_since_the_last_look_is_fetched_anew_and_stays_shared(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_replica_deleted_since_the_last_look_is_fetched_anew_and_stays_shared(
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(watcher, "LOOK_TIME", 3600.0)
-    monkeypatch.setattr(watcher, "LOOK_MOST", 3600.0)
+    never = WatchLimits(pause=3600.0, longest_pause=3600.0)
 
     async def work() -> None:
         async with Swarm(tmp_path) as swarm:
-            node, origin = await keeper(swarm, "keeper"), await swarm.peer("origin")
+            node, origin = await keeper(swarm, "keeper", watch_limits=never), await swarm.peer("origin")
             shared = await origin.share(old_file(tmp_path / "x.bin", DATA))
-            link = await origin.link_to(node.peer, Address("127.0.0.1", node._links.me.listen["tcp"]))
+            link = await origin.link_to(node.peer, Address("127.0.0.1", node.controls.me.listen["tcp"]))
             request, copy = (
                 Replicate(id=shared.id, name="x.bin", size=len(DATA)),
                 tmp_path / "keeper" / "x.bin",
             )
             await link.replicate(request, lambda: None)
-            looked = asyncio.Event()
-            watching = asyncio.create_task(node.watch(tmp_path / "keeper", looked.set))
-            await looked.wait()
+            await look_once(node, copy.parent)
             copy.unlink()
             await link.replicate(request, lambda: None)
             assert copy.read_bytes() == DATA
-            # What the watcher remembers of the first copy must not make it take back the second.
-            await node._watcher._look([copy], strict=False)
-            assert node.held_at(copy) == shared.id
+            # What the watcher remembers of the first copy must not make it retract the second.
+            await look_once(node, copy.parent)
+            assert node.publisher.held_at(copy) == shared.id
             assert not swarm.told("keeper", Shared)
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
 
     contained(work)
 
@@ -168,16 +174,16 @@ def test_a_copy_that_another_file_of_its_name_keeps_away_costs_no_room(tmp_path:
             node, origin = await keeper(swarm, "keeper", 100_000), await swarm.peer("origin")
             old_file(tmp_path / "keeper" / "x.bin", b"the first version")
             shared = await origin.share(old_file(tmp_path / "x.bin", DATA[:80_000]))
-            link = await origin.link_to(node.peer, Address("127.0.0.1", node._links.me.listen["tcp"]))
+            link = await origin.link_to(node.peer, Address("127.0.0.1", node.controls.me.listen["tcp"]))
             for _ in range(2):
                 with pytest.raises(Refused) as refused:
                     await link.replicate(Replicate(id=shared.id, name="x.bin", size=80_000), lambda: None)
                 assert refused.value.code == "disk"
-                assert node._keeper.room == 100_000
+                assert node.replicas.room == 100_000
             assert [entry.name for entry in (tmp_path / "keeper").iterdir()] == ["x.bin"]
             (tmp_path / "keeper" / "x.bin").unlink()
             await link.replicate(Replicate(id=shared.id, name="x.bin", size=80_000), lambda: None)
-            assert node._keeper.room == 20_000
+            assert node.replicas.room == 20_000
 
     contained(work)
 
@@ -191,7 +197,7 @@ class SilentKeeper(PlainPeer):
         await talk.say({"ok": True, "seq": message.get("seq"), "state": "accepted"})
 
 
-def test_a_peer_that_accepts_a_copy_and_never_fetches_it_does_not_hold_up_an_upload_for_ever(
+def test_a_peer_that_accepts_a_copy_and_never_fetches_it_does_not_hold_up_an_upload(
     tmp_path: Path,
 ) -> None:
     async def work() -> None:
@@ -201,11 +207,13 @@ def test_a_peer_that_accepts_a_copy_and_never_fetches_it_does_not_hold_up_an_upl
             silent = SilentKeeper(Sample("other", b"other"))
             await silent.start()
             try:
-                target = Source(
+                target = Contact(
                     peer=PeerId(silent.peer), name="silent", host="127.0.0.1", listen={"tcp": silent.port}
                 )
                 async with asyncio.timeout(20):
-                    fault = await errands._copy(origin, shared, target, lambda _: None)
+                    clock = asyncio.get_running_loop().time
+                    placement = errands.Placement(origin, shared, 1, lambda _: None, clock)
+                    fault = await placement.copy_to(target)
                 assert fault is not None
                 assert "gained nothing" in fault
             finally:
@@ -246,7 +254,7 @@ def test_a_copy_kept_for_others_is_the_same_content_after_its_keeper_was_restart
             node = await swarm.peer("keeper", accept_uploads=MIB, folder=tmp_path / "keeper")
             watching = asyncio.create_task(node.watch(tmp_path / "keeper"))
             try:
-                await until(lambda: node.holds(result.id), seconds=30)
+                await until(lambda: node.publisher.holds(result.id), seconds=30)
                 reader = await swarm.peer("reader")
                 done = await reader.download(result.id, tmp_path / "out")
                 assert done.size == sum(
@@ -270,6 +278,6 @@ def test_a_kept_copy_that_was_changed_is_shared_as_what_it_is_now(tmp_path: Path
             node = await swarm.peer("keeper", accept_uploads=MIB, folder=tmp_path / "keeper")
             shared = await node.share(tmp_path / "keeper" / "x.bin")
             assert shared.id != result.id
-            assert not node.holds(result.id)
+            assert not node.publisher.holds(result.id)
 
     contained(work)

@@ -1,5 +1,4 @@
-"""On a terminal a command names what it waits for, also when its tracker says nothing; with `--quiet` it does
-not."""
+"""A command names its phase on a terminal, also while its tracker is silent, unless it is `--quiet`."""
 
 from __future__ import annotations
 
@@ -60,9 +59,13 @@ def on_terminal(
     main, side = pty.openpty()
     try:
         process = subprocess.Popen(
-            [*command("peer"), *words, "--tracker", tracker, *more], env=clean_environment(tmp_path / "state"),
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=side, start_new_session=True,
-        )  # fmt: skip
+            [*command("peer"), *words, "--tracker", tracker, *more],
+            env=clean_environment(tmp_path / "state"),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=side,
+            start_new_session=True,
+        )
         os.close(side)
         try:
             yield process, main
@@ -74,7 +77,7 @@ def on_terminal(
 
 
 def shown(main: int, word: bytes = b"") -> bytes:
-    """What a terminal got until it got `word`, or until all who write to it have ended."""
+    """What a terminal got until it got `word`, or until all its writers have ended."""
     found, end = b"", time.monotonic() + DEADLINE
     while not word or word not in found:
         assert select.select([main], [], [], max(end - time.monotonic(), 0))[0], (
@@ -92,12 +95,12 @@ def shown(main: int, word: bytes = b"") -> bytes:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_command_that_waits_for_its_tracker_says_on_a_terminal_that_it_is_connecting(
+def test_a_command_that_waits_for_its_tracker_shows_that_it_is_connecting(
     tmp_path: Path, silent: socket.socket, name: str
 ) -> None:
     with on_terminal(tmp_path, silent, name) as (process, main):
         assert shown(main, b"connecting")
-        assert process.poll() is None, "it was said at the end, and not while it waits"
+        assert process.poll() is None, "it was shown at the end, and not while the command waits"
 
 
 @pytest.mark.parametrize("name", ["list", "share"])

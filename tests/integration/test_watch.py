@@ -1,4 +1,4 @@
-"""What `serve` and `share` publish as their files come and go, by real processes."""
+"""Real processes: what `serve` and `share` publish as their files come and go."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_folder_is_shared_once_however_its_path_is_written(
 
 
 @pytest.mark.parametrize("written", ["whole", "relative"])
-def test_a_copy_that_was_received_is_not_hashed_again_and_is_withdrawn_when_it_is_removed(
+def test_a_received_replica_is_not_hashed_again_and_withdrawn_when_removed(
     tmp_path: Path, written: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -93,7 +93,7 @@ def test_hidden_files_and_unfinished_downloads_are_not_shared(tmp_path: Path) ->
         assert [event["name"] for event in listed] == ["seen.txt"]
 
 
-def test_one_content_at_two_paths_is_shared_once_and_goes_on_from_the_other_when_the_first_is_removed(
+def test_one_content_at_two_paths_is_shared_from_the_second_after_the_first(
     tmp_path: Path,
 ) -> None:
     first = old_file(tmp_path / "x" / "a.txt", b"words")

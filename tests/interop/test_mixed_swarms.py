@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from p2p.model import MIB
+from p2p.net.limits import Timeouts
 from p2p.peer.node import Node
 from p2p.peer.reports import Downloaded
 from tests.kit.leaks import KEPT_BY_GRPC, contained
@@ -114,9 +115,9 @@ def test_a_peer_that_loses_its_grpc_port_in_the_middle_goes_on_over_tcp(
         shared = await seed.share(path)
         leech = await swarm.peer("leech", transport="grpc")
         task = asyncio.create_task(fetched(leech, shared.id, tmp_path / "out", data))
-        holding = seed._serving.holdings[shared.id]
-        await until(lambda: holding.sent > MIB)
-        (door,) = [one for one in seed._listeners if type(one).__name__ == "GrpcDoor"]
+        local = seed.library.get(shared.id)
+        await until(lambda: local.participant.sent > MIB)
+        (door,) = [one for one in seed._listeners if type(one).__name__ == "GrpcServer"]
         await door.close()
         done = await task
         assert set(done.bytes_by) == {"grpc", "tcp"}
@@ -148,33 +149,31 @@ async def something_else(greeting: bytes) -> Any:
 
 @pytest.mark.parametrize("what", ["nobody", "its own TCP port", "silence", "a web server"])
 def test_a_peer_whose_grpc_port_is_none_is_fetched_from_over_tcp(
-    tmp_path: Path, image: tuple[Path, bytes], what: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, image: tuple[Path, bytes], what: str
 ) -> None:
     path, data = image
-    monkeypatch.setattr("transports.grpc.client.DIAL_TIME", 1.0)
 
     async def play(swarm: Swarm) -> None:
         seed = await swarm.peer("seed")
-        me = seed._links.me
+        me = seed.controls.me
         async with something_else(
             b"HTTP/1.1 400 Bad Request\r\n\r\n" if what == "a web server" else b""
         ) as other:
             port = {"nobody": 1024, "its own TCP port": me.listen["tcp"]}.get(what, other)
-            seed._links.me = dataclasses.replace(me, listen={**me.listen, "grpc": port})
+            seed._me = dataclasses.replace(me, listen={**me.listen, "grpc": port})
             shared = await seed.share(path)
-            leech = await swarm.peer("leech", transport="grpc")
+            leech = await swarm.peer("leech", transport="grpc", timeouts=Timeouts(dial_s=1.0))
             done = await fetched(leech, shared.id, tmp_path / "out", data)
             assert set(done.bytes_by) == {"tcp"}
-            assert [set(failed) for failed in leech._lanes._failed.values()] == [{"grpc"}], (
-                "gRPC was not even tried"
-            )
+            (connection,) = leech.controls.all()
+            assert leech.data.failed(connection.key) == {"grpc"}, "gRPC was not even tried"
             for name in ("leech", "seed"):
                 await swarm.stop(name)
 
     swarm(tmp_path, play)
 
 
-def test_a_peer_that_sends_wrong_bytes_over_grpc_is_dropped_and_nothing_wrong_is_kept(
+def test_a_peer_that_sends_wrong_bytes_over_grpc_is_dropped(
     tmp_path: Path, image: tuple[Path, bytes]
 ) -> None:
     path, data = image
@@ -187,16 +186,16 @@ def test_a_peer_that_sends_wrong_bytes_over_grpc_is_dropped_and_nothing_wrong_is
         shared = await liar.share(path)
         await honest.share(path)
         other = old_file(tmp_path / "other", random.Random(1).randbytes(SIZE))
-        holding = liar._serving.holdings[shared.id]
+        local = liar.library.get(shared.id)
         doctored = os.open(other, os.O_RDONLY)
-        real = holding.storage.opened
+        real = local.storage.opened
 
         @contextmanager
         def opened(block: Any) -> Iterator[Any]:
             with real(block) as spans:
                 yield [type(span)(doctored, span.offset, span.length) for span in spans]
 
-        holding.storage.opened = opened  # type: ignore[method-assign]
+        local.storage.opened = opened  # type: ignore[method-assign]
         done = await fetched(await swarm.peer("leech", transport="grpc"), shared.id, tmp_path / "out", data)
         assert done.bytes_from.get("liar", 0) < SIZE / 2
         os.close(doctored)
@@ -222,7 +221,6 @@ def test_a_folder_of_many_small_files_arrives_whole_over_grpc(tmp_path: Path) ->
 
 
 # -- real processes
-# ------------------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -248,7 +246,7 @@ def grpc_peer(folder: Path, *words: str, tracker: str, name: str) -> Iterator[Ru
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
-def test_case_73_a_grpc_seed_that_is_killed_or_stopped_in_the_middle_is_replaced_by_another(
+def test_case_73_a_grpc_seed_killed_or_stopped_half_way_is_replaced(
     tmp_path: Path, image: tuple[Path, bytes], how: signal.Signals
 ) -> None:
     path, data = image

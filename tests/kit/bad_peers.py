@@ -165,7 +165,6 @@ class PlainPeer:
             talk.hang_up()
 
     # -- what a vice overrides
-    # -----------------------------------------------------------------------------------------------------
 
     async def converse(self, talk: Talk) -> None:
         """The life of one connection."""
@@ -218,7 +217,6 @@ class PlainPeer:
 
 
 # -- those that send what is wrong
-# ---------------------------------------------------------------------------------------------------
 
 
 class BitFlipper(PlainPeer):
@@ -325,7 +323,6 @@ class MuteManifest(PlainPeer):
 
 
 # -- those that send too much or too little
-# ------------------------------------------------------------------------------------------
 
 
 class LongAnswer(PlainPeer):
@@ -378,7 +375,6 @@ class EndlessLine(PlainPeer):
 
 
 # -- those that send nothing, or go away
-# ---------------------------------------------------------------------------------------------
 
 
 class OneByte(PlainPeer):
@@ -559,7 +555,6 @@ class Mute(PlainPeer):
 
 
 # -- those that talk too much
-# --------------------------------------------------------------------------------------------------------
 
 
 class HaveFlooder(PlainPeer):
@@ -625,7 +620,6 @@ class SelfTalker(PlainPeer):
 
 
 # -- in the directory, and on the other side
-# -----------------------------------------------------------------------------------------
 
 
 @asynccontextmanager

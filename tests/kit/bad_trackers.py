@@ -1,5 +1,5 @@
-"""A kit of trackers that speak the protocol by hand: one class a vice, and one that answers as a test tells
-it.
+"""Bad trackers that speak the protocol by hand: one class for each fault, and one that answers as a test
+says.
 
 async with Endless() as tracker:
     ...  # ask tracker.address
@@ -20,7 +20,7 @@ Message = dict[str, Any]
 
 
 class BadTracker:
-    """Listens on a free port of loopback and answers each line by `answer`, which a vice overrides."""
+    """Listens on a free port of loopback, and answers each line by `answer`, which a subclass overrides."""
 
     vice: ClassVar[str] = ""
 
@@ -30,7 +30,7 @@ class BadTracker:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def answer(self, writer: asyncio.StreamWriter, message: Message) -> None:
-        """Say something to a request; not at all by default."""
+        """Answer a request; by default, do not."""
 
     @property
     def address(self) -> Address:
@@ -66,7 +66,7 @@ class BadTracker:
 
 
 class Told(BadTracker):
-    """Answers as it is told."""
+    """Answers as a test says."""
 
     vice = "told"
 
@@ -117,7 +117,7 @@ class WithBody(BadTracker):
 
 
 class Garbage(BadTracker):
-    """Answers with what is no JSON."""
+    """Answers with bytes that are no JSON."""
 
     vice = "garbage"
 
@@ -126,7 +126,7 @@ class Garbage(BadTracker):
 
 
 class Resetting(BadTracker):
-    """Hangs up with a reset when it is asked."""
+    """Resets the connection at each request."""
 
     vice = "resetting"
 
@@ -135,7 +135,7 @@ class Resetting(BadTracker):
 
 
 class AnotherSeq(BadTracker):
-    """Answers a question that nobody asked."""
+    """Answers a request that was not sent."""
 
     vice = "another seq"
 
@@ -144,7 +144,7 @@ class AnotherSeq(BadTracker):
 
 
 class Asking(BadTracker):
-    """Asks instead of answering."""
+    """Sends a request instead of an answer."""
 
     vice = "asking"
 
@@ -153,7 +153,7 @@ class Asking(BadTracker):
 
 
 class EndlessPages(BadTracker):
-    """Has one page more, always, and nothing on it."""
+    """Always has one page more, with nothing on it."""
 
     vice = "endless pages"
 
@@ -163,7 +163,7 @@ class EndlessPages(BadTracker):
 
 
 class Pages(BadTracker):
-    """Has these ids in its list, with one name, one on a page."""
+    """Lists these ids, all with one name, one on a page."""
 
     vice = "pages"
 
@@ -180,7 +180,7 @@ class Pages(BadTracker):
 
 
 USELESS = [Endless, Dripping, Silent, WithBody, Garbage, Resetting, AnotherSeq, Asking]
-"""Those from whom no answer ever comes."""
+"""Those that never send an answer."""
 
 
 def line(message: Message) -> bytes:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from p2p.content.manifest import build, content_id, to_bytes
 from p2p.model import KIB, ContentId, FileEntry, Manifest
 from p2p.storage.disk_io import DiskIO, disk_io
 from p2p.storage.hashing import HashPool, PieceChecker, Verdict
-from p2p.storage.part_file import PartialContent
+from p2p.storage.part_file import PartFile
 from p2p.storage.scan import Scanned, scan
 from p2p.storage.shared_content import SharedContent
 
@@ -55,23 +56,19 @@ def id_of(manifest: Manifest) -> ContentId:
     return content_id(to_bytes(manifest))
 
 
-def partial_of(
-    manifest: Manifest,
-    folder: Path,
-    *,
-    portable: bool = False,
-    overwrite: bool = False,
-    **more: Callable[[str], None],
-) -> PartialContent:
-    return PartialContent(manifest, id_of(manifest), folder, disk_io(portable), overwrite, **more)
+def part_of(
+    manifest: Manifest, folder: Path, *, portable: bool = False, overwrite: bool = False, **more: Any
+) -> PartFile:
+    """A download into `folder`, not open yet; `more` are the keyword arguments of `PartFile`."""
+    return PartFile(manifest, id_of(manifest), folder, disk_io(portable), overwrite, **more)
 
 
-def fill(partial: PartialContent, data: bytes, pieces: range | None = None) -> None:
+def fill(part: PartFile, data: bytes, pieces: range | None = None) -> None:
     """Write the pieces of an opened part, without checking them."""
-    for piece in pieces if pieces is not None else range(partial.geometry.pieces):
-        for block in partial.geometry.blocks(piece):
-            at = partial.geometry.offset(block)
-            partial.write(block, memoryview(data)[at : at + block.length])
+    for piece in pieces if pieces is not None else range(part.geometry.pieces):
+        for block in part.geometry.blocks(piece):
+            at = part.geometry.offset(block)
+            part.write(block, memoryview(data)[at : at + block.length])
 
 
 def share(root: Path, io: DiskIO, length: int = LENGTH) -> tuple[SharedContent, Scanned]:
@@ -94,12 +91,12 @@ def share(root: Path, io: DiskIO, length: int = LENGTH) -> tuple[SharedContent, 
     return SharedContent(manifest, root, scanned.files, io), scanned
 
 
-async def take_all(checker: PieceChecker, partial: PartialContent, data: bytes) -> list[Verdict]:
+async def take_all(checker: PieceChecker, part: PartFile, data: bytes) -> list[Verdict]:
     """Give the checker every block in order; the verdict of each."""
     verdicts = []
-    for piece in range(partial.geometry.pieces):
-        for block in partial.geometry.blocks(piece):
-            at = partial.geometry.offset(block)
+    for piece in range(part.geometry.pieces):
+        for block in part.geometry.blocks(piece):
+            at = part.geometry.offset(block)
             verdicts.append(await checker.take(block, memoryview(data)[at : at + block.length]))
     return verdicts
 

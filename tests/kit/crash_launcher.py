@@ -1,5 +1,4 @@
-"""Runs `peer` or `tracker` and dies by SIGKILL at a chosen call that touches the disk, for tests of crashes;
-a script, not a module.
+"""Runs `peer` or `tracker`, and kills itself at a chosen call that touches the disk. A script, not a module.
 
     crash_launcher.py peer download ...
 
@@ -44,7 +43,7 @@ _OF_DESCRIPTORS: Final = ("write", "pwrite", "ftruncate", "fsync", "fdatasync")
 
 
 class Crasher:
-    """Counts calls, writes them down, and ends the process at one of them."""
+    """Counts calls, logs them, and ends the process at one of them."""
 
     def __init__(self, under: str, log: str, at: str, save: str) -> None:
         self._under = os.path.realpath(under)
@@ -61,8 +60,8 @@ class Crasher:
         """Wrap the functions of `os`, and the one call that `os` does not have: to sync a whole disk."""
         for kind in KINDS:
             setattr(os, kind, self._wrapped(kind, self._real[kind]))
-        disk = import_module("p2p.storage.disk")
-        disk.sync_disk = self._wrapped("sync", disk.sync_disk)  # type: ignore[attr-defined]
+        watch = import_module("p2p.storage.disk_sync").DiskWatch
+        watch.sync = self._wrapped("sync", watch.sync)
 
     def _wrapped(self, kind: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **more: Any) -> Any:
@@ -96,7 +95,7 @@ class Crasher:
         return call
 
     def _paths(self, kind: str, arguments: tuple[Any, ...], more: dict[str, Any]) -> list[str] | None:
-        """What the call is about, or None when it is not ours."""
+        """The paths of a call, or None when it is not below the folder."""
         if kind == "sync":
             return []
         if kind in _OF_DESCRIPTORS:
@@ -119,7 +118,7 @@ class Crasher:
             return ""
 
     def _note(self, kind: str, paths: list[str], arguments: tuple[Any, ...]) -> int:
-        """Write down what is about to be done; returns its number."""
+        """Log the call that is about to be made; returns its number."""
         row: dict[str, Any] = {"kind": kind, "paths": paths}
         if kind in _OF_DESCRIPTORS:
             row["inode"] = os.fstat(arguments[0]).st_ino
@@ -134,7 +133,7 @@ class Crasher:
         return self._put(row)
 
     def _keep(self, path: str) -> str:
-        """Give what is about to lose its name another one."""
+        """Link a file that is about to lose its name to another one."""
         if not os.path.isfile(path):
             return ""
         with self._lock:

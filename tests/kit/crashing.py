@@ -1,9 +1,9 @@
-"""Commands that die by SIGKILL at a chosen call that touches the disk, for tests: where they can die, what
-they leave, what comes after.
+"""Commands that are killed at a chosen call that touches the disk.
 
 with share(tmp_path, path) as swarm:
-    points = swarm.points(words)          # every call of an undisturbed run
-    swarm.die(points[3], folder, words)
+    words = swarm.words("image.bin", out)
+    swarm.launch(words, out, log)                      # undisturbed: logs every call
+    swarm.launch(words, out, log2, points_of(log)[3])  # killed at one of them
 """
 
 from __future__ import annotations
@@ -30,9 +30,12 @@ BLOCK: Final = 64 << 10
 
 
 def window(limit: int = 0) -> int:
-    """Blocks of 64 KiB that one kill may lose: those under way, which `Policy.memory` bounds or with a limit
-    two seconds of it, and those that are being hashed and written (`SPARE_BUFFERS`)."""
-    memory = min(Policy().memory, 2 * limit) if limit else Policy().memory
+    """The most blocks of 64 KiB that one kill may lose.
+
+    Those under way are bounded by `Policy.buffer_bytes`, or with a rate limit by two seconds of it. Those
+    that are being hashed and written are `SPARE_BUFFERS`.
+    """
+    memory = min(Policy().buffer_bytes, 2 * limit) if limit else Policy().buffer_bytes
     return min(memory // BLOCK, 256) + SPARE_BUFFERS
 
 
@@ -41,7 +44,7 @@ Tree = dict[str, bytes | None]
 
 @dataclass(frozen=True)
 class Point:
-    """A moment to die at."""
+    """A call at which a command is killed."""
 
     kind: str
     nth: int
@@ -52,7 +55,7 @@ class Point:
 
 
 def points_of(log: Path) -> list[Point]:
-    """Every point that a run, which wrote this log, passed."""
+    """Every point of the run that wrote this log."""
     counts = Counter(row["kind"] for row in rows_of(log) if "kind" in row)
     found = [
         Point(kind, nth, when)
@@ -71,8 +74,7 @@ def rows_of(log: Path) -> list[dict[str, Any]]:
 
 
 def chosen(points: Sequence[Point], most: int, rng: random.Random) -> list[Point]:
-    """`most` points at random times `P2P_TEST_EXAMPLES`: first one of each kind, then those of rare kinds,
-    then the others."""
+    """`most` random points, times `P2P_TEST_EXAMPLES`: one of each kind, then the rare kinds, then others."""
     shuffled = rng.sample(points, len(points))
     first = list({point.kind: point for point in shuffled}.values())
     rest = [point for point in shuffled if point not in first]
@@ -81,7 +83,7 @@ def chosen(points: Sequence[Point], most: int, rng: random.Random) -> list[Point
 
 
 def tree_of(path: Path) -> Tree | None:
-    """What stands under a name: each file with its bytes, each folder with None; None if there is nothing."""
+    """What is at a path: each file with its bytes, each folder with None; None if there is nothing."""
     if not os.path.lexists(path):
         return None
     if path.is_file():
@@ -93,7 +95,7 @@ def tree_of(path: Path) -> Tree | None:
 
 
 def pieces_asked(trace: Path) -> list[int]:
-    """The pieces a traced download asked for, in order; a line that the kill cut is left out."""
+    """The pieces that a traced download requested, in order, without a line that the kill cut."""
     found = []
     for line in trace.read_text().splitlines() if trace.exists() else ():
         with contextlib.suppress(ValueError):
@@ -113,7 +115,7 @@ class Swarm:
     ids: dict[str, str]
 
     def words(self, name: str, out: Path, *more: str) -> list[str]:
-        """The words of a download."""
+        """The arguments of a download."""
         place = ["--tracker", self.tracker.address, "--host", "127.0.0.1", "--port", "0", "--name", "leech"]
         return ["peer", "download", "--json", *place, self.ids[name], "-o", str(out), *more]
 
@@ -126,7 +128,7 @@ class Swarm:
     def environment(
         self, under: Path, log: Path, at: Point | None = None, save: Path | None = None
     ) -> dict[str, str]:
-        """The variables of a launched command."""
+        """The environment of a launched command."""
         return crash_environment(self.folder / "state-leech", under, log, at, save)
 
     def plain(self, words: Sequence[str]) -> Ended:

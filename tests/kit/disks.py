@@ -1,8 +1,8 @@
-"""Real disks for tests: small, full, read-only, vanishing; and downloads as processes whose sender waits at
-an exact block.
+"""Real disks for tests, which are small, full, read-only or fail, and downloads whose sender waits at a
+block.
 
-A `tmpfs` has a fixed size and number of files; an `Ext4` lies in an image behind a loop device, and can be
-made to fail as a real disk does. All need root, and are unmounted whatever happens.
+A `tmpfs` has a fixed size and number of files. An `Ext4` lies in an image behind a loop device, and can be
+made to fail as a real disk does. All need root, and are unmounted in the end.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ needs_disks = [pytest.mark.needs_root, pytest.mark.skipif(bool(_why_not()), reas
 """Marks of a test that mounts."""
 
 OBEYS_MODES = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
-"""Put before a command: root, but bound to the modes of files like everybody else."""
+"""Put before a command: it runs as root, but file modes apply to it."""
 
 _SHUT_DOWN = 0x8004587D
 """The number of `EXT4_IOC_SHUTDOWN`."""
@@ -72,8 +72,7 @@ def _mount_or_skip(place: Path, *words: str | Path) -> None:
 
 
 def _unmount(place: Path) -> None:
-    """Take a disk away. A loop device lets go of the disk that its image lies on a moment after it was taken
-    away itself."""
+    """Unmount a disk. A loop device releases the disk of its image a moment after it is unmounted itself."""
     end = time.monotonic() + 5
     while os.path.ismount(place):
         try:
@@ -87,11 +86,11 @@ def _unmount(place: Path) -> None:
 
 @contextmanager
 def _told_elsewhere(place: Path) -> Iterator[None]:
-    """What is unmounted in the folder `place` is unmounted in every mount namespace, not in ours alone.
+    """An unmount in the folder `place` reaches every mount namespace.
 
-    `ip netns exec` and containers copy all mounts for as long as they run: a copy keeps a disk alive that was
-    taken away here, and its device busy. With a shared mount above it, the copies hear of it
-    (mount_namespaces(7)).
+    `ip netns exec` and containers copy all mounts for as long as they run. Such a copy would keep a disk
+    alive that is unmounted here, and its device busy. With a shared mount above it an unmount is passed on to
+    the copies (mount_namespaces(7)).
     """
     _mount_or_skip(place, "-t", "tmpfs", "-o", "size=64K", "tmpfs")
     try:
@@ -102,11 +101,9 @@ def _told_elsewhere(place: Path) -> Iterator[None]:
 
 
 def _let_go(image: Path) -> None:
-    """Wait until no loop device has the image: before, it would be the same disk that is mounted again, not
-    one read anew.
+    """Wait until no loop device has the image. Before that a mount would not read the disk anew.
 
-    Raises:
-        TimeoutError: something keeps it.
+    Raises `TimeoutError` if something keeps it.
     """
     end = time.monotonic() + 60
     while devices := subprocess.run(
@@ -118,8 +115,7 @@ def _let_go(image: Path) -> None:
 
 
 def bring_to_disk(place: Path) -> None:
-    """Wait until the kernel has written what it holds of the one disk at `place`. `os.sync()` would wait for
-    all disks of the machine."""
+    """Wait until the kernel has written what it holds of the disk at `place`, and of no other disk."""
     _run("sync", "-f", place)
 
 
@@ -148,25 +144,24 @@ class Ext4:
     image: Path
 
     def mount(self, *options: str) -> None:
-        """Put it back, as after a reboot. Raises `OSError` where that fails, though it was mounted before: a
-        disk that was damaged, say."""
+        """Mount it again, as after a reboot. Raises `OSError` where that fails, as for a damaged disk."""
         _mount(self.place, *self.words(*options))
 
     def words(self, *options: str) -> list[str | Path]:
-        """What `mount` is told, besides the place."""
+        """The arguments of `mount`, without the place."""
         return ["-o", ",".join(["loop", *options]), self.image]
 
     def unmount(self) -> None:
-        """Take it away; it must not be in use."""
+        """Unmount it; it must not be in use."""
         _unmount(self.place)
         _let_go(self.image)
 
     def abort(self) -> None:
-        """Let it be found damaged: it is read-only from now on, also for files that are open."""
+        """Mark it as damaged: it is read-only from now on, also for open files."""
         _run("mount", "-o", "remount,abort", self.place)
 
     def pull_out(self) -> None:
-        """Let the device be gone: everything is an I/O error from now on."""
+        """Remove the device: everything is an I/O error from now on."""
         fd = os.open(self.place, os.O_RDONLY)
         try:
             fcntl.ioctl(fd, _SHUT_DOWN, struct.pack("I", 2))
@@ -176,12 +171,10 @@ class Ext4:
 
 @contextmanager
 def ext4(place: Path, image: Path, size: int, *, thin: bool = False) -> Iterator[Ext4]:
-    """A new ext4 disk of `size` bytes in the file `image`; a `thin` one is for an image whose own disk has
-    less room than that.
+    """A new ext4 disk of `size` bytes in the file `image`; `thin` if the image's own disk has less room.
 
-    Blocks of a thin one are as large as pages, so that no write begins in a page that the image has and goes
-    on in one that it lacks: a loop device calls a write that got half way a success (seen with Linux 6.18),
-    and nobody is told.
+    The blocks of a thin one are as large as pages, so that a write never lies half in a page that the image
+    has: a loop device reports such a half write as a success (seen with Linux 6.18).
     """
     with image.open("wb") as file:
         file.truncate(size)
@@ -205,7 +198,7 @@ def ext4(place: Path, image: Path, size: int, *, thin: bool = False) -> Iterator
 
 @contextmanager
 def overlay(place: Path, upper: Path) -> Iterator[Path]:
-    """A disk as containers have it: empty below, and what is written goes to the folder `upper`."""
+    """A disk as in a container: an empty lower folder, and writes go to the folder `upper`."""
     below, work = place.with_name(f"{place.name}-below"), upper.with_name(f"{upper.name}-work")
     for folder in (below, upper, work):
         folder.mkdir()
@@ -243,12 +236,11 @@ def fill_up(disk: Path, leave: int = 0) -> Path:
 
 
 # -- contents and their senders
-# --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Tree(Sample):
-    """A content of several files, whose manifest says what it is told."""
+    """A content of several files, with a manifest of any names."""
 
     files: Sequence[tuple[str, int]] = field(default_factory=tuple)
     folders: Sequence[str] = ()
@@ -281,7 +273,7 @@ class Tree(Sample):
 
 
 class Gate(PlainPeer):
-    """Honest, but gives only `open_for` blocks before it is opened."""
+    """An honest peer that sends only `open_for` blocks until it is opened."""
 
     vice = "gate"
 
@@ -293,14 +285,14 @@ class Gate(PlainPeer):
         self.given = 0
 
     def let_through(self, count: int) -> None:
-        """Give up to so many in all, and then wait again."""
+        """Send up to so many blocks in all, and then wait again."""
         self.open_for = count
         self.reached.clear()
         self.opened.set()
         self.opened.clear()
 
     async def answer_read(self, talk: Talk, message: dict[str, Any], block: bytes) -> None:
-        """Give it, or wait."""
+        """Send the block, or wait."""
         if self.given >= self.open_for:
             self.reached.set()
             await self.opened.wait()
@@ -309,7 +301,6 @@ class Gate(PlainPeer):
 
 
 # -- downloads as processes
-# ------------------------------------------------------------------------------------------------------------
 
 
 async def download(
@@ -357,7 +348,7 @@ async def peer(
 
 
 def peer_words(tracker: Running, *words: str) -> list[str]:
-    """How to start a peer of loopback at a free port."""
+    """The arguments of a peer on loopback at a free port."""
     place = (
         ["--host", "127.0.0.1", "--port", "0"]
         if words[0] in ("serve", "share", "download", "upload", "info")
@@ -367,7 +358,7 @@ def peer_words(tracker: Running, *words: str) -> list[str]:
 
 
 def modest_end(tmp_path: Path, tracker: Running, *words: str, state: Path | None = None) -> Ended:
-    """Run a command that modes of files bind, to its end."""
+    """Run a command to which file modes apply, to its end."""
     return run(
         [*OBEYS_MODES, *peer_words(tracker, *words)],
         clean_environment(state or tmp_path / "modest"),
@@ -389,11 +380,11 @@ def disk_message(done: Ended) -> str:
 
 
 def fetched(done: Ended) -> int:
-    """How many bytes a download that succeeded had from others."""
+    """The bytes that a successful download had from other peers."""
     assert done.code == 0, f"{done.code}: {done.out}{done.err}"
     return sum(done.event("done")["bytes_from"].values())
 
 
 def digest(path: Path) -> str:
-    """A short name of what is in a file."""
+    """A short name of a file's content."""
     return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()

@@ -1,5 +1,7 @@
-"""How much tests that chance drives try: little in CI, and as many times more as `P2P_TEST_EXAMPLES` says in
-a nightly run."""
+"""How many examples the random tests try.
+
+`P2P_TEST_EXAMPLES=20` multiplies every count, for a nightly run.
+"""
 
 from __future__ import annotations
 
@@ -10,36 +12,36 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 _ASKED: Final = os.environ.get("P2P_TEST_EXAMPLES")
-_TIMES: Final = float(_ASKED or "1")
+_FACTOR: Final = float(_ASKED or "1")
 
 
 def times(count: int) -> int:
-    """`count` as many times over as asked for, and one at least."""
-    return max(1, round(count * _TIMES))
+    """`count` multiplied by `P2P_TEST_EXAMPLES`, and at least one."""
+    return max(1, round(count * _FACTOR))
 
 
 def limit(seconds: int) -> pytest.MarkDecorator:
-    """The time limit of a test that takes `seconds` at most when nothing more is asked for."""
+    """pytest's time limit for a test that hangs after `seconds` with the usual number of examples."""
     return pytest.mark.timeout(max(seconds, times(seconds)))
 
 
 def examples(count: int = 100) -> settings:
-    """So many examples, without a deadline: the machine that runs them may have other things to do."""
+    """Hypothesis settings for `count` examples. There is no deadline, because a busy machine would miss
+    it."""
     return settings(max_examples=times(count), deadline=None)
 
 
 def statistics(count: int) -> settings:
-    """So many examples of what holds nearly always, as a bound on copies or time: the same in each run,
-    others where more is asked for.
+    """Settings for a property that holds nearly always, such as a bound on copies or time.
 
-    Drawn anew each time, the one swarm in thousands that is unlucky would fail a run in which nothing is
-    wrong.
+    The examples are the same in each run, because one unlucky swarm in thousands would fail where nothing
+    is wrong. With `P2P_TEST_EXAMPLES` they are new ones.
     """
     return settings(max_examples=times(count), deadline=None, print_blob=True, derandomize=not _ASKED)
 
 
 def stateful(count: int, steps: int = 50) -> settings:
-    """So many sequences of steps of a state machine. A run that fails prints what reproduces it."""
+    """Settings for `count` runs of a state machine of `steps` steps. A failure prints how to reproduce it."""
     return settings(
         max_examples=times(count),
         stateful_step_count=steps,

@@ -1,5 +1,7 @@
-"""What a test must leave as it found it: descriptors, threads, tasks, children, temporary files; and no
-exception that nobody saw."""
+"""Check that a test leaves descriptors, threads, tasks, child processes and temporary files as it found them.
+
+`tests/conftest.py` applies this to every test. A snapshot is taken before and compared after. Threads and
+sockets need a moment to end, so the comparison is repeated for `SETTLE_S` seconds before it fails."""
 
 from __future__ import annotations
 
@@ -17,38 +19,38 @@ from typing import Any, Final, TypeVar
 
 import pytest
 
+from tests.kit.waiting import HANG_S
+
 T = TypeVar("T")
 
-SETTLE: Final = 5.0
-"""Seconds within which everything must be back (the common rule of the hostile cases)."""
-_FDS: Final = Path("/proc/self/fd")
+SETTLE_S: Final = 5.0
+"""Seconds within which everything must be back: the common rule of the hostile cases, and a bound on real
+time."""
 KEPT_BY_GRPC: Final = ("anon_inode:[eventpoll]", "anon_inode:[eventfd]")
-"""gRPC's library keeps a few event descriptors for as long as the process lives. A module whose tests use it
-says so as its `KEPT`; elsewhere such a descriptor is a loop that nobody closed."""
-_GRPC: Final = "grpc._cython.cygrpc"
-_KEPT_AT_ANY_TIME: Final = ("anon_inode:[eventfd]",)
-"""What the threads of that library may open whenever they like, once a test before has loaded it. A loop that
-nobody closed is seen all the same: it has an eventpoll and two sockets, and no eventfd."""
+"""Descriptors that gRPC's library keeps while the process lives. A test module that uses gRPC assigns this
+to `KEPT`. In any other module such a descriptor belongs to an event loop that was not closed."""
+GRPC_MODULE: Final = "grpc._cython.cygrpc"
+_KEPT_ONCE_GRPC_IS_LOADED: Final = ("anon_inode:[eventfd]",)
+"""The library's threads may open these in any later test of the same process. An unclosed loop is still
+found: it has an eventpoll and two sockets, and no eventfd."""
+_DESCRIPTORS: Final = Path("/proc/self/fd")
 
 
 def open_descriptors() -> dict[int, str]:
-    """The descriptors of this process and what each is; empty where the system does not tell."""
+    """The descriptors of this process and what each refers to; empty where there is no /proc."""
     found: dict[int, str] = {}
-    if _FDS.is_dir():
-        for name in os.listdir(_FDS):
-            try:
-                found[int(name)] = os.readlink(_FDS / name)
-            except OSError:
-                continue  # the descriptor of this very listing
+    if _DESCRIPTORS.is_dir():
+        for name in os.listdir(_DESCRIPTORS):
+            with contextlib.suppress(OSError):  # the descriptor of this very listing
+                found[int(name)] = os.readlink(_DESCRIPTORS / name)
     return found
 
 
 def child_processes() -> frozenset[str]:
-    """Each child of this process, ended ones that nobody waited for too, as number and name; empty where the
-    system does not tell."""
+    """The children of this process, zombies included, as number and name; empty where there is no /proc."""
     found: set[str] = set()
     for listing in Path("/proc/self/task").glob("*/children"):
-        with contextlib.suppress(OSError):  # a thread that has ended since
+        with contextlib.suppress(OSError):  # the thread has ended since
             found.update(f"{pid} {_name_of(pid)}" for pid in listing.read_text().split())
     return frozenset(found)
 
@@ -57,12 +59,12 @@ def _name_of(pid: str) -> str:
     try:
         return Path("/proc", pid, "comm").read_text().strip()
     except OSError:
-        return "(gone)"
+        return "(ended)"
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """How things stand at one moment."""
+    """The resources of this process at one moment."""
 
     descriptors: dict[int, str]
     threads: frozenset[threading.Thread]
@@ -71,82 +73,79 @@ class Snapshot:
 
     @classmethod
     def take(cls, temporary: Path | None = None) -> Snapshot:
-        """Look now; `temporary` is the folder for temporary files, if the test has one."""
+        """The resources now. `temporary` is the folder for temporary files, if the test has one."""
         files = frozenset(os.listdir(temporary)) if temporary is not None else frozenset()
         return cls(open_descriptors(), frozenset(threading.enumerate()), files, child_processes())
 
     def surplus(self, before: Snapshot) -> list[str]:
-        """What is here and was not before."""
+        """What is here and was not there `before`, one text each."""
+        old = before.descriptors
         return [
-            *(
-                f"descriptor {fd}: {what}"
-                for fd, what in self.descriptors.items()
-                if before.descriptors.get(fd) != what
-            ),
+            *(f"descriptor {fd}: {what}" for fd, what in self.descriptors.items() if old.get(fd) != what),
             *(f"thread: {thread.name}" for thread in self.threads - before.threads),
             *(f"temporary file: {name}" for name in self.files - before.files),
             *(f"child process: {child}" for child in self.children - before.children),
         ]
 
 
-def check_back_to(before: Snapshot, temporary: Path | None = None, kept: tuple[str, ...] = ()) -> None:
-    """Fail unless everything is as it was, or becomes so within `SETTLE` seconds. `kept`: beginnings of what
-    may stay."""
-    until = time.monotonic() + SETTLE
-    if _GRPC in sys.modules:
-        kept = (*kept, *_KEPT_AT_ANY_TIME)
-    while surplus := [
-        what
-        for what in Snapshot.take(temporary).surplus(before)
-        if not what.partition(": ")[2].startswith(kept or "\0")
-    ]:
+def check_back_to(
+    before: Snapshot, temporary: Path | None = None, kept: tuple[str, ...] = (), settle: float = SETTLE_S
+) -> None:
+    """Fail unless nothing is left that was not there `before`, at once or within `settle` seconds.
+
+    Descriptors whose target begins with one of `kept` may stay.
+    """
+    if GRPC_MODULE in sys.modules:
+        kept = (*kept, *_KEPT_ONCE_GRPC_IS_LOADED)
+
+    def surplus() -> list[str]:
+        found = Snapshot.take(temporary).surplus(before)
+        return [what for what in found if not what.partition(": ")[2].startswith(kept)]
+
+    end = time.monotonic() + settle
+    while left := surplus():
         gc.collect()
-        assert time.monotonic() < until, f"left behind: {'; '.join(surplus)}"
+        assert time.monotonic() < end, f"left behind: {'; '.join(left)}"
         time.sleep(0.02)
 
 
 def contained(
-    work: Callable[[], Coroutine[Any, Any, T]], seconds: float = 30.0, kept: tuple[str, ...] = ()
+    work: Callable[[], Coroutine[Any, Any, T]], seconds: float = HANG_S, kept: tuple[str, ...] = ()
 ) -> T:
-    """Run `work` in a loop of its own, for at most so long; fail if it leaves tasks, descriptors or threads,
-    or an exception nobody saw.
+    """Run `work` in an event loop of its own and return its result.
 
-    Descriptors of what begins with one of `kept` may stay.
+    Fails if `work` hangs, leaves tasks, descriptors or threads, or loses an exception.
+    `kept` is as in `check_back_to`.
     """
     before = Snapshot.take()
-    unseen: list[str] = []
+    lost: list[str] = []
 
     async def main() -> T:
-        loop = asyncio.get_running_loop()
-        loop.set_exception_handler(
-            lambda _, context: unseen.append(f"{context['message']}: {context.get('exception')!r}")
+        asyncio.get_running_loop().set_exception_handler(
+            lambda _, context: lost.append(f"{context['message']}: {context.get('exception')!r}")
         )
         async with asyncio.timeout(seconds):
             result = await work()
-        await _no_tasks()
+        await _check_no_tasks()
         return result
 
     result = asyncio.run(main())
-    gc.collect()  # so that what nobody saw is told now
+    gc.collect()  # reports the exceptions of tasks that nobody awaited
     check_back_to(before, kept=kept)
-    assert not unseen, f"nobody saw: {unseen}"
+    assert not lost, f"lost exceptions: {lost}"
     return result
 
 
 @contextlib.contextmanager
 def tasks_at_the_end_of_loops() -> Iterator[list[str]]:
-    """What tasks were still there when `asyncio.run` was through with its own; it would end them without a
-    word."""
+    """The tasks that `asyncio.run` finds when its coroutine has ended. It cancels them without saying so."""
     found: list[str] = []
-    cancel: Callable[[asyncio.AbstractEventLoop], None] = asyncio.runners._cancel_all_tasks  # type: ignore[attr-defined]
+    cancel: Callable[[asyncio.AbstractEventLoop], None] = vars(asyncio.runners)["_cancel_all_tasks"]
 
     def note_and_cancel(loop: asyncio.AbstractEventLoop) -> None:
-        # Those of this type are the loop's own, for generators that nobody ended.
-        tasks = (
-            task
-            for task in asyncio.all_tasks(loop)
-            if type(task.get_coro()).__name__ != "async_generator_athrow"
-        )
+        # The loop itself makes tasks of this type, to close async generators.
+        of_loop = "async_generator_athrow"
+        tasks = (task for task in asyncio.all_tasks(loop) if type(task.get_coro()).__name__ != of_loop)
         found.extend(f"task: {task.get_name()} {task.get_coro()}" for task in tasks)
         cancel(loop)
 
@@ -155,9 +154,9 @@ def tasks_at_the_end_of_loops() -> Iterator[list[str]]:
         yield found
 
 
-async def _no_tasks() -> None:
-    """Fail if a task other than this one is still there after a while."""
-    until = time.monotonic() + SETTLE
+async def _check_no_tasks() -> None:
+    """Fail if another task is still there after `SETTLE_S` seconds."""
+    end = time.monotonic() + SETTLE_S
     while others := asyncio.all_tasks() - {asyncio.current_task()}:
-        assert time.monotonic() < until, f"still running: {others}"
+        assert time.monotonic() < end, f"still running: {others}"
         await asyncio.wait(others, timeout=0.05)

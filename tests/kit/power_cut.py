@@ -1,9 +1,8 @@
-"""Plays a power cut on what a launched command left: what was never synced may be lost, in whole or in part.
+"""A simulated power cut after a launched command: what was never synced may be lost, in whole or in part.
 
-The model is POSIX at its meanest: bytes last when their file was synced after they were written, and a name
-lasts when its folder was synced after it was made, moved or taken away. Of what does not last, chance
-decides: of the bytes write by write, which then are zeros; of the names, how many of the last ones, since a
-journal keeps their order.
+The model is the least that POSIX promises. Bytes last if their file was synced after the write. A name lasts
+if its folder was synced after the name was made, moved or removed. Of the rest a random part is lost: single
+writes, which are zeros then, and the last of the names, since a journal keeps their order.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ Row = dict[str, Any]
 
 
 def power_cut(log: Path, places: list[Path], rng: random.Random, *, worst: str = "") -> None:
-    """Take away from what lies in `places` what the log does not prove to be on disk, as chance will have it.
+    """Remove from `places` what the log does not prove to be on disk, as `rng` decides.
 
     `worst` is `all`: all of it is lost; or `bytes`: all the bytes are, and every name lasts, which is what
     hurts most after a rename.
@@ -106,7 +105,7 @@ def _lasts(number: int, row: Row, ends: dict[int, Row], synced: list[int]) -> bo
 
 
 def _moved(path: str, later: list[Row]) -> str:
-    """Where what had this path is after the moves that last."""
+    """The path of this file after the moves that last."""
     for move in later:
         source, target = move["paths"]
         if path == source or path.startswith(source + os.sep):

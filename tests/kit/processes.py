@@ -1,8 +1,9 @@
-"""Trackers and peers as real processes, for tests: started on free ports, read with a deadline, always
-stopped by their own pid.
+"""Start trackers and peers as real processes on free ports, read their events, stop them by their pid.
 
-with start_tracker(tmp_path) as tracker, start_peer(tmp_path, "serve", str(folder), tracker=tracker.address)
-as seed:
+with (
+    start_tracker(tmp_path) as tracker,
+    start_peer(tmp_path, "serve", str(folder), tracker=tracker.address) as seed,
+):
     shared = seed.event("shared")
     done = run_peer(tmp_path, "download", shared["id"], "-o", str(out), tracker=tracker.address)
     assert done.code == 0
@@ -25,24 +26,46 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.kit.waiting import HANG_S
+
 ROOT = Path(__file__).resolve().parent.parent.parent
-DEADLINE = 20.0
-"""Seconds that a test waits for an event or an end; what is right comes in a fraction of it."""
+DEADLINE = HANG_S
+"""Seconds after which a process whose event or end is awaited is taken to hang."""
+STOP_S = 2.0
+"""Seconds within which every command promises to end after SIGTERM or SIGINT."""
 SLACK = 3.0
-"""Seconds for a busy machine, besides the 2 s within which everything promises to stop."""
+"""Seconds that a busy machine may add to `STOP_S`."""
 
 Event = dict[str, Any]
 
 
+def check_stopped(seconds: float) -> None:
+    """Fail if a process took longer to stop than it promises.
+
+    This is a bound on real time, in one place, because the promise is about real time.
+    """
+    assert seconds < STOP_S + SLACK, f"{seconds:.1f} s to stop"
+
+
 def command(name: str) -> list[str]:
-    """How to start `tracker`, `peer` or `demo` with nothing but the standard library; in development mode if
-    we are."""
+    """The words that start `bin/NAME` with the standard library alone; in development mode if we are."""
     strict = ["-X", "dev", "-W", "error::ResourceWarning"] if sys.flags.dev_mode else []
     return [sys.executable, "-I", "-S", *strict, str(ROOT / "bin" / name)]
 
 
+def restore_hang_up() -> None:
+    """Give every child process that is started from now on the default answer to SIGHUP, also where this
+    process was started with SIGHUP ignored, as `nohup` does.
+
+    An ignored signal stays ignored in a child; a handled one is set to its default there.
+    """
+    hang_up = getattr(signal, "SIGHUP", None)
+    if hang_up is not None and signal.getsignal(hang_up) == signal.SIG_IGN:
+        signal.signal(hang_up, lambda _number, _frame: None)
+
+
 def check_said(err: str) -> None:
-    """Fail if a program wrote to standard error what only a fault of its own makes Python write."""
+    """Fail if a program's standard error has what Python writes only after a fault in that program."""
     for word in (
         "Traceback (most recent call last)",
         "Exception ignored in",
@@ -54,7 +77,7 @@ def check_said(err: str) -> None:
 
 
 def clean_environment(state: Path, more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """This process's environment without `P2P_` variables of its own, with a state folder for the test."""
+    """This process's environment without its `P2P_` variables, with a state folder for the test."""
     clean = {
         key: value for key, value in os.environ.items() if not key.startswith("P2P_") and key != "NO_COLOR"
     }
@@ -62,7 +85,7 @@ def clean_environment(state: Path, more: Mapping[str, str] | None = None) -> dic
 
 
 def events_of(text: str) -> list[Event]:
-    """The events of a `--json` output. Fails when a line is no JSON object with `event`."""
+    """The events of a `--json` output. Fails when a line is not a JSON object with `event`."""
     events = [json.loads(line) for line in text.splitlines()]
     assert all(isinstance(event, dict) and isinstance(event.get("event"), str) for event in events), text
     return events
@@ -70,7 +93,7 @@ def events_of(text: str) -> list[Event]:
 
 @dataclass(frozen=True)
 class Ended:
-    """A command that has run to its end."""
+    """A command that has ended: its exit code and what it wrote."""
 
     code: int
     out: str
@@ -78,7 +101,7 @@ class Ended:
 
     @property
     def events(self) -> list[Event]:
-        """What it printed with `--json`."""
+        """The events that it printed with `--json`."""
         return events_of(self.out)
 
     def event(self, kind: str) -> Event:
@@ -89,7 +112,7 @@ class Ended:
 
 
 class Running:
-    """A command that runs; use it in a `with`, which stops it."""
+    """A running command. Leaving its `with` block stops it."""
 
     def __init__(self, words: Sequence[str], environ: Mapping[str, str], *, json_output: bool = True) -> None:
         self._process = subprocess.Popen(
@@ -136,17 +159,17 @@ class Running:
 
     @property
     def out(self) -> str:
-        """All that it printed so far."""
+        """Its standard output so far."""
         return "".join(self._out)
 
     @property
     def err(self) -> str:
-        """All that it complained so far."""
+        """Its standard error so far."""
         return "".join(self._err)
 
     @property
     def address(self) -> str:
-        """`127.0.0.1:PORT` of its `listening` event; to be asked once, before other events are waited for."""
+        """`127.0.0.1:PORT`; of a tracker that `start_tracker` made."""
         return f"127.0.0.1:{self.port}"
 
     port: int = 0
@@ -156,13 +179,12 @@ class Running:
         try:
             found = self._lines.get(timeout=timeout)
         except queue.Empty:
-            raise AssertionError(f"nothing came within {timeout} s; so far: {self.out}\n{self.err}") from None
+            raise AssertionError(f"no line came; so far: {self.out}\n{self.err}") from None
         assert found is not None, f"it ended with {self._process.wait(5)}: {self.out}\n{self.err}"
         return found
 
     def event(self, kind: str, timeout: float = DEADLINE, **match: object) -> Event:
-        """Wait for the next event of this kind whose keys are as in `match`; what comes before is passed
-        over."""
+        """Wait for the next event of this kind with the keys of `match`, and skip the events before it."""
         until = time.monotonic() + timeout
         while True:
             event: Event = json.loads(self.line(max(until - time.monotonic(), 0.01)))
@@ -170,7 +192,7 @@ class Running:
                 return event
 
     def send(self, number: signal.Signals) -> None:
-        """Send it a signal."""
+        """Send a signal."""
         self._process.send_signal(number)
 
     def poll(self) -> int | None:
@@ -178,18 +200,23 @@ class Running:
         return self._process.poll()
 
     def wait(self, timeout: float = DEADLINE) -> int:
-        """Wait for its end; returns the exit code."""
+        """Wait for its end and return the exit code."""
         code = self._process.wait(timeout)
         for thread in self._threads:
             thread.join(5)
         return code
 
     def stop(self, number: signal.Signals = signal.SIGTERM, timeout: float = DEADLINE) -> tuple[int, float]:
-        """Send a signal and wait; returns the exit code, and the seconds that it took."""
+        """Send a signal, wait for the end, and check that it came as soon as promised.
+
+        Returns the exit code and the seconds that the process took.
+        """
         began = time.monotonic()
         self.send(number)
         code = self.wait(timeout)
-        return code, time.monotonic() - began
+        took = time.monotonic() - began
+        check_stopped(took)
+        return code, took
 
     def _read_out(self) -> None:
         stream = self._process.stdout
@@ -211,20 +238,22 @@ class Running:
 
 @contextlib.contextmanager
 def held_port() -> Iterator[int]:
-    """A port of loopback at which nobody listens, and which the system gives to nobody. Whoever is told it
-    may listen (`p2p/net/acceptor.py`)."""
+    """A port of loopback at which nobody listens, and which the system hands out to no other socket.
+
+    A process that is given its number may listen there, because acceptors set `SO_REUSEADDR`.
+    """
     with socket.socket() as holder:
         if os.name == "posix":
             holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         holder.bind(("127.0.0.1", 0))
-        if os.name != "posix":  # there no two sockets may have one port
+        if os.name != "posix":  # elsewhere two sockets may not have the same port
             holder.close()
         yield holder.getsockname()[1]
 
 
 @contextlib.contextmanager
 def start_tracker(folder: Path, *options: str, port: int = 0, store: str = "memory") -> Iterator[Running]:
-    """A tracker on loopback that has printed where it listens (`.port`, `.address`)."""
+    """A tracker on loopback that listens already (`.port`, `.address`)."""
     words = [
         *command("tracker"),
         "--json",
@@ -250,8 +279,10 @@ def start_peer(
     env: Mapping[str, str] | None = None,
     port: int = 0,
 ) -> Iterator[Running]:
-    """A peer on loopback with `--json`, of that command and name, with a state folder of its own; wait for
-    its events yourself."""
+    """A peer on loopback that runs the command `words[0]` with `--json` and a state folder of its own.
+
+    The caller waits for its events.
+    """
     line = [
         *command("peer"),
         words[0],
@@ -284,7 +315,7 @@ def run_peer(
 
 
 def run(words: Sequence[str], environ: Mapping[str, str], *, timeout: float = 60.0) -> Ended:
-    """Run anything to its end."""
+    """Run any command to its end."""
     done = subprocess.run(
         list(words),
         env=dict(environ),
@@ -299,7 +330,7 @@ def run(words: Sequence[str], environ: Mapping[str, str], *, timeout: float = 60
 
 
 def old_file(path: Path, data: bytes) -> Path:
-    """A file that was last changed a while ago, so that it is shared at the first look."""
+    """Write a file that was last changed a minute ago, so that a peer shares it at the first scan."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     before = time.time() - 60

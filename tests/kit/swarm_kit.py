@@ -1,5 +1,4 @@
-"""A swarm in one process, for tests: a real tracker and real peers on free ports of loopback, with what each
-reported.
+"""A swarm in one process: a real tracker and real peers on free ports of loopback, and their reports.
 
 async with Swarm(tmp_path) as swarm:
     seed, leech = await swarm.peer("seed"), await swarm.peer("leech")
@@ -10,7 +9,6 @@ async with Swarm(tmp_path) as swarm:
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import os
 import secrets
 import shutil
@@ -24,12 +22,16 @@ from typing import Any, TypeVar
 
 from p2p.errors import Refused
 from p2p.model import MIB, Address, ContentId
-from p2p.peer.node import Node, NodeSettings
+from p2p.net.limits import LIMITS, TIMEOUTS, Limits
+from p2p.net.limits import Timeouts as PeerTimeouts
+from p2p.peer.node import Node
 from p2p.peer.reports import Report
+from p2p.peer.settings import NodeSettings
 from p2p.peer.tracker_client import TrackerClient
-from p2p.protocol.tracker_messages import HitRow, HitsAnswer, List, Lookup, LookupAnswer, Source
+from p2p.protocol.tracker_messages import Contact, HitRow, HitsAnswer, List, Lookup, LookupAnswer
 from p2p.swarm.peer_stats import Policy
-from p2p.tracker.server import ServerConfig, TrackerServer
+from p2p.tracker.limits import Timeouts as TrackerTimeouts
+from p2p.tracker.server import TrackerServer
 from p2p.tracker.service import TrackerService
 from p2p.tracker.store import open_store
 from transports import load
@@ -39,10 +41,9 @@ R = TypeVar("R", bound=Report)
 
 @contextmanager
 def folder_in_memory(otherwise: Path) -> Iterator[Path]:
-    """A folder on a disk in memory where the system has one with room, else `otherwise`: for a test that
-    bounds what peers take.
+    """A folder in memory, or `otherwise` where there is no such disk with room.
 
-    A sync of a real disk waits for what others write to it, and other tests write gigabytes.
+    For tests that sync: a sync of a real disk waits for the gigabytes that other tests write to it.
     """
     place = Path("/dev/shm")
     if not place.is_dir() or shutil.disk_usage(place).free < 40 * MIB or not os.access(place, os.W_OK):
@@ -53,7 +54,7 @@ def folder_in_memory(otherwise: Path) -> Iterator[Path]:
 
 
 def old_file(path: Path, data: bytes) -> Path:
-    """Write a file as if it had been at rest for years."""
+    """Write a file that was last changed in 1970, so that a peer shares it at the first scan."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     os.utime(path, (1, 1))
@@ -61,7 +62,7 @@ def old_file(path: Path, data: bytes) -> Path:
 
 
 class Swarm:
-    """A tracker and the peers made with it; leaving the `async with` stops them all."""
+    """A tracker and its peers. Leaving the `async with` block stops them all."""
 
     def __init__(self, folder: Path, *, ttl: int = 30) -> None:
         self.folder = folder
@@ -82,14 +83,15 @@ class Swarm:
         await self.stop_tracker()
 
     async def start_tracker(self) -> None:
-        """Start a tracker that knows nothing; again at the same port if there was one before."""
+        """Start an empty tracker, at the same port as the one before if there was one."""
         now = asyncio.get_running_loop().time()
+        store = open_store("memory", now)
         service = TrackerService(
-            open_store("memory", now), Random(1), lambda: secrets.token_hex(16), ttl=self.ttl, started=now
+            store.directory, Random(1), lambda: secrets.token_hex(16), ttl=self.ttl, started=now
         )
         port = self.address.port if self.address.port > 1 else 0
-        self._server = TrackerServer(service, ServerConfig(host="127.0.0.1", port=port, tick=0.1))
-        self.address = (await self._server.start())[0]
+        self._server = TrackerServer(service, store, timeouts=TrackerTimeouts(tick_s=0.1))
+        self.address = (await self._server.start("127.0.0.1", port))[0]
 
     async def stop_tracker(self) -> None:
         """Stop the tracker, if it runs."""
@@ -104,10 +106,11 @@ class Swarm:
         announce: bool = True,
         require_tracker: bool = True,
         policy: Policy | None = None,
+        timeouts: PeerTimeouts = TIMEOUTS,
+        limits: Limits = LIMITS,
         **settings: Any,
     ) -> Node:
-        """Start a peer; what it reports goes to `reports[name]`. With `policy`, it decides by other
-        numbers."""
+        """Start a peer whose reports go to `reports[name]`, with another `policy` if one is given."""
         reports = self.reports[name] = []
         node = Node(
             NodeSettings(
@@ -123,10 +126,11 @@ class Swarm:
             load,
             reports.append,
             rng=Random(name),
+            policy=policy,
+            timeouts=timeouts,
+            limits=limits,
         )
         self.nodes[name] = node
-        if policy is not None:
-            node._tools = dataclasses.replace(node._tools, policy=policy)
         await node.start(announce=announce, require_tracker=require_tracker and announce)
         return node
 
@@ -135,11 +139,11 @@ class Swarm:
         await self.nodes.pop(name).stop()
 
     def told(self, name: str, kind: type[R]) -> list[R]:
-        """What a peer reported of one kind."""
+        """The reports of a peer of one kind."""
         return [report for report in self.reports[name] if isinstance(report, kind)]
 
     async def listed(self) -> list[HitRow]:
-        """All contents that the tracker lists now."""
+        """All contents that the tracker lists."""
         client = TrackerClient(self.address)
         try:
             hits: list[HitRow] = []
@@ -152,7 +156,7 @@ class Swarm:
         finally:
             await client.close()
 
-    async def sources(self, content: ContentId) -> list[Source]:
+    async def sources(self, content: ContentId) -> list[Contact]:
         """Who has a content, as the tracker says now."""
         client = TrackerClient(self.address)
         try:

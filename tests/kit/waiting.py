@@ -1,17 +1,44 @@
-"""Wait for something to become true, in tests: as short as it takes, and never for ever."""
+"""Wait, in tests, for what must happen.
+
+A wait here ends as soon as its condition holds. `HANG_S` is no promise of the product and measures nothing:
+it only turns a hang into a failure that says what was awaited. No test gives a shorter limit of its own,
+because a busy machine would break that test. Policies about time are tested in virtual time.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
+from typing import Final, TypeVar
+
+T = TypeVar("T")
+
+HANG_S: Final = 60.0
+"""Seconds after which a test is taken to hang; less than pytest's limit for a test, which says nothing."""
+POLL_S: Final = 0.005
 
 
-async def until(true: Callable[[], object], seconds: float = 10.0, what: str = "") -> None:
-    """Wait until something is true; fail when it is not within `seconds`."""
+async def until(condition: Callable[[], object], seconds: float = HANG_S, what: str = "") -> None:
+    """Let the loop run until `condition()` is true. Fails after `seconds`, naming `what`."""
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds
     rounds = 0
-    while not true():
-        assert loop.time() < end, f"not within {seconds:g} s{': ' + what if what else ''}"
+    while not condition():
+        assert loop.time() < end, f"hangs{': not ' + what if what else ''}"
         rounds += 1
-        await asyncio.sleep(0 if rounds < 50 else 0.002)
+        await asyncio.sleep(0 if rounds < 50 else POLL_S)
+
+
+def eventually(condition: Callable[[], T], what: str = "") -> T:
+    """Block this thread until `condition()` is true, and return what it returned."""
+    end = time.monotonic() + HANG_S
+    while not (found := condition()):
+        assert time.monotonic() < end, f"hangs{': not ' + what if what else ''}"
+        time.sleep(POLL_S)
+    return found
+
+
+def hang_guard() -> asyncio.Timeout:
+    """`async with hang_guard():` around what must end by itself; raises `TimeoutError` when it hangs."""
+    return asyncio.timeout(HANG_S)

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from p2p.content.bitmap import Bitmap
 from p2p.content.geometry import Geometry, Layout, choose_piece_length
 from p2p.content.manifest import parse, to_bytes
-from p2p.content.names import check_collisions, check_part, check_path, local_part, local_path, printable
+from p2p.content.names import check_collisions, check_part, check_path, local_part, local_path
 from p2p.errors import IntegrityError, ProtocolError
 from p2p.model import KIB, MAX_SIZE, ContentId, FileEntry
 from p2p.protocol.strict_json import loads
-from tests.kit.content_samples import fill, folder_manifest, id_of, partial_of, tree
+from p2p.text import printable
+from tests.kit.content_samples import fill, folder_manifest, id_of, part_of, tree
 
 LENGTHS = st.integers(16, 24).map(lambda exponent: 2**exponent)
 NASTY = st.sampled_from(
@@ -247,11 +248,11 @@ def test_any_tree_written_in_any_order_is_that_tree(
     manifest = folder_manifest(files)
     whole = b"".join(data for _, data in files)
     with tempfile.TemporaryDirectory() as name:
-        partial = partial_of(manifest, Path(name), portable=portable)
-        partial.open()
-        pieces = list(range(partial.geometry.pieces))
+        part = part_of(manifest, Path(name), portable=portable)
+        part.open()
+        pieces = list(range(part.geometry.pieces))
         rng.shuffle(pieces)  # type: ignore[attr-defined]
         for piece in pieces:
-            fill(partial, whole, range(piece, piece + 1))
-        found = {path: data for path, data in tree(partial.finish()) if data is not None}
+            fill(part, whole, range(piece, piece + 1))
+        found = {path: data for path, data in tree(part.finish()) if data is not None}
     assert found == {local_path(path): data for path, data in files}

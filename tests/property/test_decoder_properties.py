@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2p.cli.config import parse_rate, parse_size
+from p2p.cli.parse import parse_rate, parse_size
 from p2p.model import Address
 from p2p.peer.session_file import StoredSession, load_session, save_session
 from p2p.peer.trace import SECRET, json_line, message

@@ -9,12 +9,10 @@ import itertools
 import os
 import tempfile
 from collections.abc import Coroutine
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any, ClassVar, Final, TypeVar
-from unittest.mock import patch
 
 import pytest
 from hypothesis import strategies as st
@@ -27,9 +25,9 @@ from hypothesis.stateful import (
 )
 
 from p2p.model import Address, ContentId, PeerId
-from p2p.peer import control as links
-from p2p.peer import conversation
-from p2p.peer.node import Node, NodeSettings
+from p2p.net.limits import Timeouts
+from p2p.peer.node import Node
+from p2p.peer.settings import NodeSettings
 from p2p.protocol.framing import MAX_LINE
 from tests.kit.bad_peers import Caller, Message, encoded
 from tests.kit.effort import stateful
@@ -126,6 +124,8 @@ class Talk:
         self.told.remove(message)
 
 
+PATIENT: Final = Timeouts(line_s=3600.0, idle_s=3600.0, ping_s=3600.0)
+"""The model has no clock: on a busy machine no ping may come, and no connection may end for being slow."""
 WITH_A_TALK: Final = precondition(lambda self: bool(self.open))
 WHICH: Final = st.integers(0, 11)
 """Which connection, of those that are open."""
@@ -139,12 +139,6 @@ class PeerMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.patches = ExitStack()
-        # The model knows no clock: a slow machine must not see a ping, or the end of a connection that is
-        # only slow.
-        self.patches.enter_context(patch.object(links, "PING_TIME", 3600.0))
-        self.patches.enter_context(patch.object(conversation, "IDLE_TIME", 3600.0))
-        self.patches.enter_context(patch.dict(conversation.converse.__kwdefaults__, first_line=3600.0))
         self.folder = tempfile.TemporaryDirectory(prefix="peer-model-")
         self.runner = asyncio.Runner()
         self.seqs = itertools.count(1)
@@ -163,7 +157,6 @@ class PeerMachine(RuleBasedStateMachine):
         return Path(self.folder.name)
 
     # -- what the model says
-    # -------------------------------------------------------------------------------------------------------
 
     def ended(self, talk: Talk) -> None:
         """The connection is over, and so is its link."""
@@ -207,7 +200,6 @@ class PeerMachine(RuleBasedStateMachine):
         return self.known[self.shared[content]] if content in self.shared else None
 
     # -- coming and going
-    # ----------------------------------------------------------------------------------------------------------
 
     @initialize()
     def start(self) -> None:
@@ -222,9 +214,9 @@ class PeerMachine(RuleBasedStateMachine):
                 folder=self.path / "kept",
             )
             (self.path / "kept").mkdir()
-            self.node = Node(settings, load, lambda _report: None, rng=Random(1))
+            self.node = Node(settings, load, lambda _report: None, rng=Random(1), timeouts=PATIENT)
             await self.node.start(announce=False)
-            self.port = self.node._links.me.listen["tcp"]
+            self.port = self.node.controls.me.listen["tcp"]
             await self.dial()
 
         self.do(work())
@@ -264,12 +256,11 @@ class PeerMachine(RuleBasedStateMachine):
                 talk.caller.hang_up()
             await talk.caller.close()
             self.ended(talk)
-            await until(lambda: len(self.node._links) == len(self.by_key), what="the link is gone")
+            await until(lambda: len(self.node.controls) == len(self.by_key), what="the link is gone")
 
         self.do(work())
 
     # -- what is shared
-    # ------------------------------------------------------------------------------------------------------------
 
     @rule(name=st.sampled_from(list(FILES)))
     def share(self, name: str) -> None:
@@ -284,7 +275,7 @@ class PeerMachine(RuleBasedStateMachine):
     @rule(name=st.sampled_from(list(FILES)))
     def withdraw(self, name: str) -> None:
         async def work() -> None:
-            self.node.retract(self.content(name), self.path / "share" / name)
+            self.node.publisher.retract(self.content(name), self.path / "share" / name)
             if self.content(name) in self.shared:
                 await self.gone(self.content(name))
 
@@ -302,7 +293,6 @@ class PeerMachine(RuleBasedStateMachine):
             self.spoilt.add(content.id)
 
     # -- what is said
-    # --------------------------------------------------------------------------------------------------------------
 
     @WITH_A_TALK
     @rule(
@@ -593,7 +583,6 @@ class PeerMachine(RuleBasedStateMachine):
         self.do(work())
 
     # -- what must hold at the end
-    # -------------------------------------------------------------------------------------------------
 
     def teardown(self) -> None:
         try:
@@ -601,7 +590,6 @@ class PeerMachine(RuleBasedStateMachine):
         finally:
             self.runner.close()
             self.folder.cleanup()
-            self.patches.close()
 
     async def all_in_order(self) -> None:
         """Every connection that the model has open is answered, a fresh one too, the links are those of the
@@ -611,9 +599,9 @@ class PeerMachine(RuleBasedStateMachine):
                 await self.pinged(talk)
             fresh = await self.dial()
             await self.pinged(fresh)
-            assert {(link.peer, link.listen["tcp"]) for link in self.node._links.all()} == set(self.by_key)
-            assert set(self.node._serving.holdings) == set(self.shared)
-            uploads = self.node._serving._uploads
+            assert {(link.peer, link.listen["tcp"]) for link in self.node.controls.all()} == set(self.by_key)
+            assert {local.id for local in self.node.library} == set(self.shared)
+            uploads = self.node.uploads.queue
             await until(lambda: uploads.serving == uploads.waiting == 0)
         finally:
             for talk in self.open:

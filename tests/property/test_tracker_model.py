@@ -1,5 +1,5 @@
-"""The tracker against a model made of plain dicts: announce, ask, place, log in and out, expire, disconnect,
-restart, in any order."""
+"""The tracker against a model of plain dicts: announce, ask, place, log in and out, expire, disconnect and
+restart in any order."""
 
 from __future__ import annotations
 
@@ -47,10 +47,11 @@ from p2p.protocol.tracker_messages import (
     Withdraw,
     WithdrawAnswer,
 )
-from p2p.tracker.service import Asker, TrackerService, _digest
-from p2p.tracker.store.base import TrackerStore, fold
-from p2p.tracker.store.directory import MemoryStore
-from p2p.tracker.store.journal import SqliteStore
+from p2p.tracker.service import Client, TrackerService, session_key
+from p2p.tracker.store.base import fold
+from p2p.tracker.store.interface import TrackerStore
+from p2p.tracker.store.memory import MemoryStore
+from p2p.tracker.store.sqlite import SqliteStore
 from tests.kit.effort import stateful
 
 TTL = 30
@@ -89,7 +90,7 @@ class TrackerMachine(RuleBasedStateMachine):
         self.order: dict[ContentId, list[PeerId]] = {}
         self.accepting: list[PeerId] = []
         self.in_session: dict[int, str | None] = {}
-        self.askers: dict[int, Asker] = {}
+        self.clients: dict[int, Client] = {}
         self.next_connection = 0
 
     def open(self) -> TrackerStore:
@@ -97,7 +98,7 @@ class TrackerMachine(RuleBasedStateMachine):
 
     def serve(self) -> TrackerService:
         return TrackerService(
-            self.store, random.Random(1), lambda: next(self.tokens), ttl=TTL, started=self.now
+            self.store.directory, random.Random(1), lambda: next(self.tokens), ttl=TTL, started=self.now
         )
 
     def teardown(self) -> None:
@@ -131,7 +132,7 @@ class TrackerMachine(RuleBasedStateMachine):
     def ask(self, connection: int, request: Request) -> Answer | str:
         """The answer, or the code of the refusal."""
         try:
-            return self.service.handle(request, self.askers[connection], self.now)
+            return self.service.handle(request, self.clients[connection], self.now)
         except Refused as error:
             return error.code
 
@@ -150,19 +151,20 @@ class TrackerMachine(RuleBasedStateMachine):
     @rule(target=connections)
     def connect(self) -> int:
         self.next_connection += 1
-        self.askers[self.next_connection] = Asker(HOST, HOST)
+        self.clients[self.next_connection] = Client(HOST, HOST)
         self.in_session[self.next_connection] = None
         return self.next_connection
 
     @rule(connection=connections)
     def disconnect(self, connection: int) -> None:
-        """The connection is lost and made anew: nothing leaves the directory, but the new one is nobody."""
-        self.askers[connection] = Asker(HOST, HOST)
+        """The connection is lost and made anew: nothing leaves the directory, and the new one is in no
+        session."""
+        self.clients[connection] = Client(HOST, HOST)
         self.in_session[connection] = None
 
     @rule(target=secrets, connection=connections, user=st.sampled_from(["alice", "bob"]))
     def login(self, connection: int, user: str) -> str:
-        answer = self.service.handle(Login(user=user), self.askers[connection], self.now)
+        answer = self.service.handle(Login(user=user), self.clients[connection], self.now)
         assert isinstance(answer, LoginAnswer)
         self.users[answer.session] = user
         self.in_session[connection] = answer.session
@@ -239,15 +241,15 @@ class TrackerMachine(RuleBasedStateMachine):
         if (why := self.may(secret, peer)) is not None:
             assert answer == why
             return
-        gone = 0
+        withdrawn = 0
         if peer is not None and ids:
             for content_id in set(ids) & set(peer.has):
                 del peer.has[content_id]
                 self.order[content_id].remove(peer_id)
-                gone += 1
+                withdrawn += 1
         elif peer is not None:
-            gone = self.forget_peer(peer_id)
-        assert answer == WithdrawAnswer(withdrawn=gone)
+            withdrawn = self.forget_peer(peer_id)
+        assert answer == WithdrawAnswer(withdrawn=withdrawn)
 
     @rule(seconds=st.sampled_from([0.5, 10.0, 29.5, 30.0, 45.0]))
     def time_goes_by(self, seconds: float) -> None:
@@ -279,11 +281,11 @@ class TrackerMachine(RuleBasedStateMachine):
         self.store.close()
         self.store = self.open()
         self.service = self.serve()
-        self.accepting = [peer.id for peer in self.store.accepting()]
+        self.accepting = [peer.id for peer in self.store.directory.accepting()]
         assert set(self.accepting) == {peer_id for peer_id, peer in self.peers.items() if peer.room}
         for peer in self.peers.values():
             peer.seen = self.now
-        for connection in self.askers:
+        for connection in self.clients:
             self.disconnect(connection)
 
     # -- what must hold
@@ -292,7 +294,7 @@ class TrackerMachine(RuleBasedStateMachine):
     def search(self, text: str) -> None:
         self.let_leases_end()
         words = text.casefold().split()
-        answer = self.service.handle(Search(text=text), Asker(HOST, HOST), self.now)
+        answer = self.service.handle(Search(text=text), Client(HOST, HOST), self.now)
         expected = {
             cid for cid in self.known() if all(word in self.name_of(cid).casefold() for word in words)
         }
@@ -303,7 +305,7 @@ class TrackerMachine(RuleBasedStateMachine):
     @rule(offset=st.integers(0, 3), limit=st.integers(1, 3))
     def list_a_page(self, offset: int, limit: int) -> None:
         self.let_leases_end()
-        answer = self.service.handle(List(offset=offset, limit=limit), Asker(HOST, HOST), self.now)
+        answer = self.service.handle(List(offset=offset, limit=limit), Client(HOST, HOST), self.now)
         assert isinstance(answer, HitsAnswer)
         everything = sorted(self.known(), key=lambda cid: (fold(self.name_of(cid)), cid))
         page = everything[offset : offset + limit]
@@ -318,11 +320,11 @@ class TrackerMachine(RuleBasedStateMachine):
         exclude=st.lists(st.sampled_from(PEERS), max_size=2),
     )
     def place(self, content_id: ContentId, size: int, copies: int, exclude: list[PeerId]) -> None:
-        """Those with room that lack the content, whoever was placed at longest ago first."""
+        """Peers with room that lack the content, the one that was placed at longest ago first."""
         self.let_leases_end()
         answer = self.service.handle(
             Place(id=content_id, size=size, copies=copies, exclude=tuple(exclude)),
-            Asker(HOST, HOST, self.a_session()),
+            Client(HOST, HOST, self.a_session()),
             self.now,
         )
         assert isinstance(answer, PlaceAnswer)
@@ -338,42 +340,42 @@ class TrackerMachine(RuleBasedStateMachine):
             self.accepting.append(peer)
 
     def a_session(self) -> str | None:
-        """The key of a session that is open: whoever has none gets shorter answers."""
-        return next(iter(map(_digest, self.users)), None)
+        """The key of a session that is open: a client without one gets shorter answers."""
+        return next(iter(map(session_key, self.users)), None)
 
     @rule(connection=connections, content_id=st.sampled_from(IDS))
     def lookup(self, connection: int, content_id: ContentId) -> None:
         self.let_leases_end()
-        holders = {
+        peers = {
             peer_id: self.peers[peer_id].has[content_id][1] for peer_id in self.order.get(content_id, [])
         }
         answer = self.ask(connection, Lookup(id=content_id))
-        if not holders:
+        if not peers:
             assert answer == "not_found"
             return
         assert isinstance(answer, LookupAnswer)
-        assert {source.peer: source.have for source in answer.sources} == holders
-        seeds = sum(have == SIZE for have in holders.values())
+        assert {source.peer: source.have for source in answer.sources} == peers
+        seeds = sum(have == SIZE for have in peers.values())
         assert (answer.content.name, answer.content.seeds, answer.content.peers) == (
             self.name_of(content_id),
             seeds,
-            len(holders),
+            len(peers),
         )
 
     @invariant()
     def the_figures_and_the_peers_agree(self) -> None:
         self.let_leases_end()
-        stats = self.service.handle(Stats(), Asker(HOST, HOST), self.now)
+        stats = self.service.handle(Stats(), Client(HOST, HOST), self.now)
         assert isinstance(stats, StatsAnswer)
-        pairs = sum(len(peer.has) for peer in self.peers.values())
+        shares = sum(len(peer.has) for peer in self.peers.values())
         assert (stats.peers, stats.contents, stats.shares, stats.bytes, stats.sessions) == (
             len(self.peers),
             len(self.known()),
-            pairs,
+            shares,
             SIZE * len(self.known()),
             len(self.users),
         )
-        answer = self.service.handle(Peers(), Asker(HOST, HOST), self.now)
+        answer = self.service.handle(Peers(), Client(HOST, HOST), self.now)
         assert isinstance(answer, PeersAnswer)
         assert [(row.peer, row.name, row.user, row.contents) for row in answer.peers] == [
             (peer_id, peer.name, self.users[peer.secret], len(peer.has))

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from p2p.cli import simulate
 from p2p.content.geometry import Geometry
 from p2p.model import KIB
-from p2p.sim.peer import Plan
+from p2p.sim.plan import Plan
 from p2p.sim.report import figures, ratio, svg
 from p2p.sim.scenarios import SCENARIOS, Setup, make
 from p2p.sim.world import Conditions, SimulationFault, World
@@ -48,7 +48,7 @@ def test_the_same_seed_gives_the_same_trace_and_another_seed_another() -> None:
     assert traces[0] == traces[1] != traces[2]
 
 
-def test_sixteen_receivers_need_little_more_than_one_link_does_and_one_copy_of_the_origin() -> None:
+def test_sixteen_receivers_need_little_more_than_one_link_and_one_origin_copy() -> None:
     world = make("equal", replace(SMALL, peers=16, pieces=512))
     world.run()
     found = figures(world)
@@ -142,14 +142,14 @@ def test_case_59_in_random_swarms_every_live_download_completes(world: World) ->
 
 @given(world=worlds())
 @statistics(200)
-def test_case_59_in_random_swarms_the_origin_sends_no_more_than_each_receiver_would_take(
+def test_case_59_in_random_swarms_the_origin_sends_at_most_one_copy_a_receiver(
     world: World,
 ) -> None:
     world.run()
     receivers = world.peers[1:]
     # What goes twice at the tail, or was altered on its way through others, is little; but a content of very
     # few pieces is all tail.
-    copies = len(receivers) * (world.policy.duplicates if world.geometry.pieces <= 4 else 1) + 2.0
+    copies = len(receivers) * (world.policy.max_asked if world.geometry.pieces <= 4 else 1) + 2.0
     world.must(world.copies() <= copies, f"{world.copies():.2f} origin copies for {len(receivers)} receivers")
 
 

@@ -1,4 +1,4 @@
-"""p2p/cli/console.py: what reaches the two streams, and what never does."""
+"""p2p/cli/console.py: what reaches the two streams of a command, and what never does."""
 
 from __future__ import annotations
 
@@ -119,21 +119,7 @@ def test_with_json_progress_is_told_in_events_only(out: io.StringIO) -> None:
     assert json.loads(out.getvalue())["phase"] == "hashing"
 
 
-def test_the_live_line_is_drawn_at_most_ten_times_a_second_and_at_least_each_second() -> None:
-    clock, err = Clock(), Screen()
-    one = console(io.StringIO(), err, clock)
-    for step in range(100):
-        clock.now = step / 100
-        one.progress(Progress("downloading", step, 100, 1.0, 1))
-    assert 5 <= err.getvalue().count("\r") <= 10
-    before = err.getvalue().count("\r")
-    for tick in range(1, 26):
-        clock.now = 1 + tick / 5
-        one.tick()
-    assert err.getvalue().count("\r") - before >= 5
-
-
-def test_the_live_line_is_wiped_before_anything_else_is_printed_and_leaves_no_colour() -> None:
+def test_the_live_line_is_wiped_before_anything_else_is_printed() -> None:
     out, err = io.StringIO(), Screen()
     one = console(out, err, environ={"NO_COLOR": "1"})
     one.progress(Progress("downloading", 1, 2, 1.0, 1))
@@ -142,15 +128,6 @@ def test_the_live_line_is_wiped_before_anything_else_is_printed_and_leaves_no_co
     assert blanks == " " * len(drawn)
     one.warning("careful")
     assert "\x1b" not in err.getvalue()
-
-
-def test_a_shorter_live_line_covers_the_longer_one_before_it() -> None:
-    clock, err = Clock(), Screen()
-    one = console(io.StringIO(), err, clock)
-    one.show(lambda _: "a long line")
-    clock.now = 1.0
-    one.show(lambda _: "short")
-    assert err.getvalue() == "\ra long line\rshort      "
 
 
 @pytest.mark.parametrize(
@@ -181,7 +158,7 @@ def test_a_standard_error_that_is_full_stops_nobody() -> None:
     assert one.broken is None
 
 
-def test_a_reader_of_standard_error_that_left_ends_only_what_has_no_end_of_its_own() -> None:
+def test_a_reader_of_standard_error_that_left_ends_only_endless_commands() -> None:
     told = []
     one = console(io.StringIO(), Broken(errno.EPIPE))
     one.on_broken = lambda: told.append(1)

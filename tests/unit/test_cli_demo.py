@@ -7,16 +7,16 @@ import io
 import os
 import sys
 from argparse import Namespace
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
-from p2p.cli.children import Child, ChildFailed, command, stop_all
-from p2p.cli.common import Job
 from p2p.cli.config import DemoConfig
 from p2p.cli.console import Console
 from p2p.cli.demo_report import Fetched, Outcome, receiver_event, report, result_event
-from p2p.cli.demo_run import Demo, generate, identical
+from p2p.cli.demo_swarm import Child, ChildFailed, DemoSwarm, generate, identical, program_line, stop_all
+from p2p.cli.run import Job
 
 
 def outcome(receivers: int, size: int = 1 << 20, *, same: bool = True) -> Outcome:
@@ -104,54 +104,53 @@ def test_folders_are_compared_file_by_file(tmp_path: Path) -> None:
     assert not identical(tmp_path / "a", tmp_path / "b", 3)
 
 
-def child(code: str) -> list[str]:
-    return [sys.executable, "-I", "-S", "-c", code]
+async def start(name: str, code: str, folder: Path) -> Child:
+    """A child process that runs some lines of Python."""
+    return await Child.start(name, [sys.executable, "-I", "-S", "-c", code], folder / f"{name}.err")
 
 
-def test_a_child_that_ends_too_early_is_quoted() -> None:
-    async def case() -> None:
-        one = await Child.start(
-            "peer-1", child("import sys; print('why\\x1b', file=sys.stderr); sys.exit(7)"), os.environ
-        )
+def failure(folder: Path, code: str, work: Callable[[Child], Awaitable[object]], name: str = "origin") -> str:
+    """How a child fails while `work` waits for it."""
+
+    async def case() -> str:
+        child = await start(name, code, folder)
         try:
-            with pytest.raises(ChildFailed, match=r"peer-1 ended with exit code 7; it said: why\\x1b"):
-                await one.next("done", 10.0)
+            with pytest.raises(ChildFailed) as failed:
+                await work(child)
         finally:
-            await stop_all([one])
+            await stop_all([child])
+        assert child.process.returncode is not None
+        return str(failed.value)
 
-    asyncio.run(case())
-
-
-def test_of_a_child_that_told_its_error_nothing_else_is_quoted() -> None:
-    async def case() -> None:
-        one = await Child.start(
-            "origin",
-            child("import sys; print('a warning\\npeer: error: full\\n', file=sys.stderr)"),
-            os.environ,
-        )
-        try:
-            with pytest.raises(
-                ChildFailed, match=r"origin ended with exit code 0; it said: peer: error: full$"
-            ):
-                await one.next("shared", 10.0)
-        finally:
-            await stop_all([one])
-
-    asyncio.run(case())
+    return asyncio.run(case())
 
 
-def test_a_child_that_ends_while_nobody_waits_for_its_events_is_quoted_too() -> None:
-    async def case() -> None:
-        one = await Child.start(
-            "origin", child("import sys; print('the last line', file=sys.stderr); sys.exit(7)"), os.environ
-        )
-        try:
-            with pytest.raises(ChildFailed, match=r"origin ended with exit code 7; it said: the last line"):
-                await one.ended()
-        finally:
-            await stop_all([one])
+def test_a_child_that_ends_too_early_is_quoted(tmp_path: Path) -> None:
+    code = "import sys; print('why\\x1b', file=sys.stderr); sys.exit(7)"
+    found = failure(tmp_path, code, lambda child: child.event("done", 10.0), "peer-1")
+    assert found == "peer-1 ended with exit code 7; it said: why\\x1b"
 
-    asyncio.run(case())
+
+def test_the_error_of_a_child_is_quoted_and_not_its_other_lines(tmp_path: Path) -> None:
+    code = "import sys; print('a warning\\npeer: error: full\\n', file=sys.stderr)"
+    found = failure(tmp_path, code, lambda child: child.event("shared", 10.0))
+    assert found == "origin ended with exit code 0; it said: peer: error: full"
+
+
+def test_a_child_that_ends_after_its_events_is_quoted_too(tmp_path: Path) -> None:
+    code = "import sys; print('{}'); print('the last line', file=sys.stderr); sys.exit(7)"
+    found = failure(tmp_path, code, lambda child: child.fail_at_end())
+    assert found == "origin ended with exit code 7; it said: the last line"
+
+
+def test_a_child_that_prints_what_is_no_event_fails(tmp_path: Path) -> None:
+    code = "import time; print('hello', flush=True); time.sleep(60)"
+    assert "no event" in failure(tmp_path, code, lambda child: child.event("done", 10.0))
+
+
+def test_a_child_that_is_silent_for_too_long_fails(tmp_path: Path) -> None:
+    code = "import time; time.sleep(60)"
+    assert "silent" in failure(tmp_path, code, lambda child: child.event("done", 0.05))
 
 
 @pytest.mark.parametrize(("peers", "columns"), [(2, 20), (5, 39), (64, 39), (64, 60), (64, 200)])
@@ -159,61 +158,60 @@ def test_the_live_line_fits_the_terminal_and_keeps_percent_and_rate(
     tmp_path: Path, peers: int, columns: int
 ) -> None:
     console = Console("demo", environ={}, clock=lambda: 0.0, out=io.StringIO(), err=io.StringIO())
-    demo = Demo(Job(Namespace(), DemoConfig(peers=peers), console, None, None), tmp_path)
-    demo._size = 1 << 30
+    swarm = DemoSwarm(Job(Namespace(), DemoConfig(peers=peers), console, None, None), tmp_path, size=1 << 30)
     for number in range(1, peers):
-        demo._heard(
-            f"peer-{number}",
-            {"event": "progress", "phase": "downloading", "bytes": 1 << 29, "rate": 123 << 20},
-        )
-    line = demo._live_line(columns)
+        event = {"event": "progress", "phase": "downloading", "bytes": 1 << 29, "rate": 123 << 20}
+        swarm.on_event(f"peer-{number}", event)
+    line = swarm.live_line(columns)
     assert len(line) <= columns
     if columns > 20:
         assert "50%" in line
         assert "/s" in line
         assert str(peers - 1) in line
-    demo._heard("peer-1", {"event": "progress", "phase": "finishing", "bytes": 0, "rate": 5})
-    assert demo._progress["peer-1"]["bytes"] == demo._size
 
 
-def test_a_child_that_says_nothing_is_not_waited_for_for_ever() -> None:
-    async def case() -> None:
-        one = await Child.start("peer-1", child("import time; time.sleep(60)"), os.environ)
+def test_a_peer_that_writes_its_last_bytes_counts_as_having_all(tmp_path: Path) -> None:
+    console = Console("demo", environ={}, clock=lambda: 0.0, out=io.StringIO(), err=io.StringIO())
+    swarm = DemoSwarm(Job(Namespace(), DemoConfig(peers=2), console, None, None), tmp_path, size=1 << 30)
+    swarm.on_event("peer-1", {"event": "progress", "phase": "finishing", "bytes": 0, "rate": 5})
+    assert "100%" in swarm.live_line(80)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="ignores a signal of POSIX")
+def test_a_child_that_will_not_stop_is_killed(tmp_path: Path) -> None:
+    code = (
+        "import signal,time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+        'print(\'{"event":"up"}\', flush=True); time.sleep(60)'
+    )
+
+    async def case() -> int | None:
+        child = await start("stubborn", code, tmp_path)
+        await child.event("up", 10.0)
+        await stop_all([child])
+        return child.process.returncode
+
+    assert asyncio.run(case()) not in (None, 0)
+
+
+def test_a_child_does_not_inherit_the_variables_of_this_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("P2P_PORT", "1")
+    code = (
+        "import json,os; names = [name for name in os.environ if name.startswith('P2P_')]; "
+        "print(json.dumps({'event': 'env', 'names': names}), flush=True)"
+    )
+
+    async def case() -> object:
+        child = await start("child", code, tmp_path)
         try:
-            with pytest.raises(ChildFailed, match=r"silent"):
-                await one.next("done", 0.05)
+            return (await child.event("env", 10.0))["names"]
         finally:
-            await stop_all([one])
-        assert one.process.returncode is not None
-
-    asyncio.run(case())
-
-
-def test_a_child_that_will_not_stop_is_ended() -> None:
-    code = 'import signal,time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(\'{"event":"up"}\', flush=True); time.sleep(60)'
-
-    async def case() -> None:
-        one = await Child.start("stubborn", child(code), os.environ)
-        await one.next("up", 10.0)
-        await stop_all([one])
-        assert one.process.returncode not in (None, 0)
-
-    asyncio.run(case())
-
-
-def test_a_child_is_not_told_the_variables_of_this_project() -> None:
-    code = "import json,os; print(json.dumps({'event':'env','names':[k for k in os.environ if k.startswith('P2P_')]}), flush=True)"
-
-    async def case() -> list[str]:
-        one = await Child.start("c", child(code), {**os.environ, "P2P_PORT": "1"})
-        try:
-            return list((await one.next("env", 10.0))["names"])
-        finally:
-            await stop_all([one])
+            await stop_all([child])
 
     assert asyncio.run(case()) == []
 
 
 def test_children_are_this_very_code_and_bare_unless_an_extra_is_needed() -> None:
-    assert command("peer", bare=True)[:3] == [sys.executable, "-I", "-S"]
-    assert "-S" not in command("peer", bare=False)
+    assert program_line("peer", bare=True)[:3] == [sys.executable, "-I", "-S"]
+    assert "-S" not in program_line("peer", bare=False)

@@ -14,7 +14,7 @@ import pytest
 
 from p2p import __version__
 from p2p.cli import demo, peer, simulate, tracker
-from p2p.cli.config import env_names
+from p2p.cli.config import variable_names
 from p2p.errors import UsageError
 from p2p.sim.scenarios import SCENARIOS
 
@@ -53,8 +53,8 @@ def test_the_peer_has_the_commands_of_the_contract() -> None:
 def test_every_command_leads_to_a_function(command: str) -> None:
     from importlib import import_module
 
-    module, _, function = peer.COMMANDS[command][0].partition(":")
-    assert callable(getattr(import_module(f"p2p.cli.{module}"), function))
+    module, _, function = peer.COMMANDS[command].does.partition(":")
+    assert callable(getattr(import_module(f"p2p.cli.commands.{module}"), function))
 
 
 @pytest.mark.parametrize("parser", EVERY, ids=lambda parser: parser.prog)
@@ -72,7 +72,7 @@ def test_every_option_has_a_variable(parser: argparse.ArgumentParser) -> None:
     for action in parser._actions:
         if action.option_strings and action.dest not in ("help", "version"):
             variable = "P2P_" + action.option_strings[-1].lstrip("-").replace("-", "_").upper()
-            assert variable in env_names()
+            assert variable in variable_names()
             assert variable in (action.help or "")
 
 
@@ -139,7 +139,10 @@ class TestBash:
     def complete(self, *words: str, path: str | None = None) -> list[str]:
         """What is offered for the last of `words`."""
         quoted = " ".join("'" + word.replace("'", "'\\''") + "'" for word in words)
-        code = f'source "{self.SCRIPT}"; COMP_WORDS=({quoted}); COMP_CWORD={len(words) - 1}; _enjambre; printf "%s\\n" "${{COMPREPLY[@]}}"'
+        code = (
+            f'source "{self.SCRIPT}"; COMP_WORDS=({quoted}); COMP_CWORD={len(words) - 1}; _enjambre; '
+            'printf "%s\\n" "${COMPREPLY[@]}"'
+        )
         environ = {**os.environ, **({"PATH": path} if path else {})}
         done = subprocess.run(
             ["bash", "-c", code], capture_output=True, text=True, check=False, timeout=20, env=environ

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from p2p.content.manifest import HASHES, MAX_MANIFEST, build, content_id, parse, to_bytes
+from p2p.content.manifest import HASHES, MAX_FILES, MAX_MANIFEST, build, content_id, parse, to_bytes
 from p2p.errors import IntegrityError, ProtocolError
 from p2p.model import KIB, MAX_SIZE, MIB, ContentId, FileEntry
 from tests.kit.content_samples import folder_manifest, id_of, manifest_of, some_bytes
@@ -198,10 +198,10 @@ def test_more_pieces_than_a_bitmap_holds_are_refused_by_their_number_alone() -> 
         parse(changed(files=[{"path": "a", "size": MAX_SIZE}]), None)
 
 
-def test_too_many_files_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("p2p.content.manifest.MAX_FILES", 4)
-    with pytest.raises(ProtocolError, match="files"):
-        parse(to_bytes(FOLDER), None)
+def test_too_many_files_are_refused() -> None:
+    many = [FileEntry("x", 0)] * (MAX_FILES + 1)
+    with pytest.raises(ProtocolError, match="files and folders must be at most 1000000 together"):
+        build(name="x", kind="folder", hash_name="sha256", piece_length=65536, files=many, pieces=())
 
 
 @pytest.mark.parametrize(

@@ -48,22 +48,38 @@ def test_a_link_may_leave_out_everything_but_the_id() -> None:
     assert str(Uri(ID)) == f"p2p:{ID}"
 
 
-def test_keys_that_are_not_known_are_ignored() -> None:
+def test_unknown_keys_of_a_link_are_ignored() -> None:
     assert parse_link(f"p2p:{ID}?v=2&&name=a&name2=b") == Uri(ID, None, "a")
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "p2p:", "p2p:abc", f"p2p:{ID}0", f"p2q:{ID}", f"p2p:{ID[:-1]}g", f"p2p:{ID}?tracker=a:0", f"p2p:{ID}?tracker=",
-     f"p2p:{ID}?tracker=a:99999", f"p2p:{ID}?name=a&name=b", f"p2p:{ID}?name=%ff", f"p2p:{ID}?name={'a' * 5000}", f"p2p:../{ID}",
-     f"p2p:{ID}?name=\udcff", f"p2p:{ID}?tracker=127.0.0.1%00.lab", f"p2p:{ID}?tracker=[%20lab]:1", f"p2p:{ID}?tracker=::1%25]"],
-)  # fmt: skip
-def test_a_wrong_link_is_refused(text: str) -> None:
+    [
+        "",
+        "p2p:",
+        "p2p:abc",
+        f"p2p:{ID}0",
+        f"p2q:{ID}",
+        f"p2p:{ID[:-1]}g",
+        f"p2p:{ID}?tracker=a:0",
+        f"p2p:{ID}?tracker=",
+        f"p2p:{ID}?tracker=a:99999",
+        f"p2p:{ID}?name=a&name=b",
+        f"p2p:{ID}?name=%ff",
+        f"p2p:{ID}?name={'a' * 5000}",
+        f"p2p:../{ID}",
+        f"p2p:{ID}?name=\udcff",
+        f"p2p:{ID}?tracker=127.0.0.1%00.lab",
+        f"p2p:{ID}?tracker=[%20lab]:1",
+        f"p2p:{ID}?tracker=::1%25]",
+    ],
+)
+def test_an_invalid_link_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
         parse_link(text)
 
 
-def test_links_ids_and_names_are_told_apart() -> None:
+def test_a_link_an_id_and_a_name_are_distinguished() -> None:
     assert is_link(f"p2p:{ID}")
     assert not is_link("p2p.img")
     assert content_id(ID.upper()) == ID

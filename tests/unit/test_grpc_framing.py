@@ -26,7 +26,6 @@ from transports.grpc.framing import (
 from transports.grpc.interceptor import host_of
 
 # -- chunks
-# --------------------------------------------------------------------------------------------------------------------------
 
 
 @given(st.lists(st.binary(max_size=300), max_size=4))
@@ -70,7 +69,6 @@ def test_the_longest_request_that_we_make_fits_the_bound() -> None:
 
 
 # -- codes
-# ---------------------------------------------------------------------------------------------------------------------------
 
 
 def test_each_code_that_a_call_can_have_has_a_status_of_its_own_and_back() -> None:
@@ -89,7 +87,7 @@ def test_what_a_peer_says_is_known_by_its_trailer(code: str) -> None:
 
 
 @pytest.mark.parametrize("status", list(grpc.StatusCode))
-def test_a_status_without_the_trailer_is_a_refusal_only_where_grpc_never_gives_it_by_itself(
+def test_a_status_without_trailer_is_a_refusal_only_where_grpc_never_gives_it(
     status: grpc.StatusCode,
 ) -> None:
     ours = {"INVALID_ARGUMENT", "UNAUTHENTICATED", "PERMISSION_DENIED", "NOT_FOUND", "OUT_OF_RANGE"}
@@ -102,7 +100,6 @@ def test_a_code_of_a_later_version_is_internal_to_us() -> None:
 
 
 # -- the size of a chunk, and who calls
-# ----------------------------------------------------------------------------------------------
 
 
 @given(st.lists(st.floats(0, 100), max_size=30))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -14,17 +13,19 @@ import pytest
 
 from p2p.errors import Unreachable
 from p2p.model import Address
-from p2p.net import dial as module
-from p2p.net.dial import LOOKUPS, dial
+from p2p.net.dial import Info, Resolver, dial, families_in_turn, lookup
+from p2p.net.limits import Limits, Timeouts
 from tests.kit.leaks import contained
+from tests.kit.waiting import HANG_S
+from tests.kit.wires import in_virtual_time_with_sockets
 
 
-def info(sock: socket.socket) -> module.Info:
+def info(sock: socket.socket) -> Info:
     return (socket.AF_INET, socket.SOCK_STREAM, 6, "", sock.getsockname())
 
 
 @contextmanager
-def door() -> Iterator[socket.socket]:
+def listening() -> Iterator[socket.socket]:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         yield sock
 
@@ -43,40 +44,60 @@ def black_hole() -> Iterator[socket.socket]:
         yield full
 
 
-def names(monkeypatch: pytest.MonkeyPatch, infos: list[module.Info]) -> Address:
-    """A name that has these addresses."""
-    monkeypatch.setattr(module, "_getaddrinfo", lambda host, port, flags: infos)
-    return Address("a.name", 7000)
+def has(infos: list[Info]) -> Resolver:
+    """A resolver that knows these addresses."""
+    return lambda host, port, flags: infos
 
 
-def test_case_58_an_address_that_swallows_everything_delays_the_next_by_a_moment_only(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    with black_hole() as hole, door() as good:
-        address = names(monkeypatch, [info(hole), info(hole), info(good)])
+NUMERIC = Address("10.0.0.1", 7000)
+"""Looked up without a thread, so that virtual time need not wait for one."""
+
+
+def test_case_58_an_address_that_swallows_everything_does_not_delay_the_next() -> None:
+    with black_hole() as hole, listening() as good:
 
         async def work() -> None:
-            began = time.monotonic()
-            sock = await dial(address)
+            sock = await dial(
+                Address("a.name", 7000),
+                timeouts=Timeouts(dial_s=1000.0, stagger_s=0.01),
+                resolve=has([info(hole), info(hole), info(good)]),
+            )
             assert sock.getpeername() == good.getsockname()
             sock.close()
-            assert time.monotonic() - began < 2
 
         contained(work)
 
 
-def test_case_58_all_addresses_together_take_no_longer_than_one_and_a_little(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(module, "DIAL_TIME", 0.5)
+def test_case_58_all_addresses_together_take_little_longer_than_one() -> None:
     with black_hole() as hole:
-        address = names(monkeypatch, [info(hole)] * 8)
 
         async def work() -> None:
-            began = time.monotonic()
-            with pytest.raises(Unreachable, match=r"peer a\.name:7000 cannot be reached: no answer in time"):
-                await dial(address)
-            assert time.monotonic() - began < 3
+            loop = asyncio.get_running_loop()
+            began = loop.time()
+            with pytest.raises(Unreachable, match=r"peer 10\.0\.0\.1:7000 cannot be reached: no answer"):
+                await dial(
+                    NUMERIC,
+                    timeouts=Timeouts(dial_s=4.0, stagger_s=0.25),
+                    limits=Limits(dial_addresses=4),
+                    resolve=has([info(hole)] * 8),
+                )
+            assert loop.time() - began == pytest.approx(4.0 + 3 * 0.25)
+
+        in_virtual_time_with_sockets(work)
+
+
+def test_case_58_a_host_with_a_broken_address_is_reached_at_its_other_one() -> None:
+    with listening() as good, socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+
+        async def work() -> None:
+            sock = await dial(
+                Address("two.addresses", 7000),
+                timeouts=Timeouts(dial_s=1000.0, stagger_s=1000.0),
+                resolve=has([info(nobody), info(good)]),
+            )
+            assert sock.getpeername() == good.getsockname()
+            sock.close()
 
         contained(work)
 
@@ -84,33 +105,30 @@ def test_case_58_all_addresses_together_take_no_longer_than_one_and_a_little(
 def test_the_second_family_is_tried_before_the_second_address_of_the_first() -> None:
     six = [(socket.AF_INET6, 1, 6, "", (f"fd00::{n}", 1, 0, 0)) for n in range(3)]
     four = [(socket.AF_INET, 1, 6, "", ("10.0.0.1", 1))]
-    assert [found[0] for found in module._families_in_turn([*six, *four])] == [10, 2, 10, 10]
+    assert [found[0] for found in families_in_turn([*six, *four])] == [10, 2, 10, 10]
 
 
-def test_case_58_a_name_server_that_never_answers_is_given_up_and_holds_nobody_up_at_the_end(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(module, "DIAL_TIME", 0.2)
+def test_case_58_a_dead_name_server_is_given_up_and_does_not_delay_the_exit() -> None:
     released = threading.Event()
 
     def dead(host: str, port: int, flags: int) -> list[Any]:
-        released.wait(20)
+        released.wait(HANG_S)
         return []
 
-    monkeypatch.setattr(module, "_getaddrinfo", dead)
-
     async def work() -> None:
-        failures = await asyncio.gather(
-            *(dial(Address(f"n{n}.example", 1)) for n in range(LOOKUPS + 5)), return_exceptions=True
-        )
+        timeouts, limits = Timeouts(dial_s=0.2), Limits(dial_lookups=8)
+        dials = [
+            dial(Address(f"n{n}.example", 1), timeouts=timeouts, limits=limits, resolve=dead)
+            for n in range(13)
+        ]
+        failures = await asyncio.gather(*dials, return_exceptions=True)
         reasons = [str(failure) for failure in failures if isinstance(failure, Unreachable)]
-        assert sum("no answer in time" in reason for reason in reasons) == LOOKUPS
-        assert sum("other names are being looked up" in reason for reason in reasons) == 5
+        assert sum("no answer in time" in reason for reason in reasons) == 8
+        assert sum("8 other names are being looked up" in reason for reason in reasons) == 5
 
-    began = time.monotonic()
     try:
-        asyncio.run(work())
-        assert time.monotonic() - began < 5
+        asyncio.run(work())  # it returns while the name server still says nothing
+        assert not released.is_set()
     finally:
         released.set()
 
@@ -142,7 +160,7 @@ def test_a_numeric_address_needs_no_thread(monkeypatch: pytest.MonkeyPatch, host
     monkeypatch.setattr(threading, "Thread", None)
 
     async def work() -> None:
-        found = await module.lookup(host, 80)
+        found = await lookup(host, 80)
         assert found[0][4][:2] == (host, 80)
 
     contained(work)

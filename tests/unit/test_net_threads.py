@@ -1,4 +1,4 @@
-"""Work in threads, awaited in the loop: over when the wait is over, whatever happens to the one who waits."""
+"""Tests of p2p/net/threads.py: work in threads has ended when the wait for it ends, also by a cancel."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import pytest
 
 from p2p.errors import Refused
-from p2p.net.threads import Together, in_thread
+from p2p.net.threads import ThreadBatch, in_thread
 
 T = TypeVar("T")
 
@@ -27,7 +27,7 @@ class CountingThreads(ThreadPoolExecutor):
         return super().submit(fn, *args, **kwargs)
 
 
-def test_what_the_work_returns_or_raises_is_what_the_waiter_gets() -> None:
+def test_the_caller_gets_what_the_work_returns_or_raises() -> None:
     def fail() -> None:
         raise LookupError("no such piece")
 
@@ -40,7 +40,7 @@ def test_what_the_work_returns_or_raises_is_what_the_waiter_gets() -> None:
     asyncio.run(run())
 
 
-def test_a_cancelled_waiter_comes_back_only_when_the_work_has_ended_however_often_it_is_cancelled() -> None:
+def test_a_cancelled_caller_waits_for_the_end_of_the_work() -> None:
     begun, hastened, ended = threading.Event(), threading.Event(), threading.Event()
 
     def work() -> None:
@@ -57,7 +57,7 @@ def test_a_cancelled_waiter_comes_back_only_when_the_work_has_ended_however_ofte
             for _ in range(3):
                 task.cancel()
                 await asyncio.sleep(0)
-                assert not task.done(), "the work still uses what belongs to the waiter"
+                assert not task.done(), "the work still uses what belongs to the caller"
             assert told == ["cancelled"]
             hastened.set()
             with pytest.raises(asyncio.CancelledError):
@@ -67,7 +67,7 @@ def test_a_cancelled_waiter_comes_back_only_when_the_work_has_ended_however_ofte
     asyncio.run(run())
 
 
-def test_work_that_has_not_begun_when_its_waiter_is_cancelled_is_never_done() -> None:
+def test_work_that_has_not_begun_is_never_done_after_a_cancel() -> None:
     free, done = threading.Event(), threading.Event()
 
     async def run() -> None:
@@ -84,7 +84,7 @@ def test_work_that_has_not_begun_when_its_waiter_is_cancelled_is_never_done() ->
     asyncio.run(run())
 
 
-def test_work_is_refused_while_the_threads_are_being_stopped_also_what_waits_already() -> None:
+def test_work_is_refused_while_the_threads_are_being_stopped() -> None:
     free = threading.Event()
 
     async def run() -> None:
@@ -102,7 +102,7 @@ def test_work_is_refused_while_the_threads_are_being_stopped_also_what_waits_alr
     asyncio.run(run())
 
 
-def test_short_works_that_wait_are_done_together_in_order_and_each_gets_its_own_end() -> None:
+def test_jobs_that_wait_are_done_in_one_batch_and_each_has_its_result() -> None:
     free, log = threading.Event(), list[int]()
 
     def work(number: int) -> int:
@@ -113,10 +113,10 @@ def test_short_works_that_wait_are_done_together_in_order_and_each_gets_its_own_
 
     async def run() -> None:
         with CountingThreads(1) as threads:
-            together = Together(threads, at_once=1, most=8)
-            first = asyncio.create_task(together.run(lambda: free.wait(20)))
+            batch = ThreadBatch(threads, workers=1, batch_size=8)
+            first = asyncio.create_task(batch.run(lambda: free.wait(20)))
             await asyncio.sleep(0)
-            tasks = [asyncio.create_task(together.run(partial(work, number))) for number in range(10)]
+            tasks = [asyncio.create_task(batch.run(partial(work, number))) for number in range(10)]
             await asyncio.sleep(0)
             free.set()
             found = await asyncio.gather(first, *tasks, return_exceptions=True)
@@ -128,19 +128,17 @@ def test_short_works_that_wait_are_done_together_in_order_and_each_gets_its_own_
     asyncio.run(run())
 
 
-def test_a_short_work_that_comes_just_when_the_last_has_ended_is_not_forgotten() -> None:
+def test_a_job_that_comes_just_when_the_last_has_ended_is_done() -> None:
     async def run() -> None:
         with ThreadPoolExecutor(1) as threads:
-            together = Together(threads, at_once=1, most=8)
+            batch = ThreadBatch(threads, workers=1, batch_size=8)
             async with asyncio.timeout(20):
-                assert [await together.run(partial(abs, -number)) for number in range(100)] == list(
-                    range(100)
-                )
+                assert [await batch.run(partial(abs, -number)) for number in range(100)] == list(range(100))
 
     asyncio.run(run())
 
 
-def test_a_cancelled_short_work_is_never_done_if_it_waits_and_waited_for_if_it_has_begun() -> None:
+def test_a_cancelled_job_is_dropped_while_it_waits_and_awaited_once_begun() -> None:
     begun, free, done = threading.Event(), threading.Event(), list[str]()
 
     def long() -> None:
@@ -150,10 +148,10 @@ def test_a_cancelled_short_work_is_never_done_if_it_waits_and_waited_for_if_it_h
 
     async def run() -> None:
         with ThreadPoolExecutor(1) as threads, ThreadPoolExecutor(1) as others:
-            together = Together(threads, at_once=1, most=8)
-            under_way = asyncio.create_task(together.run(long))
+            batch = ThreadBatch(threads, workers=1, batch_size=8)
+            under_way = asyncio.create_task(batch.run(long))
             await asyncio.get_running_loop().run_in_executor(others, begun.wait, 20)
-            waiting = asyncio.create_task(together.run(partial(done.append, "waiting")))
+            waiting = asyncio.create_task(batch.run(partial(done.append, "waiting")))
             await asyncio.sleep(0)
             waiting.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -161,22 +159,22 @@ def test_a_cancelled_short_work_is_never_done_if_it_waits_and_waited_for_if_it_h
             for _ in range(3):
                 under_way.cancel()
                 await asyncio.sleep(0)
-                assert not under_way.done(), "the work still uses what belongs to the waiter"
+                assert not under_way.done(), "the work still uses what belongs to the caller"
             free.set()
             with pytest.raises(asyncio.CancelledError):
                 await under_way
             assert done == ["long"]
-            assert await together.run(lambda: "more") == "more"
+            assert await batch.run(lambda: "more") == "more"
 
     asyncio.run(run())
 
 
-def test_short_work_is_refused_when_the_threads_have_stopped() -> None:
+def test_a_job_is_refused_when_the_threads_have_stopped() -> None:
     async def run() -> None:
         threads = ThreadPoolExecutor(1)
         threads.shutdown()
-        together = Together(threads, at_once=2, most=8)
-        found = await asyncio.gather(*(together.run(lambda: 1) for _ in range(3)), return_exceptions=True)
+        batch = ThreadBatch(threads, workers=2, batch_size=8)
+        found = await asyncio.gather(*(batch.run(lambda: 1) for _ in range(3)), return_exceptions=True)
         assert [type(one) for one in found] == [Refused] * 3
 
     asyncio.run(run())

@@ -8,80 +8,105 @@ import os
 import socket
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from p2p.errors import Refused
 from p2p.model import FileSpan
-from p2p.net import wire as module
-from p2p.net.dial import prepare
+from p2p.net.limits import Timeouts
+from p2p.net.sending import FileSender
 from p2p.net.wire import Wire
+from p2p.protocol.session import BadRequest
 from p2p.storage.disk_io import disk_io
 from tests.kit.leaks import contained
+from tests.kit.wires import in_virtual_time_with_sockets, socket_pair
 
 BODY = bytes(range(256)) * 4096
 
 
-async def connected() -> tuple[Wire, socket.socket]:
-    """A wire, and the bare other end, with small buffers between them."""
-    loop = asyncio.get_running_loop()
-    with socket.create_server(("127.0.0.1", 0)) as door:
-        near = socket.socket()
-        near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)
-        prepare(near)
-        door.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
-        await loop.sock_connect(near, door.getsockname())
-        far, _ = door.accept()
-        far.setblocking(False)
-    return Wire(near, {}, disk_io()), far
-
-
-def test_a_long_body_may_take_its_time_as_long_as_bytes_move(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "STALL_TIME", 2.0)  # no pause of a busy machine is so long
-
+def test_a_long_body_may_take_its_time_as_long_as_bytes_move() -> None:
     async def work() -> None:
         loop = asyncio.get_running_loop()
-        wire, far = await connected()
+        near, far = socket_pair()
+        wire = Wire(near, {}, timeouts=Timeouts(stall_s=20.0))
         began = loop.time()
         sending = asyncio.create_task(wire.send([b"line\n", BODY]))
         got = b""
         while len(got) < 5 + len(BODY):
             got += await loop.sock_recv(far, 65_536)
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(5.0)
         await sending
         assert got == b"line\n" + BODY
-        assert loop.time() - began > 2.0, "longer than a stall"
+        assert loop.time() - began > 20.0, "longer than a stall"
         wire.close()
         far.close()
 
-    contained(work)
+    in_virtual_time_with_sockets(work)
 
 
-def test_a_side_that_takes_nothing_is_given_up_and_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "STALL_TIME", 0.2)
-
+def test_a_receiver_that_takes_nothing_is_disconnected_after_the_stall_timeout() -> None:
     async def work() -> None:
-        wire, far = await connected()
+        loop = asyncio.get_running_loop()
+        near, far = socket_pair()
+        wire = Wire(near, {}, timeouts=Timeouts(stall_s=20.0))
+        began = loop.time()
         with pytest.raises(TimeoutError):
             await wire.send([BODY])
+        assert loop.time() - began == pytest.approx(20.0)
         assert wire.closed
         far.close()
 
-    contained(work)
+    in_virtual_time_with_sockets(work)
+
+
+@pytest.mark.parametrize("idle_s", [None, 90.0])
+def test_a_line_must_be_whole_soon_after_its_first_byte(idle_s: float | None) -> None:
+    async def work() -> None:
+        loop = asyncio.get_running_loop()
+        near, far = socket_pair()
+        wire = Wire(near, {}, timeouts=Timeouts(line_s=10.0))
+        waiting = asyncio.create_task(wire.next_event(idle_s))
+        await asyncio.sleep(60.0)
+        for byte in b'{"op":':
+            await loop.sock_sendall(far, bytes([byte]))
+            await asyncio.sleep(1.0)
+        assert not waiting.done(), "it waited for the first byte"
+        with pytest.raises(TimeoutError):
+            await waiting
+        assert loop.time() == pytest.approx(1000.0 + 60.0 + 10.0)
+        wire.close()
+        far.close()
+
+    in_virtual_time_with_sockets(work)
+
+
+def test_a_silent_connection_is_given_up_after_the_idle_timeout() -> None:
+    async def work() -> None:
+        near, far = socket_pair()
+        wire = Wire(near, {})
+        with pytest.raises(TimeoutError):
+            await wire.next_event(90.0)
+        await asyncio.get_running_loop().sock_sendall(far, b"[]\n")
+        assert isinstance(await wire.next_event(90.0), BadRequest)
+        wire.close()
+        far.close()
+
+    in_virtual_time_with_sockets(work)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="limits of POSIX")
-def test_cases_60_62_what_cannot_be_sent_for_want_of_a_descriptor_or_a_thread_is_refused_and_the_connection_lives(
+def test_cases_60_62_without_a_descriptor_or_thread_a_file_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """And the connection lives."""
     (tmp_path / "file").write_bytes(b"content")
 
     async def work() -> None:
         loop = asyncio.get_running_loop()
-        wire, far = await connected()
-        wire._senders = senders = ThreadPoolExecutor(1)
+        near, far = socket_pair()
+        files = FileSender(disk_io(), 1)
+        wire = Wire(near, {}, files=files)
         fd = os.open(tmp_path / "file", os.O_RDONLY)
 
         for owner, name, fault, code in (
@@ -102,7 +127,7 @@ def test_cases_60_62_what_cannot_be_sent_for_want_of_a_descriptor_or_a_thread_is
         os.close(fd)
         wire.close()
         far.close()
-        senders.shutdown()
+        files.close()
 
     contained(work)
 

@@ -1,23 +1,26 @@
-"""Whom a download dials, and when again."""
+"""Tests of p2p/peer/finder.py: lookups and dials in virtual time. Whom to dial is tested in
+`test_peer_candidates.py`."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any, TypeVar
 
 import pytest
 
 from p2p.errors import NotFound, Refused, Unreachable
-from p2p.model import Address, ContentId, PeerId, PeerKey, peer_of
-from p2p.peer.finder import RETRY_MOST, RETRY_TIME, Finder
+from p2p.model import Address, ContentId, PeerId, PeerKey, peer_key
+from p2p.peer.candidates import FinderTimeouts
+from p2p.peer.finder import Finder
 from p2p.protocol.peer_messages import Answer
-from p2p.protocol.tracker_messages import HitRow, Lookup, LookupAnswer, Source
-from p2p.swarm.topology import CALM_TIME, EAGER_TIME, ENOUGH, HUNGRY
+from p2p.protocol.tracker_messages import Contact, HitRow, Lookup, LookupAnswer
+from p2p.swarm.topology import CONNECTIONS
 from tests.kit.virtual_time import in_virtual_time
 
 CONTENT = ContentId("ab" * 32)
+TIMES = FinderTimeouts()
 A = TypeVar("A", bound=Answer)
 
 
@@ -26,36 +29,42 @@ def peer(number: int) -> PeerId:
 
 
 @dataclass
-class FakeLink:
-    peer: PeerId
+class FakeConnection:
+    key: PeerKey
 
 
 @dataclass
 class World:
-    """A tracker and a network: who is listed, who answers where, and what was dialled when."""
+    """A tracker and a network: which peers are listed, who answers where, and what was dialled when."""
 
-    listed: list[Source] = field(default_factory=list)
+    listed: list[Contact] = field(default_factory=list)
     at: dict[Address, PeerId] = field(default_factory=dict)
-    links: dict[PeerId, FakeLink] = field(default_factory=dict)
-    dialled: list[tuple[float, Address]] = field(default_factory=list)
+    connections: dict[PeerKey, FakeConnection] = field(default_factory=dict)
+    dialled: list[Address] = field(default_factory=list)
     fault: Exception | None = None
-    takes: float = 0.01
+    dial_time: float = 0.01
     under_way: int = 0
     most_under_way: int = 0
-    looks: list[float] = field(default_factory=list)
+    lookups: int = 0
+    members: int = 0
+    eager: bool = True
+    told: list[int | None] = field(default_factory=list)
+    named: list[PeerKey] = field(default_factory=list)
 
-    class me:  # noqa: N801
+    class me:  # noqa: N801 (as `ControlConnections` calls it)
         peer = PeerId("ff" * 16)
 
-    def add(self, number: int, host: str | None = None, answers: int | None = None) -> None:
-        address = Address(host or f"10.0.0.{number}", 6970)
-        self.listed.append(
-            Source(peer=peer(number), name=f"p{number}", host=address.host, listen={"tcp": 6970}, have=7)
-        )
+    def add(self, number: int, answers: int | None = None) -> PeerKey:
+        """List a peer; at its address this one answers, or another."""
+        address = Address(f"10.0.0.{number}", 6970)
+        listen = {"tcp": address.port}
+        source = Contact(peer=peer(number), name=f"p{number}", host=address.host, listen=listen, have=7)
+        self.listed.append(source)
         self.at[address] = peer(number if answers is None else answers)
+        return peer_key(peer(number), address)
 
     async def expect(self, request: Lookup, kind: type[A]) -> A:
-        self.looks.append(asyncio.get_running_loop().time())
+        self.lookups += 1
         if self.fault is not None:
             raise self.fault
         hit = HitRow(id=CONTENT, name="x", size=7, seeds=1, peers=len(self.listed))
@@ -63,242 +72,159 @@ class World:
         assert isinstance(answer, kind)
         return answer
 
-    def get(self, who: PeerKey) -> FakeLink | None:
-        link = self.links.get(peer_of(who))
-        return (
-            link
-            if link is not None
-            and self.at.get(Address(who.partition("@")[2].partition(":")[0], 6970)) == link.peer
-            else None
-        )
+    def get(self, key: PeerKey) -> FakeConnection | None:
+        return self.connections.get(key)
 
-    async def connect(self, address: Address, who: PeerId) -> FakeLink:
-        self.dialled.append((asyncio.get_running_loop().time(), address))
+    async def connect(self, address: Address, expected: PeerId) -> FakeConnection:
+        self.dialled.append(address)
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
         try:
-            await asyncio.sleep(self.takes)
+            await asyncio.sleep(self.dial_time)
         finally:
             self.under_way -= 1
-        if address not in self.at:
-            raise Unreachable(f"peer {address} cannot be reached: no answer in time")
-        if self.at[address] != who:
+        if self.at[address] != expected:
             raise Unreachable(f"peer {address} is another peer by now")
-        link = self.links[self.at[address]] = FakeLink(self.at[address])
-        return link
+        key = peer_key(expected, address)
+        self.members += 1
+        made = self.connections[key] = FakeConnection(key)
+        return made
 
-    def __len__(self) -> int:
-        return len(self.links)
-
-    def finder(self, unwanted: frozenset[PeerId] = frozenset()) -> Finder:
-        fake: Any = self
-        return Finder(CONTENT, fake, fake, lambda who: peer_of(who) not in unwanted)
-
-
-async def looking(finder: Finder, seconds: float) -> list[int | None]:
-    """Let it look for so long; returns what it told."""
-    told: list[int | None] = []
-    task = asyncio.create_task(finder.run(told.append))
-    await asyncio.sleep(seconds)
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
-    await finder.close()
-    return told
-
-
-def test_every_listed_peer_is_dialled_once_and_those_already_linked_are_not() -> None:
-    async def work() -> None:
-        world = World()
-        for number in range(5):
-            world.add(number)
-        world.links[peer(3)] = FakeLink(peer(3))
-        finder = world.finder()
-        await looking(finder, 30)
-        assert sorted(str(address) for _, address in world.dialled) == [
-            f"10.0.0.{n}:6970" for n in (0, 1, 2, 4)
-        ]
-        assert finder.reasons() == []
-
-    in_virtual_time(work)
-
-
-def test_a_peer_that_is_not_wanted_or_speaks_no_tcp_is_not_dialled() -> None:
-    async def work() -> None:
-        world = World()
-        world.add(1)
-        world.listed.append(Source(peer=peer(2), name="x", host="10.0.0.2", listen={"grpc": 7000}, have=7))
-        finder = world.finder(frozenset({peer(1)}))
-        told = await looking(finder, 5)
-        assert world.dialled == []
-        assert told[0] == 0
-
-    in_virtual_time(work)
-
-
-def test_case_55_a_peer_that_is_away_is_dialled_again_later_and_later_and_never_later_than_ten_seconds() -> (
-    None
-):
-    """After ten minutes without a network a download goes on within seconds."""
-
-    async def work() -> None:
-        world = World()
-        world.add(1)
-        world.at.clear()
-        finder = world.finder()
-        await looking(finder, 600)
-        times = [time for time, _ in world.dialled]
-        gaps = [later - earlier for earlier, later in pairwise(times)]
-        assert gaps[0] >= RETRY_TIME
-        assert RETRY_MOST <= gaps[-1] <= RETRY_MOST + EAGER_TIME + 0.1
-        assert "10.0.0.1:6970" in finder.reasons()[0]
-
-    in_virtual_time(work)
-
-
-def test_a_peer_that_was_away_and_has_a_new_address_is_dialled_there_at_once() -> None:
-    async def work() -> None:
-        world = World()
-        world.add(1)
-        world.at.clear()
-        finder = world.finder()
-        await finder.look()
-        await finder.settled()
-        world.listed.clear()
-        world.add(1, host="10.0.0.99")
-        await finder.look()
-        await finder.settled()
-        assert peer(1) in world.links
-        assert finder.reasons() == []
-
-    in_virtual_time(work)
-
-
-def test_a_peer_at_whose_address_another_lives_by_now_is_given_up_with_a_reason() -> None:
-
-    async def work() -> None:
-        world = World()
-        world.add(1, host="10.0.0.9")
-        world.add(2, host="10.0.0.9", answers=2)
-        finder = world.finder()
-        await looking(finder, 300)
-        assert set(world.links) == {peer(2)}
-        assert finder.reasons() == ["peer 10.0.0.9:6970 is another peer by now"]
-        assert len(world.dialled) <= 2 + 300 / RETRY_MOST + 3
-
-    in_virtual_time(work)
-
-
-def test_links_that_have_nothing_to_do_with_this_content_do_not_count() -> None:
-    """A peer that serves a hundred others can still fetch something for itself."""
-
-    async def work() -> None:
-        world = World()
-        world.links = {peer(number): FakeLink(peer(number)) for number in range(1000, 1100)}
-        world.add(1)
-        await looking(world.finder(), 5)
-        assert peer(1) in world.links
-
-    in_virtual_time(work)
-
-
-def test_of_many_peers_only_enough_are_dialled_and_those_at_once() -> None:
-    async def work() -> None:
-        world = World(takes=0.5)
-        for number in range(100):
-            world.add(number)
-        finder = world.finder()
-        await finder.look()
-        await finder.settled()
-        finder.eager = False
-        await looking(finder, 60)
-        assert len(world.links) == ENOUGH
-        assert world.most_under_way == ENOUGH, (
-            "together, so that those that accept and say nothing hold nobody up"
+    async def search(self, finder: Finder, seconds: float) -> None:
+        """Let it run for so long."""
+        task = asyncio.create_task(
+            finder.run(
+                members=lambda: self.members,
+                eager=lambda: self.eager,
+                on_named=lambda connection: self.named.append(connection.key),
+                on_listed=self.told.append,
+            )
         )
+        await asyncio.sleep(seconds)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def play(act: Callable[[World, Finder], Coroutine[Any, Any, None]]) -> None:
+    """Play with a finder in its world, in virtual time; it is closed afterwards."""
+
+    async def work() -> None:
+        world: Any = World()
+        finder = Finder(CONTENT, world, world, lambda key: True, TIMES)
+        await act(world, finder)
+        await finder.close()
 
     in_virtual_time(work)
 
 
-def test_a_download_that_too_few_feed_goes_on_dialling_a_few_at_a_time() -> None:
-    async def work() -> None:
-        world = World()
+def test_every_listed_peer_that_speaks_tcp_is_dialled_once() -> None:
+    async def act(world: World, finder: Finder) -> None:
+        all_of_them = {world.add(number) for number in range(5)}
+        world.listed.append(Contact(peer=peer(9), name="x", host="10.0.0.9", listen={"grpc": 7000}, have=7))
+        await world.search(finder, 30)
+        assert set(world.connections) == all_of_them
+        assert len(world.dialled) == 5
+        assert world.told[0] == 5
+        assert finder.reasons() == []
+
+    play(act)
+
+
+def test_a_peer_at_whose_address_another_answers_is_given_up_with_a_reason() -> None:
+    async def act(world: World, finder: Finder) -> None:
+        world.add(1, answers=2)
+        await world.search(finder, 300)
+        assert finder.reasons() == ["peer 10.0.0.1:6970 is another peer by now"]
+        assert 300 / TIMES.redial_longest * 0.7 < len(world.dialled) < 300 / TIMES.redial_longest + 3
+
+    play(act)
+
+
+def test_of_many_peers_enough_are_dialled_and_all_of_them_at_once() -> None:
+    """One after the other, those that accept and say nothing would hold up the rest."""
+
+    async def act(world: World, finder: Finder) -> None:
         for number in range(100):
             world.add(number)
-        await looking(world.finder(), 2.5 * EAGER_TIME)
-        assert len(world.links) == ENOUGH + 2 * HUNGRY
+        world.dial_time, world.eager = 0.5, False
+        await world.search(finder, 60)
+        assert len(world.connections) == CONNECTIONS
+        assert world.most_under_way == CONNECTIONS
 
-    in_virtual_time(work)
+    play(act)
 
 
-def test_who_has_enough_links_for_a_content_dials_nobody_whom_the_tracker_names_besides() -> None:
-    async def work() -> None:
-        world = World()
+def test_a_download_with_enough_members_dials_no_peer() -> None:
+    async def act(world: World, finder: Finder) -> None:
         world.add(1)
-        finder = world.finder()
-        finder.members, finder.eager = (lambda: ENOUGH), False
-        await looking(finder, 30)
-        assert not world.links
+        world.members, world.eager = CONNECTIONS, False
+        await world.search(finder, 30)
+        assert not world.dialled
 
-    in_virtual_time(work)
+    play(act)
 
 
-def test_it_looks_often_while_more_peers_are_wanted_and_seldom_otherwise() -> None:
-    async def work() -> None:
-        world = World()
+def test_connections_to_named_peers_are_told_after_each_lookup() -> None:
+    async def act(world: World, finder: Finder) -> None:
+        key = world.add(1)
+        await world.search(finder, 2.5 * TIMES.eager)
+        assert world.named == [key, key], "at the first lookup it was not connected yet"
+
+    play(act)
+
+
+def test_lookups_are_frequent_while_more_peers_are_wanted_and_rare_otherwise() -> None:
+    async def act(world: World, finder: Finder) -> None:
         world.add(1)
-        finder = world.finder()
-        await looking(finder, 60)
-        eager = len(world.looks)
-        world.looks.clear()
-        finder.eager = False
-        await looking(finder, 60)
-        assert (eager, len(world.looks)) == (60 // EAGER_TIME, 60 // CALM_TIME)
+        await world.search(finder, 59)
+        eager, world.lookups, world.eager = world.lookups, 0, False
+        await world.search(finder, 59)
+        assert (eager, world.lookups) == (60 // TIMES.eager, 60 // TIMES.calm)
 
-    in_virtual_time(work)
+    play(act)
 
 
-def test_a_tracker_that_is_away_or_knows_nobody_is_told_and_does_not_end_the_search() -> None:
-    async def work() -> None:
-        world = World(fault=Unreachable("away"))
-        finder = world.finder()
-        assert set(await looking(finder, 5)) == {None}
-        world.fault = Refused("not_found", "nobody has it")
-        assert set(await looking(finder, 5)) == {0}
+def test_a_tracker_that_is_away_or_knows_no_peer_does_not_end_the_search() -> None:
+    async def act(world: World, finder: Finder) -> None:
+        world.fault = Unreachable("away")
+        await world.search(finder, 5)
+        assert set(world.told) == {None}
+        world.told, world.fault = [], Refused("not_found", "no peer has it")
+        await world.search(finder, 5)
+        assert set(world.told) == {0}
         with pytest.raises(NotFound):
             await finder.look()
         world.fault = Refused("busy", "later")
         with pytest.raises(Refused):
             await finder.look()
 
-    in_virtual_time(work)
+    play(act)
 
 
 def test_closing_ends_the_dials_under_way() -> None:
-    async def work() -> None:
-        world = World(takes=100)
+    async def act(world: World, finder: Finder) -> None:
+        world.dial_time = 100
         for number in range(30):
             world.add(number)
-        finder = world.finder()
         await finder.look()
         await asyncio.sleep(1)
+        assert world.under_way == 30
         await finder.close()
         assert world.under_way == 0
-        assert world.links == {}
+        assert world.connections == {}
 
-    in_virtual_time(work)
+    play(act)
 
 
-def test_those_that_are_linked_or_cannot_be_dialled_are_not_waited_for_as_untried() -> None:
-    async def work() -> None:
-        world = World(takes=0.1)
+def test_the_dials_under_way_are_known() -> None:
+    async def act(world: World, finder: Finder) -> None:
         for number in range(3):
             world.add(number)
-        world.listed.append(Source(peer=peer(9), name="x", host="10.0.0.9", listen={"grpc": 7000}, have=7))
-        finder = world.finder()
         await finder.look()
-        await finder.settled()
-        await finder.look()
+        assert len(finder.dials) == 3
+        await asyncio.wait(finder.dials)
+        assert len(world.connections) == 3
+        assert finder.dials == []
         assert not finder.more
-        await finder.close()
 
-    in_virtual_time(work)
+    play(act)

@@ -1,4 +1,4 @@
-"""Where a session is kept, and who may read it."""
+"""Tests of p2p/peer/session_file.py: where a session is kept, and which users may read it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_a_session_comes_back_as_it_was_kept_one_for_each_tracker(tmp_path: Path) -> None:
+def test_a_session_is_kept_for_each_tracker(tmp_path: Path) -> None:
     other = StoredSession(Address("tracker.example", 1), "bob", "cd" * 16)
     for session in (ALICE, other):
         save_session(tmp_path / "state", session)
@@ -34,14 +34,14 @@ def test_a_session_comes_back_as_it_was_kept_one_for_each_tracker(tmp_path: Path
     assert load_session(tmp_path / "state", other.tracker) == other
 
 
-def test_there_is_no_session_where_none_was_kept(tmp_path: Path) -> None:
+def test_there_is_no_session_before_one_is_kept(tmp_path: Path) -> None:
     assert load_session(tmp_path / "nowhere", TRACKER) is None
     forget_session(tmp_path / "nowhere", TRACKER)
     assert not (tmp_path / "nowhere").exists()
 
 
 @posix
-def test_case_48_the_file_and_all_folders_made_for_it_are_for_their_owner_alone_whatever_the_umask(
+def test_case_48_the_file_and_its_folders_are_private_under_any_umask(
     tmp_path: Path,
 ) -> None:
     state = tmp_path / "local" / "deep" / "state"
@@ -58,7 +58,7 @@ def test_case_48_the_file_and_all_folders_made_for_it_are_for_their_owner_alone_
 @posix
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
 @pytest.mark.parametrize("step", ["open", "fsync", "rename"])
-def test_case_46_a_session_that_cannot_be_kept_leaves_the_former_and_no_half_of_a_secret(
+def test_case_46_a_session_that_cannot_be_written_leaves_the_former_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, number: int
 ) -> None:
     save_session(tmp_path, ALICE)
@@ -88,7 +88,7 @@ def test_case_48_a_folder_that_others_may_write_into_keeps_no_secret(tmp_path: P
 
 
 @posix
-def test_a_file_that_lies_in_the_way_is_replaced_and_not_written_into(tmp_path: Path) -> None:
+def test_a_file_with_open_modes_is_replaced_and_not_written_into(tmp_path: Path) -> None:
     save_session(tmp_path, ALICE)
     (kept,) = tmp_path.iterdir()
     kept.chmod(0o666)
@@ -108,7 +108,7 @@ NO_SESSIONS = [
 
 
 @pytest.mark.parametrize("data", NO_SESSIONS, ids=range(len(NO_SESSIONS)))
-def test_a_file_that_is_no_session_is_an_error_that_names_it(tmp_path: Path, data: bytes) -> None:
+def test_a_file_that_holds_no_session_is_an_error_with_its_name(tmp_path: Path, data: bytes) -> None:
     save_session(tmp_path, ALICE)
     (kept,) = tmp_path.iterdir()
     kept.write_bytes(data)
@@ -116,15 +116,15 @@ def test_a_file_that_is_no_session_is_an_error_that_names_it(tmp_path: Path, dat
         load_session(tmp_path, TRACKER)
 
 
-def test_there_is_no_session_where_none_can_be(tmp_path: Path) -> None:
-    """As with HOME=/dev/null, which users of services have."""
+def test_there_is_no_session_in_a_folder_that_is_a_file(tmp_path: Path) -> None:
+    """As with HOME=/dev/null, which service users have."""
     (tmp_path / "file").write_bytes(b"")
     assert load_session(tmp_path / "file" / "state", TRACKER) is None
     forget_session(tmp_path / "file" / "state", TRACKER)
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM])
-def test_a_session_that_may_not_be_read_is_an_error_that_says_what_to_do(
+def test_a_session_that_may_not_be_read_is_an_error_with_advice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     """As in the home of another user."""

@@ -1,4 +1,4 @@
-"""When a path that is watched is shared, shared again, and taken back."""
+"""Tests of p2p/peer/watcher.py: when a watched path is published, published again, and retracted."""
 
 from __future__ import annotations
 
@@ -13,24 +13,34 @@ import pytest
 
 from p2p.errors import DiskError
 from p2p.model import ContentId
-from p2p.peer import watcher as module
 from p2p.peer.reports import Report, Warned
-from p2p.peer.watcher import LOOK_TIME, Watcher
+from p2p.peer.settings import WatchLimits
+from p2p.peer.watcher import Watcher
 from p2p.storage.scan import Scanned
 from tests.kit.virtual_time import in_virtual_time
 
 T = TypeVar("T")
 
 
+LIMITS = WatchLimits()
+FRESH = 1_000_000
+"""Seconds since the epoch: a file of this time was written right now."""
+
+
 class DirectPool:
-    """Does the work at once, in the loop."""
+    """Does the work at once, in the loop, or fails."""
+
+    def __init__(self) -> None:
+        self.fault: DiskError | None = None
 
     async def run(self, work: Callable[[], T]) -> T:
+        if self.fault is not None:
+            raise self.fault
         return work()
 
 
-class FakeLibrary:
-    """Names a content by its name and what is in it."""
+class FakePublisher:
+    """Makes the id of a content of its name and of what is known of its files."""
 
     def __init__(self) -> None:
         self.shared: dict[ContentId, Path] = {}
@@ -60,28 +70,24 @@ class FakeLibrary:
 
 
 class Scene:
-    def __init__(self) -> None:
-        self.library = FakeLibrary()
+    """A watcher, and what it did."""
+
+    def __init__(self, limits: WatchLimits = LIMITS) -> None:
+        self.publisher = FakePublisher()
         self.reports: list[Report] = []
-        pool: Any = DirectPool()
-        self.watcher = Watcher(self.library, pool, self.reports.append)
+        self.pool = DirectPool()
+        pool: Any = self.pool
+        self.watcher = Watcher(self.publisher, pool, self.reports.append, limits, lambda: FRESH)
 
     @property
     def log(self) -> list[tuple[str, str]]:
-        """What was done since the last time this was asked."""
-        log, self.library.log = self.library.log, []
+        """What was done since this was last read."""
+        log, self.publisher.log = self.publisher.log, []
         return log
 
-
-@pytest.fixture(autouse=True)
-def _still_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A look takes no time here, and now is long after the old files and at the time of the fresh ones."""
-
-    class Clock:
-        monotonic = staticmethod(lambda: 0.0)
-        time = staticmethod(lambda: 1_000_000.0)
-
-    monkeypatch.setattr(module, "time", Clock)
+    @property
+    def warnings(self) -> list[str]:
+        return [report.message for report in self.reports if isinstance(report, Warned)]
 
 
 def write(path: Path, data: bytes, at: int) -> Path:
@@ -91,10 +97,6 @@ def write(path: Path, data: bytes, at: int) -> Path:
     return path
 
 
-FRESH = 1_000_000
-"""A file that was written right now."""
-
-
 def watching(folder: Path, play: Callable[[Scene], Any]) -> None:
     """Watch a folder while `play` goes on; each of its rounds is one look."""
 
@@ -102,7 +104,7 @@ def watching(folder: Path, play: Callable[[Scene], Any]) -> None:
         scene = Scene()
         task = asyncio.create_task(scene.watcher.watch_folder(folder))
         try:
-            await asyncio.sleep(LOOK_TIME / 2)
+            await looks(0.5)
             await play(scene)
         finally:
             task.cancel()
@@ -111,8 +113,8 @@ def watching(folder: Path, play: Callable[[Scene], Any]) -> None:
     in_virtual_time(work)
 
 
-async def looks(count: int = 1) -> None:
-    await asyncio.sleep(count * LOOK_TIME)
+async def looks(count: float = 1) -> None:
+    await asyncio.sleep(count * LIMITS.pause)
 
 
 def test_a_file_at_rest_is_shared_at_the_first_look_and_only_once(tmp_path: Path) -> None:
@@ -140,7 +142,7 @@ def test_a_file_that_is_being_written_is_shared_when_two_looks_see_the_same(tmp_
     watching(tmp_path, play)
 
 
-def test_a_shared_file_that_changes_is_taken_back_at_once_and_shared_again_at_rest(tmp_path: Path) -> None:
+def test_a_changed_file_is_retracted_at_once_and_published_again_at_rest(tmp_path: Path) -> None:
     path = write(tmp_path / "a", b"a", 1)
 
     async def play(scene: Scene) -> None:
@@ -154,7 +156,7 @@ def test_a_shared_file_that_changes_is_taken_back_at_once_and_shared_again_at_re
     watching(tmp_path, play)
 
 
-def test_what_is_removed_is_taken_back_and_what_comes_back_is_shared_again(tmp_path: Path) -> None:
+def test_a_removed_file_is_retracted_and_published_again_when_it_is_back(tmp_path: Path) -> None:
     path = write(tmp_path / "a", b"a", 1)
 
     async def play(scene: Scene) -> None:
@@ -168,11 +170,11 @@ def test_what_is_removed_is_taken_back_and_what_comes_back_is_shared_again(tmp_p
     watching(tmp_path, play)
 
 
-def test_what_was_found_changed_by_a_reader_is_shared_again_even_if_it_looks_the_same(tmp_path: Path) -> None:
+def test_a_file_that_a_reader_found_changed_is_published_again(tmp_path: Path) -> None:
     write(tmp_path / "a", b"a", 1)
 
     async def play(scene: Scene) -> None:
-        scene.library.shared.clear()
+        scene.publisher.shared.clear()
         await looks(3)
         assert scene.log == [("publish", "a"), ("publish", "a")]
 
@@ -191,17 +193,17 @@ def test_hidden_and_unfinished_files_are_left_alone(tmp_path: Path) -> None:
     watching(tmp_path, play)
 
 
-def test_what_cannot_be_shared_is_warned_of_once_and_tried_again_when_it_changes(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_shared_is_tried_again_when_it_changes(tmp_path: Path) -> None:
     path = write(tmp_path / "a", b"a", 1)
 
     async def work() -> None:
         scene = Scene()
-        scene.library.fault = DiskError("no permission")
+        scene.publisher.fault = DiskError("no permission")
         task = asyncio.create_task(scene.watcher.watch_folder(tmp_path))
         await looks(3)
         assert scene.log == [("publish", "a")]
-        assert [report for report in scene.reports if isinstance(report, Warned)] == [Warned("no permission")]
-        scene.library.fault = None
+        assert scene.warnings == ["no permission"]
+        scene.publisher.fault = None
         write(path, b"b", 2)
         await looks(3)
         assert scene.log == [("publish", "a")]
@@ -211,13 +213,13 @@ def test_what_cannot_be_shared_is_warned_of_once_and_tried_again_when_it_changes
     in_virtual_time(work)
 
 
-def test_what_is_shared_from_this_path_already_is_not_hashed_again(tmp_path: Path) -> None:
+def test_a_file_that_is_shared_already_is_not_published_again(tmp_path: Path) -> None:
     """As after an upload that was kept in the folder that is watched."""
     path = write(tmp_path / "a", b"a", 1)
 
     async def work() -> None:
         scene = Scene()
-        scene.library.shared[ContentId("kept")] = path
+        scene.publisher.shared[ContentId("kept")] = path
         task = asyncio.create_task(scene.watcher.watch_folder(tmp_path))
         await looks(3)
         assert scene.log == []
@@ -227,7 +229,7 @@ def test_what_is_shared_from_this_path_already_is_not_hashed_again(tmp_path: Pat
     in_virtual_time(work)
 
 
-def test_a_folder_that_goes_away_takes_all_back_and_one_that_never_was_is_an_error(tmp_path: Path) -> None:
+def test_a_folder_that_goes_away_is_retracted_and_a_missing_one_is_an_error(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     write(folder / "a", b"a", 1)
 
@@ -248,7 +250,7 @@ def test_a_folder_that_goes_away_takes_all_back_and_one_that_never_was_is_an_err
     in_virtual_time(never)
 
 
-def test_the_same_content_at_two_paths_is_published_once_from_each_and_then_left_alone(
+def test_one_content_at_two_paths_is_published_once_from_each(
     tmp_path: Path,
 ) -> None:
     paths = [write(tmp_path / folder / "x", b"x", 1) for folder in ("one", "two")]
@@ -261,62 +263,60 @@ def test_the_same_content_at_two_paths_is_published_once_from_each_and_then_left
         paths[0].unlink()
         await looks(3)
         assert scene.log == [("retract", "x"), ("publish", "x")]
-        assert list(scene.library.shared.values()) == [paths[1]]
+        assert list(scene.publisher.shared.values()) == [paths[1]]
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
     in_virtual_time(work)
 
 
-def test_the_memory_of_warnings_is_bounded(tmp_path: Path) -> None:
+def test_a_warning_is_reported_again_only_when_many_others_came_since(tmp_path: Path) -> None:
     async def work() -> None:
-        scene = Scene()
-        for number in range(3000):
-            scene.watcher._warn(f"warning {number}")
-        assert len(scene.watcher._warned) <= 1000
-        assert len(scene.reports) == 3000
+        scene = Scene(WatchLimits(warnings=3))
+        for name in ("1", "2", "3", "1", "4", "5", "1"):
+            scene.publisher.fault = DiskError(name)
+            await scene.watcher.look([write(tmp_path / "a", name.encode(), int(name))])
+            await scene.watcher.look([tmp_path / "a"])
+        assert scene.warnings == ["1", "2", "3", "4", "5", "1"]
 
     in_virtual_time(work)
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.EIO])
-def test_what_is_shared_stays_shared_when_a_look_fails_for_lack_of_descriptors(
-    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+def test_what_is_shared_stays_so_when_a_look_fails_for_want_of_descriptors(
+    tmp_path: Path, number: int
 ) -> None:
     async def work() -> None:
         scene = Scene()
         path = write(tmp_path / "a.txt", b"words", 1)
-        await scene.watcher._look([path], strict=False)
+        await scene.watcher.look([path])
         assert scene.log == [("publish", "a.txt")]
-
-        def failing(*_: object) -> Scanned:
-            raise DiskError("cannot read") from OSError(number, "fault")
-
-        with monkeypatch.context() as patch:
-            patch.setattr(module, "scan", failing)
-            await scene.watcher._look([path], strict=False)
+        scene.pool.fault = DiskError("cannot read")
+        scene.pool.fault.__cause__ = OSError(number, "fault")
+        await scene.watcher.look([path])
         assert scene.log == []
+        scene.pool.fault = None
         path.unlink()
-        await scene.watcher._look([path], strict=False)
+        await scene.watcher.look([path])
         assert scene.log == [("retract", "a.txt")]
 
     in_virtual_time(work)
 
 
-def test_case_60_a_file_that_could_not_be_hashed_for_want_of_a_descriptor_is_tried_again_at_the_next_look(
+def test_case_60_a_file_that_no_descriptor_was_left_for_is_hashed_at_the_next_look(
     tmp_path: Path,
 ) -> None:
     full = DiskError("cannot open 'a': this process has too many open files")
     full.__cause__ = OSError(errno.EMFILE, "Too many open files")
 
     async def play(scene: Scene) -> None:
-        scene.library.fault = full
+        scene.publisher.fault = full
         write(tmp_path / "a", b"a", 1)
-        await asyncio.sleep(2 * LOOK_TIME)
+        await asyncio.sleep(2 * LIMITS.pause)
         assert ("publish", "a") in scene.log
-        assert not scene.library.shared
-        scene.library.fault = None
-        await asyncio.sleep(2 * LOOK_TIME)
-        assert [path.name for path in scene.library.shared.values()] == ["a"]
+        assert not scene.publisher.shared
+        scene.publisher.fault = None
+        await asyncio.sleep(2 * LIMITS.pause)
+        assert [path.name for path in scene.publisher.shared.values()] == ["a"]
 
     watching(tmp_path, play)

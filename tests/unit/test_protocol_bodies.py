@@ -45,7 +45,6 @@ def in_body(session: Session) -> bool:
 
 
 # -- bodies
-# ----------------------------------------------------------------------------------------------------------------------------
 
 MOST_IDS = ["read", "manifest", "ping"]
 BODY = b'{"op":"ping"}\n\n\x00\xff'
@@ -117,7 +116,6 @@ def test_case_31_a_body_larger_than_allowed_is_never_begun(question: Request, mo
 
 
 # -- the end
-# ---------------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -172,7 +170,7 @@ def test_case_1_a_closed_conversation_holds_nothing_of_what_still_comes() -> Non
     assert len(session._lines) <= 4
 
 
-def test_case_13_a_line_is_partial_from_its_first_byte_until_its_end_and_a_body_never_is() -> None:
+def test_case_13_a_line_is_partial_until_its_end_and_a_body_never_is() -> None:
     """The deadline is for the whole line."""
     session = a_peer()
     assert not session.partial

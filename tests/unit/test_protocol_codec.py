@@ -78,7 +78,6 @@ def bare(cls: type) -> dict[str, Any]:
 
 
 # -- every message, every field
-# ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("values", [full, bare])
@@ -119,9 +118,7 @@ def test_case_6_every_field_of_every_request_is_checked_and_named(cls: type[Requ
 
 
 @pytest.mark.parametrize(("cls", "field"), ANSWER_FIELDS, ids=op_of)
-def test_cases_6_38_every_field_of_every_answer_is_checked_and_named_and_ends_the_connection(
-    cls: type[Request], field: str
-) -> None:
+def test_cases_6_38_every_field_of_every_answer_is_checked_and_named(cls: type[Request], field: str) -> None:
     for path, data in wrong_objects(answer_of(cls)):
         if path.partition(".")[0].partition("[")[0] != field:
             continue
@@ -169,7 +166,6 @@ def test_every_op_is_known_by_its_own_name_and_no_two_share_one() -> None:
 
 
 # -- the line
-# --------------------------------------------------------------------------------------------------------------------------
 
 
 NO_OBJECT = [
@@ -232,7 +228,6 @@ def test_seq_may_be_left_out_or_be_anything_from_0_to_2_to_the_53_less_1() -> No
 
 
 # -- requests
-# --------------------------------------------------------------------------------------------------------------------------
 
 
 def test_case_7_an_unknown_op_is_unsupported_and_the_connection_goes_on() -> None:
@@ -262,7 +257,6 @@ def test_a_body_of_nothing_is_no_body() -> None:
 
 
 # -- answers
-# ---------------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("ok", [None, 1, 0, "true", [], {}])
@@ -308,9 +302,17 @@ def test_a_code_that_we_do_not_know_means_internal() -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [{}, {"error": None}, {"error": 5}, {"error": ["busy"]}, {"error": "busy", "message": None}, {"error": "busy", "message": "a\x1b[2J"},
-     {"error": "busy", "message": "x" * 1025}, {"error": "busy", "body": 3}],
-)  # fmt: skip
+    [
+        {},
+        {"error": None},
+        {"error": 5},
+        {"error": ["busy"]},
+        {"error": "busy", "message": None},
+        {"error": "busy", "message": "a\x1b[2J"},
+        {"error": "busy", "message": "x" * 1025},
+        {"error": "busy", "body": 3},
+    ],
+)
 def test_a_refusal_that_is_wrong_itself_ends_the_connection(data: dict[str, object]) -> None:
     with pytest.raises(ProtocolError, match="answer to ping: ") as caught:
         decode_answer(heard(ok=False, **data), Ping)
@@ -318,7 +320,6 @@ def test_a_refusal_that_is_wrong_itself_ends_the_connection(data: dict[str, obje
 
 
 # -- errors going out
-# ------------------------------------------------------------------------------------------------------------------
 
 NASTY = [
     "x" * 100_000,
@@ -338,7 +339,7 @@ NASTY = [
 @pytest.mark.parametrize("text", NASTY, ids=[f"text {i}" for i in range(len(NASTY))])
 @pytest.mark.parametrize("seq", [None, 2**53 - 1])
 @pytest.mark.parametrize("code", ["not_allowed", "line_too_long"])
-def test_cases_8_42_an_error_line_is_less_than_1_kib_and_clean_and_read_by_our_own_side(
+def test_cases_8_42_an_error_line_is_short_and_clean_and_our_side_reads_it(
     code: str, seq: int | None, text: str
 ) -> None:
     """And the common rule of all cases."""
@@ -377,7 +378,6 @@ def test_only_the_askers_own_faults_are_explained(error: Exception) -> None:
 
 
 # -- small things
-# ----------------------------------------------------------------------------------------------------------------------
 
 
 def test_a_line_is_compact_and_leaves_out_defaults_and_keeps_names_readable() -> None:

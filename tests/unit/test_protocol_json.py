@@ -40,11 +40,33 @@ def test_what_json_is_comes_out_as_plain_values(data: bytes, value: object) -> N
 @pytest.mark.parametrize(
     "data",
     [
-        b"", b" ", b"{", b"nul", b"{'a':1}", b'{"a":1,}', b"[1,]", b"[1]x", b"01", b"+1", b".5", b"1.", b"0x10", b"1_000", b'"\n"',
+        b"",
+        b" ",
+        b"{",
+        b"nul",
+        b"{'a':1}",
+        b'{"a":1,}',
+        b"[1,]",
+        b"[1]x",
+        b"01",
+        b"+1",
+        b".5",
+        b"1.",
+        b"0x10",
+        b"1_000",
+        b'"\n"',
         b'"\x1f"',
-        b"\xef\xbb\xbf{}", b"\xff", b'"\xed\xa0\x80"', b'"\xc0\xaf"', "﻿1".encode(), "１".encode(), b'"\\x41"', b'"\\u12"', b'"\\u 123"',
+        b"\xef\xbb\xbf{}",
+        b"\xff",
+        b'"\xed\xa0\x80"',
+        b'"\xc0\xaf"',
+        "﻿1".encode(),
+        "１".encode(),
+        b'"\\x41"',
+        b'"\\u12"',
+        b'"\\u 123"',
     ],
-)  # fmt: skip
+)
 def test_what_is_no_json_is_refused(data: bytes) -> None:
     refusal(data)
 
@@ -114,10 +136,10 @@ def test_brackets_in_strings_do_not_nest_and_quotes_in_strings_do_not_hide_brack
     ],
 )
 def test_cases_4_10_no_line_takes_long_to_refuse(data: bytes) -> None:
-    """One line must not hold up everybody else; it takes about a millisecond."""
-    started = time.perf_counter()
+    """One line must not hold up the other connections. It takes about a millisecond of processor time."""
+    began = time.thread_time()
     refusal(data)
-    assert time.perf_counter() - started < 0.25
+    assert time.thread_time() - began < 0.25
 
 
 def test_cases_42_64_a_refusal_never_repeats_what_came() -> None:

@@ -146,7 +146,6 @@ def read(block: Block) -> Reader:
 
 
 # -- tables
-# ----------------------------------------------------------------------------------------------------------------------------
 
 
 def test_the_tables_of_the_page_are_as_the_code_says() -> None:
@@ -196,7 +195,6 @@ def test_every_reference_inside_the_page_leads_to_a_heading() -> None:
 
 
 # -- examples
-# --------------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -267,7 +265,6 @@ def test_the_session_for_nc_goes_through_all_its_steps() -> None:
 
 
 # -- content
-# ---------------------------------------------------------------------------------------------------------------------------
 
 
 def test_the_manifests_in_the_page_are_canonical_and_have_the_ids_it_names() -> None:
@@ -300,7 +297,6 @@ def test_the_link_in_the_page_names_its_content_and_its_tracker() -> None:
 
 
 # -- the helper that replays
-# -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_placeholder_stands_for_any_value_and_always_for_the_same() -> None:

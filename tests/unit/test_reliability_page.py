@@ -1,4 +1,4 @@
-"""docs/reliability.md names tests that are there, and has a row for each hostile case."""
+"""Tests of the pages: links lead to files, and docs/reliability.md names a test for each hostile case."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "protos/PROTOCOL.md"])
 PAGE = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
 ROWS = {
     int(number): (what, files)
@@ -30,7 +31,7 @@ def test_every_case_has_its_row() -> None:
 
 
 @pytest.mark.parametrize("case", sorted(ROWS))
-def test_a_case_waits_or_the_files_named_have_tests_that_name_it(case: int) -> None:
+def test_each_case_has_a_test_in_every_file_named_for_it(case: int) -> None:
     what, files = ROWS[case]
     named = re.findall(r"`([^`]+)`", files)
     assert bool(named) != what.startswith("waits for ")
@@ -38,8 +39,14 @@ def test_a_case_waits_or_the_files_named_have_tests_that_name_it(case: int) -> N
         assert case in cases_of(ROOT / "tests" / name), name
 
 
-def test_every_file_that_the_page_names_is_there() -> None:
+def test_every_file_named_on_the_page_exists() -> None:
     before = PAGE.partition("## The eighty cases")[0]
     for name in re.findall(r"`((?:integration|unit|property|fuzz|kit)/[\w./]*|\w+\.py)`", before):
         places = [ROOT / "tests" / name, ROOT / "tests" / "integration" / name, ROOT / "tests" / "kit" / name]
         assert any(place.exists() for place in places), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_of_a_page_leads_to_a_file(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if not (page.parent / link).exists()] == []

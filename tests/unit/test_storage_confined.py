@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from p2p.errors import DiskError
-from p2p.storage import confined as below
 from p2p.storage.confined import make_confined, make_folder, open_confined
 from tests.kit.leaks import open_descriptors
 
@@ -82,11 +81,8 @@ def test_case_41_a_link_is_no_folder_that_is_there_already(
         make(tmp_path, "link")
 
 
-def test_without_descriptors_of_folders_paths_are_used_as_they_are(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(below, "_BY_STEPS", False)
-    make_confined(tmp_path, "a")
-    os.close(open_confined(tmp_path, "a/x", create=True))
-    os.close(open_confined(tmp_path, "a/x", create=False))
+def test_without_descriptors_of_folders_paths_are_used_as_they_are(tmp_path: Path) -> None:
+    make_confined(tmp_path, "a", openat=False)
+    os.close(open_confined(tmp_path, "a/x", create=True, openat=False))
+    os.close(open_confined(tmp_path, "a/x", create=False, openat=False))
     assert (tmp_path / "a" / "x").is_file()

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -19,13 +18,11 @@ from p2p.storage.disk import (
     data_ranges,
     disk_error,
     free_space,
-    fsync_folder,
     lock_file,
     move_new,
     open_read,
     open_write,
     scratch_file,
-    sync_disk,
 )
 from tests.kit.content_samples import some_bytes
 
@@ -124,7 +121,7 @@ def test_a_lock_on_a_file_that_lost_its_name_is_taken_again_on_the_new_one(
                 path.write_bytes(b"new")
         return real(fd)
 
-    monkeypatch.setattr("p2p.storage.disk.os.fstat", fstat)
+    monkeypatch.setattr(os, "fstat", fstat)
     lock = lock_file(path)
     monkeypatch.undo()
     assert os.path.samestat(os.fstat(lock.fd), os.stat(path))
@@ -144,24 +141,7 @@ def test_where_a_disk_knows_no_locks_it_works_without(
     lock.close()
 
 
-def test_a_folder_is_synced_or_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fsync_folder(tmp_path)
-    with pytest.raises(OSError):
-        fsync_folder(tmp_path / "missing")
-    numbers = [errno.EINVAL, errno.EIO]
-
-    def fsync(_fd: int) -> None:
-        raise OSError(numbers.pop(0), "fault")
-
-    monkeypatch.setattr(os, "fsync", fsync)
-    fsync_folder(tmp_path)
-    with pytest.raises(OSError, match="fault"):
-        fsync_folder(tmp_path)
-    monkeypatch.delattr(os, "O_DIRECTORY", raising=False)
-    fsync_folder(tmp_path)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="holes are sure to be told here only")
+@pytest.mark.skipif(sys.platform != "linux", reason="holes are reported for sure here only")
 def test_case_35_holes_are_skipped(tmp_path: Path) -> None:
     path = tmp_path / "sparse"
     size = 10 * 1024 * MIB
@@ -191,7 +171,7 @@ def test_where_holes_cannot_be_asked_for_the_file_is_one_part(
 
 
 @pytest.mark.skipif(not hasattr(os, "SEEK_DATA"), reason="needs SEEK_DATA")
-def test_another_fault_while_looking_for_holes_is_told(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_fault_while_looking_for_holes_is_raised(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
     def lseek(*_arguments: int) -> int:
         raise OSError(errno.EIO, "bad sector")
 
@@ -228,7 +208,7 @@ def test_case_43_a_move_never_overwrites(
         def no_links(*_arguments: object, **_more: object) -> None:
             raise PermissionError(errno.EPERM, "no hard links here")
 
-        monkeypatch.setattr("p2p.storage.disk.os.link", no_links)
+        monkeypatch.setattr(os, "link", no_links)
     source, target = tmp_path / "source", tmp_path / "target"
     if kind == "file":
         source.write_bytes(b"new")
@@ -258,7 +238,7 @@ def test_case_43_a_move_never_overwrites(
         (errno.ENOTDIR, "not a directory"),
     ],
 )
-def test_case_47_each_fault_has_its_sentence(tmp_path: Path, number: int, words: str) -> None:
+def test_case_47_each_fault_of_the_disk_has_its_sentence(tmp_path: Path, number: int, words: str) -> None:
     error = disk_error(OSError(number, os.strerror(number)), "write", tmp_path / "x", need=1000)
     assert error.exit_code == 7
     with pytest.raises(DiskError, match=words):
@@ -276,56 +256,11 @@ def test_case_46_a_disk_that_is_full_with_bytes_to_give_says_why(
 
     class Crowded:
         f_files, f_favail, f_bavail = found.f_files, 0, found.f_bavail
+        f_frsize, f_blocks, f_bfree = found.f_frsize, found.f_blocks, found.f_bfree  # for shutil.disk_usage
 
     monkeypatch.setattr(os, "statvfs", lambda _path: Crowded)
-    monkeypatch.setattr("p2p.storage.disk.free_space", lambda _path: 7)
     crowded = disk_error(OSError(errno.ENOSPC, "full"), "write", tmp_path / "no" / "x")
     assert str(crowded).endswith("x': there is no room for another file")
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="asks for syncfs")
-def test_case_47_a_disk_is_synced_as_a_whole_or_it_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fd = os.open(tmp_path, os.O_RDONLY)
-    assert sync_disk(fd)
-    os.close(fd)
-    assert not sync_disk(fd)
-    monkeypatch.setattr("p2p.storage.disk._tells_losses", lambda _fd: True)
-    with pytest.raises(OSError, match="descriptor") as caught:
-        sync_disk(fd)
-    assert caught.value.errno == errno.EBADF
-    monkeypatch.setattr("ctypes.CDLL", lambda *_words, **_more: object())
-    assert not sync_disk(fd)
-    monkeypatch.setattr(sys, "platform", "darwin")
-    assert not sync_disk(fd)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="asks for syncfs")
-@pytest.mark.parametrize(
-    ("release", "kind", "asked"),
-    [
-        ("5.8.0-63-generic", "ext4", True),
-        ("6.18.44", "xfs", True),
-        ("10.1", "btrfs", True),
-        ("5.7.19", "ext4", False),
-        ("4.18.0-553.el8.x86_64", "xfs", False),
-        ("6.1.0", "overlay", False),
-        ("6.1.0", "fuse.sshfs", False),
-        ("6.1.0", "", False),
-        ("odd", "ext4", False),
-    ],
-)
-def test_case_47_only_a_kernel_and_a_disk_that_tell_of_lost_bytes_are_synced_as_a_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, release: str, kind: str, asked: bool
-) -> None:
-    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(release=release))
-    monkeypatch.setattr("p2p.storage.disk._kind_of_disk", lambda _fd: kind)
-    fd = os.open(tmp_path, os.O_RDONLY)
-    try:
-        assert sync_disk(fd) is asked
-    finally:
-        os.close(fd)
 
 
 def test_a_fault_without_a_number_has_a_sentence_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,7 +274,7 @@ def test_a_fault_without_a_number_has_a_sentence_too(tmp_path: Path, monkeypatch
     assert "not known" in str(disk_error(OSError(errno.ENOSPC, "full"), "write", tmp_path))
 
 
-def test_case_42_a_path_in_a_sentence_cannot_steer_a_terminal() -> None:
+def test_case_42_a_path_in_a_sentence_cannot_control_a_terminal() -> None:
     assert (
         str(disk_error(OSError(errno.EIO, "x"), "read", "a\x1b[31m\nb"))
         == r"cannot read 'a\x1b[31m\x0ab': the disk reports a read or write error"

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
-import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -13,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from p2p.cli.signals import install_stop_signals
 from p2p.errors import DiskError
 from p2p.model import KIB, MIB, FileSpan
 from p2p.storage.disk import open_write
@@ -138,17 +135,17 @@ def test_a_span_is_sent_through_a_socket_that_does_not_block(
     assert errors == []
 
 
-def test_pace_is_told_every_byte_that_goes(
+def test_pace_is_called_for_every_byte_that_is_sent(
     io: DiskIO, fd: int, pair: tuple[socket.socket, socket.socket]
 ) -> None:
     sender, receiver = pair
-    told: list[int] = []
-    thread, errors = in_thread(lambda: io.send_span(sender, FileSpan(fd, 0, MIB + 5), 20, told.append))
+    sent: list[int] = []
+    thread, errors = in_thread(lambda: io.send_span(sender, FileSpan(fd, 0, MIB + 5), 20, sent.append))
     assert receive(receiver, MIB + 5) == DATA[: MIB + 5]
     thread.join(20)
     assert errors == []
-    assert sum(told) == MIB + 5
-    assert max(told) <= 256 * KIB
+    assert sum(sent) == MIB + 5
+    assert max(sent) <= 256 * KIB
 
 
 def test_case_32_a_side_that_takes_nothing_is_given_up(
@@ -203,14 +200,14 @@ def test_a_socket_that_is_closed_already_is_an_error(
         io.send_span(pair[0], FileSpan(fd, 0, 1), 1)
 
 
-def test_a_file_that_became_shorter_is_told(
+def test_a_file_that_became_shorter_is_an_error(
     io: DiskIO, fd: int, pair: tuple[socket.socket, socket.socket]
 ) -> None:
     with pytest.raises(DiskError, match="shorter"):
         io.send_span(pair[0], FileSpan(fd, len(DATA) - 10, 20), 5)
 
 
-def test_case_47_a_read_fault_while_sending_is_the_disks(
+def test_case_47_a_read_fault_while_sending_is_a_disk_error(
     io: DiskIO, fd: int, pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_arguments: object) -> int:
@@ -254,53 +251,3 @@ def test_a_fault_of_the_socket_is_passed_on(
     monkeypatch.setattr(os, "sendfile", fail)
     with pytest.raises(ConnectionResetError):
         disk_io().send_span(pair[0], FileSpan(fd, 0, 10), 5)
-
-
-@pytest.mark.parametrize("portable", [False, True])
-@pytest.mark.skipif(os.name == "nt", reason="a process cannot send itself these signals there")
-def test_case_51_stop_signals_reach_the_loop_until_taken_back(portable: bool) -> None:
-    def of_the_host(_number: int, _frame: object) -> None:
-        """A handler that was there before, as of whoever runs the tests."""
-
-    before = signal.signal(signal.SIGTERM, of_the_host)
-    former = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-
-    async def body() -> list[signal.Signals]:
-        seen: list[signal.Signals] = []
-        came = asyncio.Event()
-
-        def stop(number: signal.Signals) -> None:
-            seen.append(number)
-            came.set()
-
-        uninstall = install_stop_signals(asyncio.get_running_loop(), stop, portable=portable)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            os.kill(os.getpid(), number)
-            await asyncio.wait_for(came.wait(), 10)
-            came.clear()
-        uninstall()
-        return seen
-
-    try:
-        assert asyncio.run(body()) == [signal.SIGTERM, signal.SIGINT]
-        assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == former
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def test_a_loop_without_signals_gets_the_portable_way() -> None:
-    loop = asyncio.new_event_loop()
-    former = signal.getsignal(signal.SIGTERM)
-
-    def unknown(*_arguments: object) -> None:
-        raise NotImplementedError
-
-    loop.add_signal_handler = unknown  # type: ignore[method-assign,assignment]
-    uninstall = install_stop_signals(loop, lambda _number: None)
-    handler = signal.getsignal(signal.SIGTERM)
-    assert handler is not former
-    loop.close()
-    assert callable(handler)
-    handler(signal.SIGTERM, None)
-    uninstall()
-    assert signal.getsignal(signal.SIGTERM) is former

@@ -14,9 +14,10 @@ from p2p.content.geometry import Layout
 from p2p.errors import DiskError, Refused
 from p2p.model import FileEntry, FileSpan
 from p2p.storage.disk import open_read
-from p2p.storage.disk_io import disk_io
+from p2p.storage.disk_io import DiskIO, disk_io
 from p2p.storage.file_set import MAX_SPANS, FileSet
 from tests.kit.content_samples import some_bytes
+from tests.kit.faulty_io import FaultyIO, bad_sector, full_disk
 
 
 class Files:
@@ -33,7 +34,7 @@ class Files:
         self.layout = Layout(
             [FileEntry(path.name, size) for path, size in zip(self.paths, sizes, strict=True)]
         )
-        self.io = disk_io(portable)
+        self.io: DiskIO = disk_io(portable)
 
     def fileset(self, limit: int = 64, open_file: Callable[[int], int] | None = None) -> FileSet:
         return FileSet(
@@ -206,7 +207,7 @@ def test_a_file_that_cannot_be_opened_is_named(three: Files) -> None:
         missing.read(100, memoryview(bytearray(1)))
 
 
-def test_a_file_that_became_shorter_is_told(three: Files) -> None:
+def test_a_file_that_became_shorter_is_an_error(three: Files) -> None:
     os.truncate(three.paths[0], 50)
     files = three.fileset()
     with pytest.raises(DiskError, match="shorter"):
@@ -214,16 +215,9 @@ def test_a_file_that_became_shorter_is_told(three: Files) -> None:
     files.close()
 
 
-def test_case_47_read_and_write_faults_are_told_with_the_path(
-    three: Files, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_case_47_read_and_write_faults_are_errors_with_the_path(three: Files) -> None:
+    three.io = FaultyIO(read=bad_sector, write=bad_sector)
     files = three.fileset()
-
-    def fail(*_arguments: object) -> int:
-        raise OSError(errno.EIO, "bad sector")
-
-    monkeypatch.setattr(type(three.io), "pread_into", fail)
-    monkeypatch.setattr(type(three.io), "pwrite_all", fail)
     with pytest.raises(DiskError, match=r"cannot read '.*f0'"):
         files.read(0, memoryview(bytearray(1)))
     with pytest.raises(DiskError, match=r"cannot write '.*f0'"):
@@ -231,26 +225,26 @@ def test_case_47_read_and_write_faults_are_told_with_the_path(
     files.close()
 
 
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="sees the file in which a block is gathered")
 @pytest.mark.parametrize("step", ["make", "write", "read"])
 def test_a_block_that_cannot_be_gathered_leaves_no_descriptor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     tiny = Files(tmp_path, [3] * 20, portable=False)
+    if step == "write":
+        tiny.io = FaultyIO(write=full_disk)
     files = tiny.fileset()
     made: list[int] = []
 
-    def scratch() -> int:
+    real = os.memfd_create
+
+    def scratch(name: str, flags: int) -> int:
         if step == "make":
-            raise OSError(errno.ENOSPC, "full")
-        made.append(os.open(tmp_path / "scratch", os.O_RDWR | os.O_CREAT))
+            full_disk()
+        made.append(real(name, flags))
         return made[0]
 
-    def full(*_arguments: object) -> None:
-        raise OSError(errno.ENOSPC, "full")
-
-    monkeypatch.setattr("p2p.storage.file_set.scratch_file", scratch)
-    if step == "write":
-        monkeypatch.setattr(type(tiny.io), "pwrite_all", full)
+    monkeypatch.setattr(os, "memfd_create", scratch)
     if step == "read":
         tiny.paths[15].unlink()
     with pytest.raises(DiskError), files.opened(0, 60):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from p2p.errors import DiskError
-from p2p.storage import part_file as partial_module
-from p2p.storage.disk import sync_data
 from p2p.storage.flusher import Flusher
-from tests.kit.content_samples import fill, manifest_of, partial_of, some_bytes
+from p2p.storage.part_file import PartLimits
+from tests.kit.content_samples import fill, manifest_of, part_of, some_bytes
 from tests.kit.leaks import Snapshot, check_back_to
 
 DATA = some_bytes(300_000)
@@ -51,45 +49,45 @@ class Disk:
 def test_a_sync_begins_when_enough_is_written_and_not_before() -> None:
     disk = Disk()
     flusher = Flusher(disk.sync, every=100)
-    flusher.wrote(99)
+    flusher.on_written(99)
     assert disk.calls == 0
-    flusher.wrote(1)
+    flusher.on_written(1)
     assert disk.begun.acquire(timeout=10)
     disk.go_on.release()
-    flusher.finish()
+    flusher.wait()
     assert disk.calls == 1
 
 
-def test_what_is_written_during_a_sync_is_synced_after_it_and_never_two_at_once() -> None:
+def test_what_is_written_during_a_sync_is_synced_by_the_next_one() -> None:
     disk = Disk()
     flusher = Flusher(disk.sync, every=100)
-    flusher.wrote(100)
+    flusher.on_written(100)
     assert disk.begun.acquire(timeout=10)
     for _ in range(5):
-        flusher.wrote(100)
+        flusher.on_written(100)
     disk.go_on.release(2)
     assert disk.begun.acquire(timeout=10)
-    flusher.finish()
+    flusher.wait()
     assert (disk.calls, disk.most_at_once) == (2, 1)
 
 
-def test_a_failed_sync_is_told_to_whoever_writes_or_finishes_from_then_on() -> None:
+def test_a_failed_sync_is_raised_by_every_later_write_and_by_the_end() -> None:
     disk = Disk()
     disk.fault = OSError(errno.EIO, "lost")
     flusher = Flusher(disk.sync, every=1)
-    flusher.wrote(1)
+    flusher.on_written(1)
     disk.go_on.release(9)
     with pytest.raises(OSError, match="lost"):
-        flusher.finish()
+        flusher.wait()
     for _ in range(2):
         with pytest.raises(OSError, match="lost"):
-            flusher.wrote(1)
+            flusher.on_written(1)
         with pytest.raises(OSError, match="lost"):
-            flusher.finish()
+            flusher.wait()
     assert disk.calls == 1
 
 
-def test_where_no_thread_can_be_had_nothing_is_lost_and_a_later_one_does_it(
+def test_without_a_thread_nothing_is_lost_and_a_later_write_flushes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def none(_: threading.Thread) -> None:
@@ -99,31 +97,26 @@ def test_where_no_thread_can_be_had_nothing_is_lost_and_a_later_one_does_it(
     flusher = Flusher(disk.sync, every=1)
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", none)
-        flusher.wrote(1)
-        flusher.finish()
+        flusher.on_written(1)
+        flusher.wait()
     disk.go_on.release()
-    flusher.wrote(1)
-    flusher.finish()
+    flusher.on_written(1)
+    flusher.wait()
     assert disk.calls == 1
 
 
-def test_a_download_is_synced_on_its_way_and_ends_with_the_same_bytes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_download_is_synced_on_its_way_and_ends_with_the_same_bytes(tmp_path: Path) -> None:
     steps: list[str] = []
-    monkeypatch.setattr(partial_module, "Flusher", lambda sync: Flusher(sync, every=1))
-    partial = partial_of(SINGLE, tmp_path, fault=steps.append)
-    partial.open()
-    fill(partial, DATA)
-    partial.finish()
+    part = part_of(SINGLE, tmp_path, fault=steps.append, limits=PartLimits(flush_every=1))
+    part.open()
+    fill(part, DATA)
+    part.finish()
     assert "flush" in steps
     assert steps.index("flush") < steps.index("fsync")
-    assert partial.target.read_bytes() == DATA
+    assert part.target.read_bytes() == DATA
 
 
-def test_a_download_whose_bytes_were_lost_on_the_way_is_not_finished(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_download_whose_bytes_were_lost_on_the_way_is_not_finished(tmp_path: Path) -> None:
     lost = threading.Event()
 
     def fault(step: str) -> None:
@@ -131,22 +124,11 @@ def test_a_download_whose_bytes_were_lost_on_the_way_is_not_finished(
             lost.set()
             raise OSError(errno.EIO, "lost")
 
-    monkeypatch.setattr(partial_module, "Flusher", lambda sync: Flusher(sync, every=len(DATA)))
-    partial = partial_of(SINGLE, tmp_path, fault=fault)
-    partial.open()
-    fill(partial, DATA)
+    part = part_of(SINGLE, tmp_path, fault=fault, limits=PartLimits(flush_every=len(DATA)))
+    part.open()
+    fill(part, DATA)
     assert lost.wait(10)
-    for _ in range(2):
-        with pytest.raises(DiskError):
-            partial.finish()
-    assert not partial.target.exists()
-    partial.abandon()
-
-
-def test_a_file_is_synced_with_and_without_fdatasync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with (tmp_path / "x").open("wb") as file:
-        sync_data(file.fileno())
-        monkeypatch.delattr(os, "fdatasync", raising=False)
-        sync_data(file.fileno())
-    with pytest.raises(OSError):
-        sync_data(10**6)
+    with pytest.raises(DiskError, match="cannot sync"):
+        part.finish()
+    assert not part.target.exists()
+    part.abandon()

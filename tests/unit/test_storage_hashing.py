@@ -8,7 +8,6 @@ import hashlib
 import os
 import random
 import threading
-import time
 import tracemalloc
 from collections.abc import Callable, Coroutine, Iterator
 from itertools import pairwise
@@ -29,10 +28,11 @@ from tests.kit.content_samples import (
     folder_manifest,
     manifest_of,
     no_warning,
-    partial_of,
+    part_of,
     some_bytes,
     take_all,
 )
+from tests.kit.faulty_io import FaultyIO, bad_sector
 
 DATA = some_bytes(5 * MIB + 12_345)
 LONG = 2 * MIB
@@ -82,7 +82,7 @@ def test_case_35_a_file_of_a_size_at_the_border_is_hashed_right(
 
 
 @pytest.mark.parametrize("change", ["grow", "cut", "delete", "touch", "fifo"])
-def test_case_44_a_file_that_changed_since_the_scan_is_told(
+def test_case_44_a_file_that_changed_since_the_scan_is_an_error(
     pool: HashPool, tmp_path: Path, change: str
 ) -> None:
     path = tmp_path / "f"
@@ -103,7 +103,9 @@ def test_case_44_a_file_that_changed_since_the_scan_is_told(
 
 
 @pytest.mark.parametrize("change", ["touch", "delete", "cut"])
-def test_a_file_that_changes_while_it_is_hashed_is_told(pool: HashPool, tmp_path: Path, change: str) -> None:
+def test_a_file_that_changes_while_it_is_hashed_is_an_error(
+    pool: HashPool, tmp_path: Path, change: str
+) -> None:
     path = tmp_path / "f"
     path.write_bytes(some_bytes(9 * MIB) * 4)
 
@@ -120,7 +122,7 @@ def test_a_file_that_changes_while_it_is_hashed_is_told(pool: HashPool, tmp_path
 
 
 @pytest.mark.parametrize("change", ["touch", "delete"])
-def test_a_file_that_changes_after_its_last_byte_was_read_is_told(
+def test_a_file_that_changes_after_its_last_byte_was_read_is_an_error(
     pool: HashPool, tmp_path: Path, change: str
 ) -> None:
     path = tmp_path / "f"
@@ -136,51 +138,51 @@ def test_a_file_that_changes_after_its_last_byte_was_read_is_told(
         asyncio.run(pool.hash_content(scan(path, no_warning), "sha256", LENGTH, meddle))
 
 
-def test_a_file_cut_short_between_look_and_read_is_told(
-    pool: HashPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "f").write_bytes(DATA)
-    monkeypatch.setattr(type(pool.io), "pread_into", lambda *_arguments: 0)
-    with pytest.raises(DiskError, match="changed while it was hashed"):
-        asyncio.run(pool.hash_content(scan(tmp_path / "f", no_warning), "sha256", LENGTH, silent))
-
-
-def test_case_47_a_read_fault_is_told_with_the_path(
-    pool: HashPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "f").write_bytes(DATA)
-
-    def fail(*_arguments: object) -> int:
-        raise OSError(errno.EIO, "bad sector")
-
-    monkeypatch.setattr(type(pool.io), "pread_into", fail)
-    with pytest.raises(DiskError, match=r"cannot read '.*f'"):
-        asyncio.run(pool.hash_content(scan(tmp_path / "f", no_warning), "sha256", LENGTH, silent))
-
-
-def test_ten_thousand_small_files_are_hashed_in_about_a_second(tmp_path: Path) -> None:
-    for index in range(10_000):
-        (tmp_path / f"{index:05}").write_bytes(b"%05d" % index + bytes(4091))
-    pool = HashPool()
+def hash_with(io: FaultyIO, path: Path) -> None:
+    """Scan and hash a file with an I/O of a test."""
+    pool = HashPool(2, io)
     try:
-        scanned = scan(tmp_path, no_warning)
-        begun = time.process_time()
-        asyncio.run(pool.hash_content(scanned, "blake2b-256", LENGTH, silent))
-        assert time.process_time() - begun < 3
+        asyncio.run(pool.hash_content(scan(path, no_warning), "sha256", LENGTH, silent))
     finally:
         pool.close()
+
+
+def test_a_file_cut_short_after_its_scan_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(DATA)
+    with pytest.raises(DiskError, match="changed while it was hashed"):
+        hash_with(FaultyIO(read=lambda *_arguments: 0), tmp_path / "f")
+
+
+def test_case_47_a_read_fault_is_an_error_with_the_path(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(DATA)
+    with pytest.raises(DiskError, match=r"cannot read '.*f'"):
+        hash_with(FaultyIO(read=bad_sector), tmp_path / "f")
+
+
+def test_small_files_are_hashed_many_in_one_job(tmp_path: Path) -> None:
+    for index in range(2_000):
+        (tmp_path / f"{index:05}").write_bytes(b"%05d" % index + bytes(4091))
+    pool = HashPool()
+    jobs: list[int] = []
+    try:
+        scanned = scan(tmp_path, no_warning)
+        asyncio.run(pool.hash_content(scanned, "blake2b-256", LENGTH, jobs.append))
+    finally:
+        pool.close()
+    assert jobs[-1] == 2_000 * 4096
+    assert len(jobs) <= 2
 
 
 def test_a_resumed_part_is_verified_piece_by_piece(pool: HashPool, tmp_path: Path) -> None:
     cut = [("a", DATA[: 3 * MIB]), ("b", b""), ("c", DATA[3 * MIB :])]
     manifest = folder_manifest(cut, length=LONG)
-    first = partial_of(manifest, tmp_path)
+    first = part_of(manifest, tmp_path)
     first.open()
     assert asyncio.run(pool.verify(first, silent)) == Bitmap(3)
     fill(first, DATA, range(2))
     fill(first, bytes(len(DATA)), range(2, 3))
     first.abandon()
-    second = partial_of(manifest, tmp_path)
+    second = part_of(manifest, tmp_path)
     second.open()
     seen: list[int] = []
     assert list(asyncio.run(pool.verify(second, seen.append))) == [0, 1]
@@ -192,10 +194,10 @@ def test_a_resumed_part_is_verified_piece_by_piece(pool: HashPool, tmp_path: Pat
 def test_a_part_without_bytes_verifies_at_once(pool: HashPool, tmp_path: Path) -> None:
     manifest = manifest_of(b"")
     for _ in range(2):
-        partial = partial_of(manifest, tmp_path)
-        partial.open()
-        assert asyncio.run(pool.verify(partial, silent)) == Bitmap(0)
-        partial.abandon()
+        part = part_of(manifest, tmp_path)
+        part.open()
+        assert asyncio.run(pool.verify(part, silent)) == Bitmap(0)
+        part.abandon()
 
 
 def checking(
@@ -205,55 +207,53 @@ def checking(
     pool: HashPool,
 ) -> None:
     """Open a download of DATA and run `body` with its checker."""
-    partial = partial_of(manifest_of(DATA, length=length), tmp_path)
-    partial.open()
+    part = part_of(manifest_of(DATA, length=length), tmp_path)
+    part.open()
     try:
-        asyncio.run(body(PieceChecker(pool, partial, Bitmap(partial.geometry.pieces)), partial))
+        asyncio.run(body(PieceChecker(pool, part, Bitmap(part.geometry.pieces)), part))
     finally:
-        partial.abandon()
+        part.abandon()
 
 
-def view_of(partial: Any, block: BlockSpan, data: bytes = DATA) -> memoryview:
-    at = partial.geometry.offset(block)
+def view_of(part: Any, block: BlockSpan, data: bytes = DATA) -> memoryview:
+    at = part.geometry.offset(block)
     return memoryview(data)[at : at + block.length]
 
 
 @pytest.mark.parametrize("length", [LENGTH, MIB, LONG, 4 * MIB])
 def test_blocks_in_order_verify_every_piece(pool: HashPool, tmp_path: Path, length: int) -> None:
-    async def body(checker: PieceChecker, partial: Any) -> None:
-        verdicts = await take_all(checker, partial, DATA)
-        assert verdicts.count(Verdict.VERIFIED) == partial.geometry.pieces
+    async def body(checker: PieceChecker, part: Any) -> None:
+        verdicts = await take_all(checker, part, DATA)
+        assert verdicts.count(Verdict.VERIFIED) == part.geometry.pieces
         assert verdicts.count(Verdict.CORRUPT) == 0
-        assert partial.finish().read_bytes() == DATA
+        assert part.finish().read_bytes() == DATA
 
     checking(tmp_path, length, body, pool)
 
 
 def test_blocks_in_any_order_and_many_at_once_verify_every_piece(pool: HashPool, tmp_path: Path) -> None:
-    async def body(checker: PieceChecker, partial: Any) -> None:
-        blocks = [
-            block for piece in range(partial.geometry.pieces) for block in partial.geometry.blocks(piece)
-        ]
+    async def body(checker: PieceChecker, part: Any) -> None:
+        blocks = [block for piece in range(part.geometry.pieces) for block in part.geometry.blocks(piece)]
         seed = random.randrange(2**32)
         print("seed", seed)
         random.Random(seed).shuffle(blocks)
-        verdicts = await asyncio.gather(*(checker.take(block, view_of(partial, block)) for block in blocks))
-        assert verdicts.count(Verdict.VERIFIED) == partial.geometry.pieces
-        assert partial.finish().read_bytes() == DATA
+        verdicts = await asyncio.gather(*(checker.take(block, view_of(part, block)) for block in blocks))
+        assert verdicts.count(Verdict.VERIFIED) == part.geometry.pieces
+        assert part.finish().read_bytes() == DATA
 
     checking(tmp_path, 4 * MIB, body, pool)
 
 
 def test_case_28_a_corrupt_piece_of_one_block_is_never_written(pool: HashPool, tmp_path: Path) -> None:
-    async def body(checker: PieceChecker, partial: Any) -> None:
-        (block,) = partial.geometry.blocks(1)
-        bad = bytearray(view_of(partial, block))
+    async def body(checker: PieceChecker, part: Any) -> None:
+        (block,) = part.geometry.blocks(1)
+        bad = bytearray(view_of(part, block))
         bad[17] ^= 1
         assert await checker.take(block, memoryview(bad)) is Verdict.CORRUPT
         into = memoryview(bytearray(block.length))
-        partial.read(block, into)
+        part.read(block, into)
         assert bytes(into) == bytes(block.length)
-        assert await checker.take(block, view_of(partial, block)) is Verdict.VERIFIED
+        assert await checker.take(block, view_of(part, block)) is Verdict.VERIFIED
 
     checking(tmp_path, LENGTH, body, pool)
 
@@ -262,27 +262,27 @@ def test_case_28_a_corrupt_piece_of_one_block_is_never_written(pool: HashPool, t
 def test_case_28_a_corrupt_piece_of_many_blocks_is_fetched_anew(
     pool: HashPool, tmp_path: Path, first: int
 ) -> None:
-    async def body(checker: PieceChecker, partial: Any) -> None:
-        blocks = partial.geometry.blocks(0)
+    async def body(checker: PieceChecker, part: Any) -> None:
+        blocks = part.geometry.blocks(0)
         order = [blocks[first], blocks[1 - first]]
         assert await checker.take(order[0], memoryview(bytearray(MIB))) is Verdict.PENDING
-        assert await checker.take(order[1], view_of(partial, order[1])) is Verdict.CORRUPT
-        assert await checker.take(order[1], view_of(partial, order[1])) is Verdict.PENDING
-        assert await checker.take(order[0], view_of(partial, order[0])) is Verdict.VERIFIED
+        assert await checker.take(order[1], view_of(part, order[1])) is Verdict.CORRUPT
+        assert await checker.take(order[1], view_of(part, order[1])) is Verdict.PENDING
+        assert await checker.take(order[0], view_of(part, order[0])) is Verdict.VERIFIED
 
     checking(tmp_path, LONG, body, pool)
 
 
 def test_a_block_that_comes_twice_never_spoils_what_is_here(pool: HashPool, tmp_path: Path) -> None:
-    async def body(checker: PieceChecker, partial: Any) -> None:
-        one, two = partial.geometry.blocks(0)
+    async def body(checker: PieceChecker, part: Any) -> None:
+        one, two = part.geometry.blocks(0)
         bad = memoryview(bytearray(MIB))
-        assert await checker.take(one, view_of(partial, one)) is Verdict.PENDING
+        assert await checker.take(one, view_of(part, one)) is Verdict.PENDING
         assert await checker.take(one, bad) is Verdict.PENDING
-        assert await checker.take(two, view_of(partial, two)) is Verdict.VERIFIED
+        assert await checker.take(two, view_of(part, two)) is Verdict.VERIFIED
         assert await checker.take(two, bad) is Verdict.VERIFIED
-        await take_all(checker, partial, DATA)
-        assert partial.finish().read_bytes() == DATA
+        await take_all(checker, part, DATA)
+        assert part.finish().read_bytes() == DATA
 
     checking(tmp_path, LONG, body, pool)
 
@@ -290,10 +290,10 @@ def test_a_block_that_comes_twice_never_spoils_what_is_here(pool: HashPool, tmp_
 def test_the_same_last_block_from_two_peers_at_once_verifies_once_and_for_all(
     pool: HashPool, tmp_path: Path
 ) -> None:
-    async def body(checker: PieceChecker, partial: Any) -> None:
-        (block,) = partial.geometry.blocks(0)
+    async def body(checker: PieceChecker, part: Any) -> None:
+        (block,) = part.geometry.blocks(0)
         bad = memoryview(bytearray(block.length))
-        good = view_of(partial, block)
+        good = view_of(part, block)
         verdicts = await asyncio.gather(*(checker.take(block, view) for view in (bad, good, bad, good)))
         assert verdicts == [Verdict.CORRUPT, Verdict.VERIFIED, Verdict.VERIFIED, Verdict.VERIFIED]
 
@@ -301,10 +301,10 @@ def test_the_same_last_block_from_two_peers_at_once_verifies_once_and_for_all(
 
 
 def test_what_verified_before_is_not_written_again(pool: HashPool, tmp_path: Path) -> None:
-    async def body(_checker: PieceChecker, partial: Any) -> None:
-        have = Bitmap.of(partial.geometry.pieces, [0])
-        checker = PieceChecker(pool, partial, have)
-        (block,) = partial.geometry.blocks(0)
+    async def body(_checker: PieceChecker, part: Any) -> None:
+        have = Bitmap.of(part.geometry.pieces, [0])
+        checker = PieceChecker(pool, part, have)
+        (block,) = part.geometry.blocks(0)
         assert await checker.take(block, memoryview(bytearray(block.length))) is Verdict.VERIFIED
         assert have.count == 1
 
@@ -312,7 +312,7 @@ def test_what_verified_before_is_not_written_again(pool: HashPool, tmp_path: Pat
 
 
 def test_what_is_no_whole_block_is_an_error(pool: HashPool, tmp_path: Path) -> None:
-    async def body(checker: PieceChecker, partial: Any) -> None:
+    async def body(checker: PieceChecker, part: Any) -> None:
         for block, length in (
             (BlockSpan(0, 0, MIB), 5),
             (BlockSpan(0, 5, 5), 5),
@@ -333,20 +333,20 @@ def test_case_46_a_block_that_could_not_be_written_may_come_again(pool: HashPool
         if step == "write" and failures:
             raise failures.pop()
 
-    async def body(partial: Any) -> None:
-        checker = PieceChecker(pool, partial, Bitmap(partial.geometry.pieces))
-        first = partial.geometry.blocks(0)[0]
+    async def body(part: Any) -> None:
+        checker = PieceChecker(pool, part, Bitmap(part.geometry.pieces))
+        first = part.geometry.blocks(0)[0]
         for _ in range(2):
             with pytest.raises(DiskError, match="disk full"):
-                await checker.take(first, view_of(partial, first))
-        assert (await take_all(checker, partial, DATA)).count(Verdict.VERIFIED) == partial.geometry.pieces
+                await checker.take(first, view_of(part, first))
+        assert (await take_all(checker, part, DATA)).count(Verdict.VERIFIED) == part.geometry.pieces
 
     for length in (LENGTH, LONG):
         failures = [OSError(errno.ENOSPC, "full")] * 2
-        partial = partial_of(manifest_of(DATA, name=f"x{length}", length=length), tmp_path, fault=fault)
-        partial.open()
-        asyncio.run(body(partial))
-        partial.abandon()
+        part = part_of(manifest_of(DATA, name=f"x{length}", length=length), tmp_path, fault=fault)
+        part.open()
+        asyncio.run(body(part))
+        part.abandon()
 
 
 def test_a_cancelled_take_returns_only_when_the_buffer_is_free_and_loses_nothing(
@@ -359,10 +359,10 @@ def test_a_cancelled_take_returns_only_when_the_buffer_is_free_and_loses_nothing
             entered.set()
             leave.wait(10)
 
-    async def body(partial: Any) -> None:
-        checker = PieceChecker(pool, partial, Bitmap(partial.geometry.pieces))
-        one, two = partial.geometry.blocks(0)
-        taking = asyncio.ensure_future(checker.take(one, view_of(partial, one)))
+    async def body(part: Any) -> None:
+        checker = PieceChecker(pool, part, Bitmap(part.geometry.pieces))
+        one, two = part.geometry.blocks(0)
+        taking = asyncio.ensure_future(checker.take(one, view_of(part, one)))
         await asyncio.to_thread(entered.wait, 10)
         for _ in range(3):
             taking.cancel()
@@ -371,13 +371,13 @@ def test_a_cancelled_take_returns_only_when_the_buffer_is_free_and_loses_nothing
         leave.set()
         with pytest.raises(asyncio.CancelledError):
             await taking
-        assert await checker.take(one, view_of(partial, one)) is Verdict.PENDING
-        assert await checker.take(two, view_of(partial, two)) is Verdict.VERIFIED
+        assert await checker.take(one, view_of(part, one)) is Verdict.PENDING
+        assert await checker.take(two, view_of(part, two)) is Verdict.VERIFIED
 
-    partial = partial_of(manifest_of(DATA, length=LONG), tmp_path, fault=fault)
-    partial.open()
-    asyncio.run(body(partial))
-    partial.abandon()
+    part = part_of(manifest_of(DATA, length=LONG), tmp_path, fault=fault)
+    part.open()
+    asyncio.run(body(part))
+    part.abandon()
 
 
 def test_work_that_has_not_begun_is_called_off_when_cancelled() -> None:
@@ -446,7 +446,7 @@ def test_closing_tells_those_whose_work_waits() -> None:
 
 
 @pytest.mark.parametrize("busy", [False, True])
-def test_case_62_a_thread_that_cannot_be_started_is_an_answer_and_its_work_never_runs(
+def test_case_62_work_without_a_thread_is_refused_and_never_runs(
     monkeypatch: pytest.MonkeyPatch, busy: bool
 ) -> None:
     pool = HashPool(2)

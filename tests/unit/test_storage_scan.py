@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from p2p.content.names import printable
 from p2p.errors import DiskError
 from p2p.model import FileEntry
 from p2p.storage.scan import Scanned, scan
+from p2p.text import printable
 from tests.kit.content_samples import no_warning
 
 posix_only = pytest.mark.skipif(os.name == "nt", reason="POSIX kinds of files")
@@ -104,7 +104,7 @@ def test_case_44_a_file_that_becomes_a_fifo_or_vanishes_after_listing_is_skipped
         def __exit__(self, *_error: object) -> None:
             pass
 
-    monkeypatch.setattr("p2p.storage.scan.os.scandir", Listing)
+    monkeypatch.setattr(os, "scandir", Listing)
     scanned, warnings = scan_with_warnings(tmp_path)
     assert paths(scanned) == ["c"]
     assert len(warnings) == 2
@@ -132,7 +132,7 @@ def test_case_44_such_a_thing_cannot_be_shared_by_itself_and_never_blocks(tmp_pa
             scan(path, no_warning)
 
 
-def test_what_is_not_there_is_told(tmp_path: Path) -> None:
+def test_what_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DiskError, match="does not exist"):
         scan(tmp_path / "nothing", no_warning)
 
@@ -184,8 +184,8 @@ def test_case_44_what_cannot_be_read_is_skipped(tmp_path: Path, monkeypatch: pyt
             raise PermissionError(13, "denied")
         return real_open(path, flags, *mode)
 
-    monkeypatch.setattr("p2p.storage.scan.os.scandir", scandir)
-    monkeypatch.setattr("p2p.storage.disk.os.open", open_file)
+    monkeypatch.setattr(os, "scandir", scandir)
+    monkeypatch.setattr(os, "open", open_file)
     scanned, warnings = scan_with_warnings(tmp_path)
     assert paths(scanned) == ["open"]
     assert scanned.folders == ("closed",)
@@ -222,18 +222,16 @@ def test_an_entry_that_fails_to_say_what_it_is_is_skipped(
         def __exit__(self, *_error: object) -> None:
             pass
 
-    monkeypatch.setattr("p2p.storage.scan.os.scandir", lambda _path: Listing([Entry()]))
+    monkeypatch.setattr(os, "scandir", lambda _path: Listing([Entry()]))
     scanned, warnings = scan_with_warnings(tmp_path)
     assert scanned.files == ()
     assert "odd" in warnings[0]
 
 
-def test_more_than_a_manifest_may_list_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_than_a_manifest_may_list_is_an_error(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         (tmp_path / name).write_bytes(b"xx")
-    monkeypatch.setattr("p2p.storage.scan.MAX_SIZE", 5)
     with pytest.raises(DiskError, match="more than 5 bytes"):
-        scan(tmp_path, no_warning)
-    monkeypatch.setattr("p2p.storage.scan.MAX_FILES", 2)
+        scan(tmp_path, no_warning, max_size=5)
     with pytest.raises(DiskError, match="more than 2 files"):
-        scan(tmp_path, no_warning)
+        scan(tmp_path, no_warning, max_files=2)

@@ -9,10 +9,9 @@ import pytest
 
 from p2p.errors import DiskError, Refused
 from p2p.model import BlockSpan, FileSpan
-from p2p.storage.disk import open_read
 from p2p.storage.disk_io import disk_io
 from p2p.storage.shared_content import SharedContent, fingerprints
-from tests.kit.content_samples import fill, folder_manifest, manifest_of, partial_of, share, some_bytes
+from tests.kit.content_samples import fill, folder_manifest, manifest_of, part_of, share, some_bytes
 
 DATA = some_bytes(200_000)
 
@@ -103,10 +102,8 @@ def test_a_look_without_reading_tells_that_something_changed(shared: SharedConte
 def test_a_file_swapped_between_look_and_open_is_refused(
     shared: SharedContent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def open_other(path: str) -> tuple[int, os.stat_result]:
-        return open_read(shared.root / "sub" / "c")
-
-    monkeypatch.setattr("p2p.storage.shared_content.open_read", open_other)
+    real = os.open
+    monkeypatch.setattr(os, "open", lambda _path, flags: real(shared.root / "sub" / "c", flags))
     with pytest.raises(Refused), shared.opened(BlockSpan(0, 0, 10)):
         pass
     assert shared.changed
@@ -123,10 +120,10 @@ def test_a_file_that_became_a_link_is_refused(shared: SharedContent) -> None:
 
 def test_a_downloaded_content_is_shared_under_its_local_names(tmp_path: Path) -> None:
     manifest = folder_manifest([("a?", b"12"), ("nul", b"345")], name=".dir")
-    partial = partial_of(manifest, tmp_path)
-    partial.open()
-    fill(partial, b"12345")
-    root = partial.finish()
+    part = part_of(manifest, tmp_path)
+    part.open()
+    fill(part, b"12345")
+    root = part.finish()
     assert root.name == "_.dir"
     content = SharedContent(manifest, root, fingerprints(manifest, root), disk_io())
     assert whole(content) == b"12345"

@@ -1,4 +1,4 @@
-"""Group commit: who waits for what, and what they are told when the disk fails."""
+"""Group commit: which answers wait for which commit, and what happens when the disk fails."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 
 from p2p.errors import Refused
-from p2p.tracker import committer
 from p2p.tracker.committer import Committer
-from p2p.tracker.store.directory import MemoryStore
+from p2p.tracker.store.memory import MemoryStore
+
+RETRY_S = 0.01
 
 
 class SlowDisk(MemoryStore):
-    """A store whose commits do what the test says."""
+    """A store whose commits wait and fail as the test wants."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,7 +29,7 @@ class SlowDisk(MemoryStore):
         self.failures: list[Exception] = []
 
     @property
-    def unsaved(self) -> bool:
+    def unsaved(self) -> bool:  # type: ignore[override]  # a constant of the base, which has no disk
         return bool(self.pending) or self.in_flight > 0
 
     def take_pending(self) -> Mapping[Any, Any]:
@@ -54,24 +55,24 @@ class SlowDisk(MemoryStore):
         self.may_go.set()
 
 
-class Waits:
-    """Somebody with one answer that waits for a ticket."""
+class Observer:
+    """Has one answer that waits for a ticket."""
 
     def __init__(self) -> None:
-        self.group: Committer | None = None
+        self.committer: Committer | None = None
         self.ticket = 0
-        self.heard: asyncio.Queue[int] = asyncio.Queue()
+        self.calls: asyncio.Queue[int] = asyncio.Queue()
 
-    def committed(self, upto: int) -> None:
-        self.heard.put_nowait(upto)
-        if upto < self.ticket and self.group is not None:
-            self.group.ticket(self)
+    def on_committed(self, upto: int) -> None:
+        self.calls.put_nowait(upto)
+        if upto < self.ticket and self.committer is not None:
+            self.committer.take_ticket(self)
 
-    def commit_failed(self) -> None:
-        self.heard.put_nowait(-1)
+    def on_commit_failed(self) -> None:
+        self.calls.put_nowait(-1)
 
-    async def hears(self) -> int:
-        return await asyncio.wait_for(self.heard.get(), 5)
+    async def next(self) -> int:
+        return await self.calls.get()
 
 
 async def until(true: Callable[[], bool]) -> None:
@@ -86,40 +87,42 @@ def test_changes_of_one_turn_of_the_loop_share_a_commit() -> None:
     async def run() -> None:
         store = SlowDisk()
         store.may_go.set()
-        group = Committer(store)
-        waiters = [Waits() for _ in range(3)]
+        committer = Committer(store, RETRY_S)
+        observers = [Observer() for _ in range(3)]
         tickets = []
-        for number, waiter in enumerate(waiters):
+        for number, observer in enumerate(observers):
             store.pending[f"row {number}"] = 1
-            tickets.append(group.ticket(waiter))
-        assert all([await waiter.hears() >= ticket for waiter, ticket in zip(waiters, tickets, strict=True)])
+            tickets.append(committer.take_ticket(observer))
+        assert all(
+            [await observer.next() >= ticket for observer, ticket in zip(observers, tickets, strict=True)]
+        )
         assert store.written == [{"row 0": 1, "row 1": 1, "row 2": 1}]
-        await group.stop(1)
+        await committer.stop(1)
 
     asyncio.run(run())
 
 
-def test_what_comes_while_a_commit_runs_waits_for_the_next_one() -> None:
+def test_a_change_made_during_a_commit_waits_for_the_next_one() -> None:
     async def run() -> None:
-        store, first, second, gone = SlowDisk(), Waits(), Waits(), Waits()
-        group = Committer(store)
+        store, first, second, forgotten = SlowDisk(), Observer(), Observer(), Observer()
+        committer = Committer(store, RETRY_S)
         store.pending["a"] = 1
-        one = group.ticket(first)
+        one = committer.take_ticket(first)
         await until(store.started.is_set)
         store.pending["b"] = 1
-        two = second.ticket = group.ticket(second)
-        second.group = group
-        group.ticket(gone)
-        group.forget(gone)
+        two = second.ticket = committer.take_ticket(second)
+        second.committer = committer
+        committer.take_ticket(forgotten)
+        committer.forget(forgotten)
         assert two > one
         store.may_go.set()
-        assert one <= await first.hears() < two
-        assert await second.hears() < two  # told of the commit that was under way, it asks again
-        assert await second.hears() >= two
+        assert one <= await first.next() < two
+        assert await second.next() < two  # the commit that was under way: it takes a ticket again
+        assert await second.next() >= two
         await until(lambda: not store.unsaved)
         assert store.written == [{"a": 1}, {"b": 1}]
-        assert gone.heard.empty()
-        await group.stop(1)
+        assert forgotten.calls.empty()
+        await committer.stop(1)
 
     asyncio.run(run())
 
@@ -127,50 +130,48 @@ def test_what_comes_while_a_commit_runs_waits_for_the_next_one() -> None:
 @pytest.mark.parametrize(
     "failure", [Refused("unavailable", "locked"), RuntimeError("can't start new thread")]
 )
-def test_when_a_commit_fails_all_are_told_and_it_is_tried_again(
-    failure: Exception, monkeypatch: pytest.MonkeyPatch
+def test_when_a_commit_fails_all_that_wait_are_told_and_it_is_tried_again(
+    failure: Exception,
 ) -> None:
-    monkeypatch.setattr(committer, "RETRY_DELAY", 0.01)
-
     async def run() -> None:
-        store, first, second = SlowDisk(), Waits(), Waits()
+        store, first, second = SlowDisk(), Observer(), Observer()
         store.failures = [failure, Refused("unavailable", "still locked")]
-        group = Committer(store)
+        committer = Committer(store, RETRY_S)
         store.pending["a"] = 1
-        group.ticket(first)
+        committer.take_ticket(first)
         await until(store.started.is_set)
-        group.ticket(second)
+        committer.take_ticket(second)
         store.may_go.set()
-        assert await first.hears() == -1
-        assert await second.hears() == -1
+        assert await first.next() == -1
+        assert await second.next() == -1
         await until(lambda: not store.unsaved)
         assert store.written == [{"a": 1}]
-        third = Waits()
+        third = Observer()
         store.pending["b"] = 1
-        ticket = group.ticket(third)
-        assert await third.hears() >= ticket
-        await group.stop(1)
+        ticket = committer.take_ticket(third)
+        assert await third.next() >= ticket
+        await committer.stop(1)
 
     asyncio.run(run())
 
 
-def test_a_stop_writes_what_is_left_but_waits_for_no_disk_that_hangs() -> None:
+def test_a_stop_writes_what_is_left_and_gives_up_a_disk_that_hangs() -> None:
     async def run() -> None:
         store = SlowDisk()
         store.may_go.set()
-        group = Committer(store)
+        committer = Committer(store, RETRY_S)
         store.pending["a"] = 1
-        await group.stop(1)
+        await committer.stop(1)
         assert store.written == [{"a": 1}]
-        stuck, waits = SlowDisk(), Waits()
-        group = Committer(stuck)
+        stuck, waits = SlowDisk(), Observer()
+        committer = Committer(stuck, RETRY_S)
         stuck.pending["a"] = 1
-        group.ticket(waits)
+        committer.take_ticket(waits)
         await until(stuck.started.is_set)
         began = asyncio.get_running_loop().time()
-        await group.stop(0.05)
+        await committer.stop(0.05)
         assert asyncio.get_running_loop().time() - began < 1.5
-        assert await waits.hears() == -1
+        assert await waits.next() == -1
         assert stuck.written == []
 
     asyncio.run(run())
@@ -179,39 +180,37 @@ def test_a_stop_writes_what_is_left_but_waits_for_no_disk_that_hangs() -> None:
 def test_a_store_in_memory_never_starts_a_thread() -> None:
     async def run() -> None:
         before = threading.active_count()
-        group = Committer(MemoryStore())
-        group.kick()
-        await group.stop(1)
+        committer = Committer(MemoryStore(), RETRY_S)
+        committer.start()
+        await committer.stop(1)
         assert threading.active_count() == before
 
     asyncio.run(run())
 
 
-def test_case_62_without_a_thread_a_commit_fails_as_unavailable_and_is_made_once_when_there_is_one(
+def test_case_62_a_commit_without_a_thread_fails_and_is_made_once_there_is_one(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(committer, "RETRY_DELAY", 0.01)
-
     def fail(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
     async def work() -> None:
         disk = SlowDisk()
         disk.may_go.set()
-        commits = Committer(disk)
+        commits = Committer(disk, RETRY_S)
         disk.pending["a"] = 1
         with monkeypatch.context() as broken:
             broken.setattr(threading.Thread, "start", fail)
-            commits.kick()
+            commits.start()
             async with asyncio.timeout(5):
-                while not commits._failing:  # noqa: ASYNC110 (a few turns)
+                while "will try again" not in caplog.text:  # noqa: ASYNC110 (a few turns)
                     await asyncio.sleep(0.01)
                 await asyncio.sleep(0.05)
         disk.pending["b"] = 2
         async with asyncio.timeout(5):
             while disk.unsaved:  # noqa: ASYNC110 (a few turns)
                 await asyncio.sleep(0.01)
-        assert disk.written == [{"a": 1, "b": 2}], "what was called off is not written behind our back"
+        assert disk.written == [{"a": 1, "b": 2}], "a commit that failed is not written later"
         await commits.stop(1)
 
     asyncio.run(work())

@@ -1,5 +1,4 @@
-"""The SQLite store as a file: who may read it, what is refused, and what happens to changes that could not be
-written."""
+"""The SQLite store as a file: its modes, what is refused, and changes that cannot be written."""
 
 from __future__ import annotations
 
@@ -17,11 +16,12 @@ import pytest
 
 from p2p.errors import DiskError, Refused, UsageError
 from p2p.model import ContentId, PeerId
-from p2p.tracker.store import journal as sqlite
+from p2p.protocol.tracker_messages import Share
 from p2p.tracker.store import open_store
-from p2p.tracker.store.base import Caps, Claim, PeerRecord
-from p2p.tracker.store.directory import MemoryStore
-from p2p.tracker.store.journal import SqliteStore
+from p2p.tracker.store.base import PeerRecord, StoreLimits
+from p2p.tracker.store.memory import MemoryStore
+from p2p.tracker.store.sqlite import SqliteStore
+from p2p.tracker.store.sqlite_file import SCHEMA_VERSION
 
 PEER = PeerId("5f" * 16)
 
@@ -33,21 +33,25 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(file: Path) -> Iterator[SqliteStore]:
-    with closing(SqliteStore(file, 0.0, lock_wait=0.2)) as opened:
+    with closing(SqliteStore(file, 0.0, lock_wait_s=0.2)) as opened:
         yield opened
 
 
 def fill(store: SqliteStore, count: int = 3) -> None:
-    store.put_session("s", "alice", 0.0)
-    store.put_peer(PeerRecord(PEER, "s", "one", "alice", "10.0.0.7", None, {"tcp": 7000}, 0, 0.0))
-    claim(store, *range(count))
+    store.directory.put_session("s", "alice", 0.0)
+    store.directory.put_peer(PeerRecord(PEER, "s", "one", "alice", "10.0.0.7", None, {"tcp": 7000}, 0, 0.0))
+    announce(store, *range(count))
 
 
-def claim(store: SqliteStore, *numbers: int, have: int = 7) -> None:
-    peer = store.peer(PEER)
+def announce(store: SqliteStore, *numbers: int, have: int = 7) -> None:
+    peer = store.directory.peer(PEER)
     assert peer is not None
-    store.put_claims(
-        peer, [Claim(ContentId(f"{number:064x}"), f"file-{number}", 7, have) for number in numbers]
+    store.directory.put_shares(
+        peer,
+        [
+            Share(id=ContentId(f"{number:064x}"), name=f"file-{number}", size=7, have=have)
+            for number in numbers
+        ],
     )
 
 
@@ -87,19 +91,19 @@ def test_no_secret_of_a_session_is_in_the_file(file: Path, store: SqliteStore) -
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
-def test_sessions_that_fill_the_table_lock_nobody_out_after_a_restart(file: Path) -> None:
-    caps = Caps(sessions=3)
-    with closing(SqliteStore(file, 0.0, caps)) as store:
-        fill(store)  # alice, who has a peer
+def test_after_a_restart_a_full_table_of_sessions_has_room_for_new_ones(file: Path) -> None:
+    limits = StoreLimits(sessions=3)
+    with closing(SqliteStore(file, 0.0, limits)) as store:
+        fill(store)  # alice has a peer
         for key in ("t", "u"):
-            store.put_session(key, "mallory", 0.0)
+            store.directory.put_session(key, "mallory", 0.0)
         with pytest.raises(Refused):
-            store.put_session("v", "bob", 100.0)
+            store.directory.put_session("v", "bob", 100.0)
         save(store)
-    with closing(SqliteStore(file, 200.0, caps)) as store:
+    with closing(SqliteStore(file, 200.0, limits)) as store:
         for key in ("v", "w"):
-            store.put_session(key, "bob", 200.0)
-        assert [store.session(key) is not None for key in ("s", "t", "u", "v", "w")] == [
+            store.directory.put_session(key, "bob", 200.0)
+        assert [store.directory.session(key) is not None for key in ("s", "t", "u", "v", "w")] == [
             True,
             False,
             False,
@@ -107,23 +111,23 @@ def test_sessions_that_fill_the_table_lock_nobody_out_after_a_restart(file: Path
             True,
         ]
         with pytest.raises(Refused, match="keeps no more sessions"):
-            store.put_session("x", "eve", 300.0)
+            store.directory.put_session("x", "eve", 300.0)
 
 
 def test_a_loaded_session_that_is_used_again_stays(file: Path) -> None:
-    caps = Caps(sessions=2)
-    with closing(SqliteStore(file, 0.0, caps)) as store:
+    limits = StoreLimits(sessions=2)
+    with closing(SqliteStore(file, 0.0, limits)) as store:
         for key in ("s", "t"):
-            store.put_session(key, "alice", 0.0)
+            store.directory.put_session(key, "alice", 0.0)
         save(store)
-    with closing(SqliteStore(file, 0.0, caps)) as store:
-        store.touch_session("s", 1.0)
-        store.put_session("u", "bob", 2.0)
-        assert [store.session(key) is not None for key in ("s", "t", "u")] == [True, False, True]
+    with closing(SqliteStore(file, 0.0, limits)) as store:
+        store.directory.touch_session("s", 1.0)
+        store.directory.put_session("u", "bob", 2.0)
+        assert [store.directory.session(key) is not None for key in ("s", "t", "u")] == [True, False, True]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there every ~name is a folder beside the user's own")
-def test_a_store_in_the_home_of_nobody_is_a_wrong_use_that_names_the_option() -> None:
+def test_a_store_in_an_unknown_home_is_a_usage_error_that_names_the_option() -> None:
     with pytest.raises(UsageError, match=r"^--store: 'sqlite:~no-such-user/t\.db'") as failed:
         open_store("sqlite:~no-such-user/t.db", 0.0)
     assert failed.value.__cause__ is None, "it would be taken for the lock of another tracker"
@@ -138,7 +142,7 @@ def test_a_second_tracker_on_the_same_file_is_refused_and_harms_nothing(
     save(store)
     store.close()
     with closing(SqliteStore(file, 0.0)) as again:
-        assert again.totals().pairs == 3
+        assert again.directory.totals().shares == 3
 
 
 @pytest.mark.parametrize(
@@ -184,9 +188,9 @@ def test_case_53_a_newer_schema_is_refused_and_never_emptied(file: Path, store: 
     rewrite(file, "PRAGMA user_version = 99")
     with pytest.raises(UsageError, match="newer version"):
         SqliteStore(file, 0.0)
-    rewrite(file, f"PRAGMA user_version = {sqlite.SCHEMA_VERSION}")
+    rewrite(file, f"PRAGMA user_version = {SCHEMA_VERSION}")
     with closing(SqliteStore(file, 0.0)) as again:
-        assert again.totals().pairs == 3
+        assert again.directory.totals().shares == 3
 
 
 def test_case_53_an_older_schema_is_refused_and_never_emptied(file: Path, store: SqliteStore) -> None:
@@ -220,32 +224,30 @@ def test_case_22_a_locked_file_refuses_as_unavailable_and_nothing_is_lost(
     with closing(sqlite3.connect(file, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         changes = store.take_pending()
-        began = time.monotonic()
         with pytest.raises(Refused) as caught:
             store.commit(changes)
-        assert time.monotonic() - began < 3
         assert caught.value.code == "unavailable"
         store.settle(changes, written=False)
         assert store.unsaved
-        claim(store, 1, have=3)
-        claim(store, 9)
+        announce(store, 1, have=3)
+        announce(store, 9)
         other.execute("ROLLBACK")
     save(store)
     store.close()
     with closing(SqliteStore(file, 0.0)) as again:
-        assert again.totals().pairs == 4
-        changed = again.content(ContentId(f"{1:064x}"))
+        assert again.directory.totals().shares == 4
+        changed = again.directory.content(ContentId(f"{1:064x}"))
         assert changed is not None
         assert changed.seeds == 0
 
 
-def test_what_failed_to_be_written_gives_way_to_what_came_after(file: Path, store: SqliteStore) -> None:
+def test_newer_changes_win_over_those_that_could_not_be_written(file: Path, store: SqliteStore) -> None:
     fill(store)
     changes = store.take_pending()
-    peer = store.peer(PEER)
+    peer = store.directory.peer(PEER)
     assert peer is not None
-    store.drop_claims(peer, [ContentId(f"{0:064x}")])
-    claim(store, 1, have=2)
+    store.directory.drop_shares(peer, [ContentId(f"{0:064x}")])
+    announce(store, 1, have=2)
     store.settle(changes, written=False)
     save(store)
     with closing(sqlite3.connect(file)) as db:
@@ -257,17 +259,15 @@ def test_what_failed_to_be_written_gives_way_to_what_came_after(file: Path, stor
 
 def test_a_commit_that_waits_for_a_lock_gives_up_when_interrupted(file: Path) -> None:
     with (
-        closing(SqliteStore(file, 0.0, lock_wait=60)) as store,
+        closing(SqliteStore(file, 0.0, lock_wait_s=3600)) as store,
         closing(sqlite3.connect(file, isolation_level=None)) as other,
     ):
         fill(store)
         other.execute("BEGIN IMMEDIATE")
         timer = threading.Timer(0.1, store.interrupt)
         timer.start()
-        began = time.monotonic()
         with pytest.raises(Refused):
             store.commit(store.take_pending())
-        assert time.monotonic() - began < 5
         timer.join()
 
 
@@ -276,9 +276,10 @@ def test_a_commit_is_all_or_nothing(file: Path, store: SqliteStore) -> None:
     save(store)
     rewrite(
         file,
-        "CREATE TRIGGER no BEFORE INSERT ON claims WHEN NEW.name = 'file-8' BEGIN SELECT RAISE(ABORT, 'no'); END",
+        "CREATE TRIGGER no BEFORE INSERT ON claims WHEN NEW.name = 'file-8' "
+        "BEGIN SELECT RAISE(ABORT, 'no'); END",
     )
-    claim(store, 7, 8)
+    announce(store, 7, 8)
     changes = store.take_pending()
     with pytest.raises(Refused) as caught:
         store.commit(changes)
@@ -291,37 +292,37 @@ def test_a_commit_is_all_or_nothing(file: Path, store: SqliteStore) -> None:
     assert not store.unsaved
 
 
-def test_too_much_that_waits_for_the_disk_refuses_what_is_new_but_not_what_goes(
-    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+def test_with_too_many_changes_unwritten_new_entries_are_refused_and_drops_are_not(
+    file: Path,
 ) -> None:
-    fill(store)
-    peer = store.peer(PEER)
-    assert peer is not None
-    monkeypatch.setattr(sqlite, "MAX_PENDING", 5)
-    attempts: list[Callable[[], object]] = [
-        lambda: store.put_session("t", "bob", 0.0),
-        lambda: store.put_peer(PeerRecord(PEER, "s", "new name", "alice", "10.0.0.7", None, {}, 0, 0.0)),
-        lambda: claim(store, 5),
-    ]
-    for attempt in attempts:
-        with pytest.raises(Refused) as caught:
-            attempt()
-        assert caught.value.code == "unavailable"
-    assert store.expire(100.0, 30.0) > 100.0
-    assert store.totals().peers == 0
-    save(store)
-    store.put_session("t", "bob", 0.0)
+    with closing(SqliteStore(file, 0.0, StoreLimits(pending_rows=5))) as store:
+        fill(store)
+        attempts: list[Callable[[], object]] = [
+            lambda: store.directory.put_session("t", "bob", 0.0),
+            lambda: store.directory.put_peer(
+                PeerRecord(PEER, "s", "new name", "alice", "10.0.0.7", None, {}, 0, 0.0)
+            ),
+            lambda: announce(store, 5),
+        ]
+        for attempt in attempts:
+            with pytest.raises(Refused) as caught:
+                attempt()
+            assert caught.value.code == "unavailable"
+        assert store.directory.expire(100.0, 30.0) > 100.0
+        assert store.directory.totals().peers == 0
+        save(store)
+        store.directory.put_session("t", "bob", 0.0)
 
 
 def test_case_52_start_with_100_000_contents_is_quick(file: Path, store: SqliteStore) -> None:
     fill(store, 0)
-    claim(store, *range(100_000))
+    announce(store, *range(100_000))
     save(store)
     store.close()
     began = time.process_time()
     with closing(SqliteStore(file, 0.0)) as again:
         took = time.process_time() - began
-        assert again.totals().contents == 100_000
+        assert again.directory.totals().contents == 100_000
     # Under coverage, on a slow machine, it has taken 2.1 s. Time that grows with the square of the number
     # would be minutes.
     assert took < 8, f"{took:.2f} s of processor time"
@@ -339,14 +340,51 @@ def test_an_unknown_store_lists_the_known_ones(spec: str) -> None:
         open_store(spec, 0.0)
 
 
-def test_a_python_without_sqlite_says_so_and_a_fault_of_ours_is_not_disguised(
+def test_a_python_without_sqlite_is_reported_and_a_missing_file_of_ours_is_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.delitem(sys.modules, "p2p.tracker.store.journal")
+    for module in ("sqlite", "sqlite_file"):
+        monkeypatch.delitem(sys.modules, f"p2p.tracker.store.{module}")
     monkeypatch.setitem(sys.modules, "sqlite3", None)
     with pytest.raises(UsageError, match="without SQLite"):
         open_store("sqlite:x.db", 0.0)
     monkeypatch.undo()
-    monkeypatch.setitem(sys.modules, "p2p.tracker.store.journal", None)
+    monkeypatch.setitem(sys.modules, "p2p.tracker.store.sqlite", None)
     with pytest.raises(ModuleNotFoundError):
         open_store("sqlite:x.db", 0.0)
+
+
+def test_a_store_that_was_taken_away_is_written_to_no_more(store: SqliteStore, file: Path) -> None:
+    fill(store)
+    save(store)
+    file.rename(file.with_name("elsewhere.db"))
+    announce(store, 9)
+    with pytest.raises(Refused) as refused:
+        store.commit(store.take_pending())
+    assert refused.value.code == "unavailable"
+
+
+@pytest.mark.parametrize(
+    ("log", "word"), [(b"no log of SQLite's", "damaged"), (b"\x37\x7f\x06\x82", "empty")]
+)
+def test_a_journal_that_sqlite_would_drop_is_refused(file: Path, log: bytes, word: str) -> None:
+    file.parent.mkdir()
+    if word == "damaged":
+        SqliteStore(file, 0.0).close()
+    file.with_name(file.name + "-wal").write_bytes(log)
+    with pytest.raises(DiskError, match=word):
+        SqliteStore(file, 0.0)
+
+
+def test_a_store_with_a_damaged_index_is_refused(file: Path) -> None:
+    with closing(SqliteStore(file, 0.0)) as store:
+        fill(store, 50)
+        save(store)
+    data = bytearray(file.read_bytes())
+    page = int.from_bytes(data[16:18], "big")
+    for start in range(page, len(data), page):
+        if data[start] == 0x0A:  # a leaf of an index
+            data[start + page - 40 : start + page] = bytes(40)
+    file.write_bytes(data)
+    with pytest.raises(DiskError, match="damaged"):
+        SqliteStore(file, 0.0)

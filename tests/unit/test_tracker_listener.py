@@ -1,24 +1,26 @@
-"""The accept loop: what it does when the system refuses, and where it listens."""
+"""The tracker's listener: where it listens, and what it does when the system refuses."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import socket
 from collections.abc import Awaitable, Callable
 
 import pytest
 
 from p2p.errors import UsageError
-from p2p.net import acceptor as accept
-from p2p.tracker import listener
+from p2p.net.acceptor import AcceptLimits
+from p2p.tracker.limits import Limits
 from p2p.tracker.listener import Listener
 
 LOOPBACK = "127.0.0.1"
+LIMITS = Limits(accept=AcceptLimits(burst=16, pause_s=0.01))
 
 
 class Greeter(asyncio.Protocol):
-    """Says something to whoever connects, and hangs up."""
+    """Greets each client, and closes."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -42,14 +44,14 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(main())
 
 
-def test_each_that_connects_gets_a_protocol_and_nobody_after_close() -> None:
+def test_each_connection_gets_a_protocol_until_the_listener_is_closed() -> None:
     async def test() -> None:
         failures: list[OSError] = []
-        one = Listener(Greeter, failures.append)
+        one = Listener(Greeter, failures.append, LIMITS)
         (address,) = await one.start(LOOPBACK, 0)
-        assert await asyncio.gather(*(greeted(address.port) for _ in range(2 * listener.BURST + 1))) == [
+        assert await asyncio.gather(*(greeted(address.port) for _ in range(2 * LIMITS.accept.burst + 1))) == [
             b"hi"
-        ] * (2 * listener.BURST + 1)
+        ] * (2 * LIMITS.accept.burst + 1)
         one.close()
         await asyncio.sleep(0)
         with pytest.raises(OSError):
@@ -62,8 +64,6 @@ def test_each_that_connects_gets_a_protocol_and_nobody_after_close() -> None:
 def test_case_60_a_refusal_of_the_system_is_one_failure_and_one_pause(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(accept, "PAUSE", 0.01)
-
     async def test() -> None:
         take = socket.socket.accept
         errors: list[OSError] = [
@@ -79,7 +79,7 @@ def test_case_60_a_refusal_of_the_system_is_one_failure_and_one_pause(
 
         monkeypatch.setattr(socket.socket, "accept", taken)
         failures: list[OSError] = []
-        one = Listener(Greeter, failures.append)
+        one = Listener(Greeter, failures.append, LIMITS)
         (address,) = await one.start(LOOPBACK, 0)
         assert await greeted(address.port) == b"hi"
         assert [failure.errno for failure in failures] == [errno.EMFILE, errno.ENFILE]
@@ -88,7 +88,7 @@ def test_case_60_a_refusal_of_the_system_is_one_failure_and_one_pause(
     run(test)
 
 
-def test_a_connection_that_fails_as_it_is_taken_over_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_connection_that_fails_before_it_has_a_protocol_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     async def test() -> None:
         loop = asyncio.get_running_loop()
 
@@ -96,7 +96,7 @@ def test_a_connection_that_fails_as_it_is_taken_over_is_closed(monkeypatch: pyte
             raise OSError(errno.ENOBUFS, "no room")
 
         failures: list[OSError] = []
-        one = Listener(Greeter, failures.append)
+        one = Listener(Greeter, failures.append, LIMITS)
         (address,) = await one.start(LOOPBACK, 0)
         monkeypatch.setattr(loop, "connect_accepted_socket", fail)
         assert await greeted(address.port) == b""
@@ -117,7 +117,7 @@ def test_a_name_with_several_addresses_has_one_port(monkeypatch: pytest.MonkeyPa
             ]
 
         monkeypatch.setattr(loop, "getaddrinfo", two)
-        one = Listener(Greeter, lambda error: None)
+        one = Listener(Greeter, lambda error: None, LIMITS)
         try:
             addresses = await one.start("two", 0)
         except UsageError:
@@ -131,7 +131,7 @@ def test_a_name_with_several_addresses_has_one_port(monkeypatch: pytest.MonkeyPa
 
 def test_ipv6_listens_where_there_is_any() -> None:
     async def test() -> None:
-        one = Listener(Greeter, lambda error: None)
+        one = Listener(Greeter, lambda error: None, LIMITS)
         try:
             (address,) = await one.start("::1", 0)
         except UsageError:
@@ -147,12 +147,49 @@ def test_ipv6_listens_where_there_is_any() -> None:
 
 def test_a_port_that_is_taken_is_a_usage_error_and_leaves_nothing_open() -> None:
     async def test() -> None:
-        first = Listener(Greeter, lambda error: None)
+        first = Listener(Greeter, lambda error: None, LIMITS)
         (address,) = await first.start(LOOPBACK, 0)
-        second = Listener(Greeter, lambda error: None)
+        second = Listener(Greeter, lambda error: None, LIMITS)
         with pytest.raises(UsageError, match="--port"):
             await second.start(LOOPBACK, address.port)
-        assert second._acceptors == []
+        gc.collect()  # a socket that was left open would warn now
         first.close()
+
+    run(test)
+
+
+def test_an_address_that_cannot_be_had_closes_those_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        loop = asyncio.get_running_loop()
+
+        async def found(*_arguments: object, **_options: object) -> list[object]:
+            return [
+                (socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, 0)) for host in (LOOPBACK, "192.0.2.1")
+            ]
+
+        monkeypatch.setattr(loop, "getaddrinfo", found)
+        with pytest.raises(UsageError, match="cannot listen"):
+            await Listener(Greeter, lambda _: None, LIMITS).start("two", 0)
+
+    run(test)  # the check after each test finds what stays open
+
+
+def test_a_connection_that_is_still_being_set_up_is_closed_with_the_listener(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def test() -> None:
+        loop, started = asyncio.get_running_loop(), asyncio.Event()
+
+        async def hang(_factory: object, _sock: socket.socket) -> None:
+            started.set()
+            await asyncio.Event().wait()
+
+        one = Listener(Greeter, lambda _: None, LIMITS)
+        (address,) = await one.start(LOOPBACK, 0)
+        monkeypatch.setattr(loop, "connect_accepted_socket", hang)
+        reading = asyncio.create_task(greeted(address.port))
+        await started.wait()
+        one.close()
+        assert await reading == b""
 
     run(test)

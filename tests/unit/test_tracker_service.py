@@ -35,9 +35,9 @@ from p2p.protocol.tracker_messages import (
     Withdraw,
     WithdrawAnswer,
 )
-from p2p.tracker.service import AMPLIFY, PAGE_BYTES, Asker, TrackerService
-from p2p.tracker.store.base import SESSION_IDLE, Caps, PeerRecord
-from p2p.tracker.store.directory import MemoryStore
+from p2p.tracker.service import AMPLIFY, PAGE_BYTES, Client, TrackerService
+from p2p.tracker.store.base import PeerRecord, StoreLimits
+from p2p.tracker.store.directory import Directory
 
 A = TypeVar("A", bound=Answer)
 
@@ -47,32 +47,32 @@ HOME = "127.0.0.1"
 class World:
     """A service, a clock, and a few verbs."""
 
-    def __init__(self, caps: Caps | None = None, *, trust_advertised: bool = False) -> None:
+    def __init__(self, limits: StoreLimits | None = None, *, trust_advertised: bool = False) -> None:
         secrets = (f"{number:032x}" for number in itertools.count(1))
-        self.store = MemoryStore(caps)
+        self.directory = Directory(limits)
         self.service = TrackerService(
-            self.store, random.Random(5), lambda: next(secrets), ttl=30, trust_advertised=trust_advertised
+            self.directory, random.Random(5), lambda: next(secrets), ttl=30, trust_advertised=trust_advertised
         )
         self.now = 0.0
 
-    def ask(self, asker: Asker, request: Request, kind: type[A]) -> A:
-        answer = self.service.handle(request, asker, self.now)
+    def ask(self, client: Client, request: Request, kind: type[A]) -> A:
+        answer = self.service.handle(request, client, self.now)
         assert type(answer) is kind
         return answer
 
-    def refused(self, asker: Asker, request: Request) -> str:
+    def refused(self, client: Client, request: Request) -> str:
         with pytest.raises((Refused, ProtocolError)) as caught:
-            self.service.handle(request, asker, self.now)
+            self.service.handle(request, client, self.now)
         return cast(Refused, caught.value).code
 
-    def asker(self, host: str = HOME, reached: str = HOME, *, user: str | None = None) -> Asker:
-        asker = Asker(host, reached)
+    def client(self, host: str = HOME, reached: str = HOME, *, user: str | None = None) -> Client:
+        client = Client(host, reached)
         if user is not None:
-            self.ask(asker, Login(user=user), LoginAnswer)
-        return asker
+            self.ask(client, Login(user=user), LoginAnswer)
+        return client
 
-    def announce(self, asker: Asker, number: int, *shares: Share, **more: object) -> int:
-        return self.ask(asker, announced(number, *shares, **more), AnnounceAnswer).known
+    def announce(self, client: Client, number: int, *shares: Share, **more: object) -> int:
+        return self.ask(client, announced(number, *shares, **more), AnnounceAnswer).known
 
 
 def pid(number: int) -> PeerId:
@@ -92,48 +92,48 @@ def announced(number: int, *shares: Share, **more: object) -> Announce:
     return Announce(peer=pid(number), contents=shares, **fields)  # type: ignore[arg-type]
 
 
-def test_hello_says_who_answers_and_other_versions_are_unsupported() -> None:
+def test_hello_is_answered_and_other_versions_are_unsupported() -> None:
     world = World()
-    answer = world.ask(world.asker(), Hello(version=1), HelloAnswer)
+    answer = world.ask(world.client(), Hello(version=1), HelloAnswer)
     assert (answer.version, answer.role) == (1, "tracker")
-    assert world.refused(world.asker(), Hello(version=2)) == "unsupported"
-    assert world.ask(world.asker(), Ping(), PingAnswer) == PingAnswer()
+    assert world.refused(world.client(), Hello(version=2)) == "unsupported"
+    assert world.ask(world.client(), Ping(), PingAnswer) == PingAnswer()
 
 
 def test_a_session_is_resumed_by_its_secret_and_by_nothing_else() -> None:
     world = World()
-    secret = world.ask(world.asker(), Login(user="alice"), LoginAnswer).session
-    other = world.asker()
+    secret = world.ask(world.client(), Login(user="alice"), LoginAnswer).session
+    other = world.client()
     world.ask(other, Hello(version=1, session=secret), HelloAnswer)
     assert world.ask(other, Stats(), StatsAnswer).user == "alice"
     for wrong in ("0" * 32, secret[::-1]):
-        asker = world.asker()
-        assert world.refused(asker, Hello(version=1, session=wrong)) == "login_needed"
-        assert asker.session is None
+        client = world.client()
+        assert world.refused(client, Hello(version=1, session=wrong)) == "login_needed"
+        assert client.session is None
 
 
 def test_case_67_the_store_never_sees_the_secret_of_a_session() -> None:
     world = World()
-    asker = world.asker()
-    secret = world.ask(asker, Login(user="alice"), LoginAnswer).session
-    assert world.store.session(secret) is None
-    assert asker.session is not None
-    assert secret not in asker.session
-    assert world.store.session(asker.session) is not None
+    client = world.client()
+    secret = world.ask(client, Login(user="alice"), LoginAnswer).session
+    assert world.directory.session(secret) is None
+    assert client.session is not None
+    assert secret not in client.session
+    assert world.directory.session(client.session) is not None
 
 
 def test_to_announce_and_to_withdraw_takes_a_session_and_to_ask_does_not() -> None:
     world = World()
-    nobody = world.asker()
+    without_session = world.client()
     for request in (announced(1), Withdraw(peer=pid(1), ids=()), Logout()):
-        assert world.refused(nobody, request) == "login_needed"
-    assert world.ask(nobody, Search(text="x"), HitsAnswer).total == 0
-    assert world.ask(nobody, Stats(), StatsAnswer).user is None
+        assert world.refused(without_session, request) == "login_needed"
+    assert world.ask(without_session, Search(text="x"), HitsAnswer).total == 0
+    assert world.ask(without_session, Stats(), StatsAnswer).user is None
 
 
 def test_case_71_a_peer_of_another_session_cannot_be_changed_or_withdrawn() -> None:
     world = World()
-    alice, eve = world.asker(user="alice"), world.asker(user="eve")
+    alice, eve = world.client(user="alice"), world.client(user="eve")
     world.announce(alice, 1, share(1))
     assert world.refused(eve, announced(1, share(2))) == "not_allowed"
     assert world.refused(eve, Withdraw(peer=pid(1), ids=(cid(1),))) == "not_allowed"
@@ -143,13 +143,13 @@ def test_case_71_a_peer_of_another_session_cannot_be_changed_or_withdrawn() -> N
 
 def test_a_second_login_opens_another_session_and_ends_nothing() -> None:
     world = World()
-    asker = world.asker()
-    first = world.ask(asker, Login(user="alice"), LoginAnswer).session
-    world.announce(asker, 1, share(1))
-    world.ask(asker, Login(user="bob"), LoginAnswer)
-    assert world.ask(asker, Stats(), StatsAnswer).user == "bob"
-    assert world.refused(asker, announced(1)) == "not_allowed"
-    back = world.asker()
+    client = world.client()
+    first = world.ask(client, Login(user="alice"), LoginAnswer).session
+    world.announce(client, 1, share(1))
+    world.ask(client, Login(user="bob"), LoginAnswer)
+    assert world.ask(client, Stats(), StatsAnswer).user == "bob"
+    assert world.refused(client, announced(1)) == "not_allowed"
+    back = world.client()
     world.ask(back, Hello(version=1, session=first), HelloAnswer)
     assert world.announce(back, 1) == 1
 
@@ -157,33 +157,33 @@ def test_a_second_login_opens_another_session_and_ends_nothing() -> None:
 @pytest.mark.parametrize("end", ["logout", "logout elsewhere", "idle"])
 def test_cases_71_79_after_its_session_ended_an_open_connection_must_log_in(end: str) -> None:
     world = World()
-    asker, elsewhere = world.asker(), world.asker()
-    secret = world.ask(asker, Login(user="alice"), LoginAnswer).session
+    client, elsewhere = world.client(), world.client()
+    secret = world.ask(client, Login(user="alice"), LoginAnswer).session
     world.ask(elsewhere, Hello(version=1, session=secret), HelloAnswer)
-    world.announce(asker, 1, share(1), share(2))
+    world.announce(client, 1, share(1), share(2))
     if end == "idle":
         world.now = 30.0
         world.service.expire(world.now)
-        world.now += SESSION_IDLE
+        world.now += StoreLimits().session_idle_s
     else:
-        answer = world.ask(asker if end == "logout" else elsewhere, Logout(), LogoutAnswer)
+        answer = world.ask(client if end == "logout" else elsewhere, Logout(), LogoutAnswer)
         assert (answer.peers, answer.contents) == (1, 2)
-        assert world.refused(asker, Lookup(id=cid(1))) == "not_found"
-    for connection in (asker, elsewhere):
+        assert world.refused(client, Lookup(id=cid(1))) == "not_found"
+    for connection in (client, elsewhere):
         assert world.refused(connection, announced(1, share(1))) == "login_needed"
         assert world.refused(connection, Withdraw(peer=pid(1), ids=(cid(1),))) == "login_needed"
         assert world.refused(connection, Logout()) == "login_needed"
-    assert world.ask(asker, Stats(), StatsAnswer).peers == 0
+    assert world.ask(client, Stats(), StatsAnswer).peers == 0
 
 
 def test_an_announce_says_how_many_contents_are_known() -> None:
     world = World()
-    asker = world.asker(user="alice")
-    assert world.announce(asker, 1) == 0
-    assert world.announce(asker, 1, share(1), share(2)) == 2
-    assert world.announce(asker, 1) == 2
+    client = world.client(user="alice")
+    assert world.announce(client, 1) == 0
+    assert world.announce(client, 1, share(1), share(2)) == 2
+    assert world.announce(client, 1) == 2
     world.now = 31.0
-    assert world.announce(asker, 1) == 0
+    assert world.announce(client, 1) == 0
 
 
 @pytest.mark.parametrize(
@@ -199,41 +199,41 @@ def test_an_announce_with_one_wrong_content_changes_nothing_and_names_the_field(
     wrong: Share, where: str
 ) -> None:
     world = World()
-    asker = world.asker(user="alice")
+    client = world.client(user="alice")
     with pytest.raises(ProtocolError, match="^" + where) as caught:
-        world.service.handle(announced(1, share(1), wrong), asker, 0.0)
+        world.service.handle(announced(1, share(1), wrong), client, 0.0)
     assert (caught.value.code, caught.value.fatal) == ("bad_field", False)
-    assert world.ask(asker, Stats(), StatsAnswer).peers == 0
+    assert world.ask(client, Stats(), StatsAnswer).peers == 0
 
 
 def test_case_15_a_quota_refuses_contents_but_keeps_the_peer_alive() -> None:
-    world = World(Caps(contents_per_peer=2))
-    asker = world.asker(user="alice")
-    assert world.announce(asker, 1, share(1), share(2)) == 2
-    assert world.refused(asker, announced(1, share(3))) == "quota"
+    world = World(StoreLimits(contents_per_peer=2))
+    client = world.client(user="alice")
+    assert world.announce(client, 1, share(1), share(2)) == 2
+    assert world.refused(client, announced(1, share(3))) == "quota"
     world.now = 20.0
-    assert world.refused(asker, announced(1, share(3))) == "quota"
+    assert world.refused(client, announced(1, share(3))) == "quota"
     world.now = 40.0
-    assert world.announce(asker, 1) == 2
+    assert world.announce(client, 1) == 2
 
 
 def test_case_17_an_advertised_host_counts_only_where_the_operator_allows_it() -> None:
     for trust, expected in ((False, "203.0.113.5"), (True, "lab.example")):
         world = World(trust_advertised=trust)
-        world.announce(world.asker("203.0.113.5", user="alice"), 1, share(1), advertise="lab.example")
-        answer = world.ask(world.asker("198.51.100.1"), Lookup(id=cid(1)), LookupAnswer)
+        world.announce(world.client("203.0.113.5", user="alice"), 1, share(1), advertise="lab.example")
+        answer = world.ask(world.client("198.51.100.1"), Lookup(id=cid(1)), LookupAnswer)
         assert [source.host for source in answer.sources] == [expected]
     world = World()
-    assert world.refused(world.asker(user="alice"), announced(1, advertise="169.254.169.254")) == "bad_field"
+    assert world.refused(world.client(user="alice"), announced(1, advertise="169.254.169.254")) == "bad_field"
 
 
 def test_a_heartbeat_from_elsewhere_moves_the_peer() -> None:
     world = World()
-    asker = world.asker("203.0.113.5", user="alice")
-    world.announce(asker, 1, share(1))
-    asker.host = "203.0.113.6"
-    world.announce(asker, 1, name="new name", listen={"tcp": 7001, "grpc": 7002}, room=9)
-    (row,) = world.ask(asker, Peers(), PeersAnswer).peers
+    client = world.client("203.0.113.5", user="alice")
+    world.announce(client, 1, share(1))
+    client.host = "203.0.113.6"
+    world.announce(client, 1, name="new name", listen={"tcp": 7001, "grpc": 7002}, room=9)
+    (row,) = world.ask(client, Peers(), PeersAnswer).peers
     assert (row.host, row.name, row.listen, row.room, row.contents, row.user) == (
         "203.0.113.6",
         "new name",
@@ -246,22 +246,22 @@ def test_a_heartbeat_from_elsewhere_moves_the_peer() -> None:
 
 def test_withdraw_takes_contents_out_or_without_ids_the_peer_itself() -> None:
     world = World()
-    asker = world.asker(user="alice")
-    world.announce(asker, 1, share(1), share(2), share(3))
-    assert world.ask(asker, Withdraw(peer=pid(1), ids=(cid(1), cid(9))), WithdrawAnswer).withdrawn == 1
-    assert world.refused(asker, Lookup(id=cid(1))) == "not_found"
-    assert world.ask(asker, Withdraw(peer=pid(2), ids=(cid(1),)), WithdrawAnswer).withdrawn == 0
-    assert world.ask(asker, Withdraw(peer=pid(1)), WithdrawAnswer).withdrawn == 2
-    stats = world.ask(asker, Stats(), StatsAnswer)
+    client = world.client(user="alice")
+    world.announce(client, 1, share(1), share(2), share(3))
+    assert world.ask(client, Withdraw(peer=pid(1), ids=(cid(1), cid(9))), WithdrawAnswer).withdrawn == 1
+    assert world.refused(client, Lookup(id=cid(1))) == "not_found"
+    assert world.ask(client, Withdraw(peer=pid(2), ids=(cid(1),)), WithdrawAnswer).withdrawn == 0
+    assert world.ask(client, Withdraw(peer=pid(1)), WithdrawAnswer).withdrawn == 2
+    stats = world.ask(client, Stats(), StatsAnswer)
     assert (stats.peers, stats.shares, stats.sessions) == (0, 0, 1)
 
 
-def test_lookup_tells_what_it_is_and_who_has_it_but_not_the_asker_itself() -> None:
+def test_a_lookup_lists_the_peers_of_a_content_without_the_client_itself() -> None:
     world = World()
-    asker = world.asker(user="alice")
-    world.announce(asker, 1, share(1, name="lab.img", size=10, have=10))
-    world.announce(asker, 2, share(1, name="lab.img", size=10, have=4))
-    answer = world.ask(asker, Lookup(id=cid(1)), LookupAnswer)
+    client = world.client(user="alice")
+    world.announce(client, 1, share(1, name="lab.img", size=10, have=10))
+    world.announce(client, 2, share(1, name="lab.img", size=10, have=4))
+    answer = world.ask(client, Lookup(id=cid(1)), LookupAnswer)
     content = answer.content
     assert (content.id, content.name, content.size, content.seeds, content.peers) == (
         cid(1),
@@ -275,57 +275,57 @@ def test_lookup_tells_what_it_is_and_who_has_it_but_not_the_asker_itself() -> No
         (pid(2), 4, HOME, {"tcp": 7000}),
     ]
     assert [
-        source.peer for source in world.ask(asker, Lookup(id=cid(1), peer=pid(1)), LookupAnswer).sources
+        source.peer for source in world.ask(client, Lookup(id=cid(1), peer=pid(1)), LookupAnswer).sources
     ] == [pid(2)]
-    assert len(world.ask(asker, Lookup(id=cid(1), peer=pid(77)), LookupAnswer).sources) == 2
-    assert len(world.ask(asker, Lookup(id=cid(1), limit=1), LookupAnswer).sources) == 1
-    assert world.refused(asker, Lookup(id=cid(2))) == "not_found"
+    assert len(world.ask(client, Lookup(id=cid(1), peer=pid(77)), LookupAnswer).sources) == 2
+    assert len(world.ask(client, Lookup(id=cid(1), limit=1), LookupAnswer).sources) == 1
+    assert world.refused(client, Lookup(id=cid(2))) == "not_found"
 
 
-def test_case_20_no_answer_shows_a_peer_whose_lease_is_over_even_before_the_sweep() -> None:
+def test_case_20_no_answer_shows_a_peer_whose_lease_is_over() -> None:
     world = World()
-    asker = world.asker(user="alice")
-    world.announce(asker, 1, share(1), room=100)
+    client = world.client(user="alice")
+    world.announce(client, 1, share(1), room=100)
     world.now = 29.9
-    assert world.ask(asker, Lookup(id=cid(1)), LookupAnswer).content.peers == 1
+    assert world.ask(client, Lookup(id=cid(1)), LookupAnswer).content.peers == 1
     world.now = 30.0
-    assert world.refused(asker, Lookup(id=cid(1))) == "not_found"
-    assert world.ask(asker, Peers(), PeersAnswer).total == 0
-    assert world.ask(asker, Search(text="file"), HitsAnswer).total == 0
-    assert world.ask(asker, List(), HitsAnswer).total == 0
-    assert world.ask(asker, Place(id=cid(2), size=1), PlaceAnswer).targets == ()
+    assert world.refused(client, Lookup(id=cid(1))) == "not_found"
+    assert world.ask(client, Peers(), PeersAnswer).total == 0
+    assert world.ask(client, Search(text="file"), HitsAnswer).total == 0
+    assert world.ask(client, List(), HitsAnswer).total == 0
+    assert world.ask(client, Place(id=cid(2), size=1), PlaceAnswer).targets == ()
 
 
 def test_search_and_list_go_page_by_page_to_the_end() -> None:
     world = World()
-    asker = world.asker(user="alice")
+    client = world.client(user="alice")
     for start in range(0, 250, 50):
         world.announce(
-            asker, 1, *(share(number, name=f"file-{number:03}") for number in range(start, start + 50))
+            client, 1, *(share(number, name=f"file-{number:03}") for number in range(start, start + 50))
         )
     for searching in (False, True):
         seen: list[str] = []
         offset: int | None = 0
         while offset is not None:
             page = world.ask(
-                asker, Search(text="file", offset=offset) if searching else List(offset=offset), HitsAnswer
+                client, Search(text="file", offset=offset) if searching else List(offset=offset), HitsAnswer
             )
             assert page.total == 250
             seen += [hit.name for hit in page.hits]
             offset = page.next
         assert seen == [f"file-{number:03}" for number in range(250)]
-    assert world.ask(asker, List(offset=250), HitsAnswer) == HitsAnswer(total=250, hits=())
+    assert world.ask(client, List(offset=250), HitsAnswer) == HitsAnswer(total=250, hits=())
 
 
 def test_a_page_never_exceeds_what_a_line_can_carry() -> None:
     world = World(trust_advertised=True)
-    asker = world.asker(user='"' * 64)
+    client = world.client(user='"' * 64)
     far = ".".join(["x" * 62] * 4)
     listen = {f"transport{number:07}": 65535 for number in range(8)}
     for number in range(100):
         # Quotes double on the wire; these are the largest rows there are.
         contents = (share(number, name=f"{number:03}" + '"' * 252), share(777))
-        world.announce(asker, number, *contents, name='"' * 64, listen=listen, advertise=far, room=10)
+        world.announce(client, number, *contents, name='"' * 64, listen=listen, advertise=far, room=10)
     requests: list[Request] = [
         Search(text='"', limit=100),
         List(limit=100),
@@ -333,24 +333,24 @@ def test_a_page_never_exceeds_what_a_line_can_carry() -> None:
         Lookup(id=cid(777), limit=100),
     ]
     for request in [*requests, Place(id=cid(888), size=1, copies=100)]:
-        answer = world.service.handle(request, asker, 0.0)
+        answer = world.service.handle(request, client, 0.0)
         line = encode_answer(answer, 2**53 - 1)
         assert PAGE_BYTES * 0.9 < len(line) < MAX_LINE, request.OP
     seen = 0
     offset: int | None = 0
     while offset is not None:
-        page = world.ask(asker, Peers(limit=100, offset=offset), PeersAnswer)
+        page = world.ask(client, Peers(limit=100, offset=offset), PeersAnswer)
         seen += len(page.peers)
         offset = page.next
     assert seen == 100
 
 
-def test_case_19_without_a_session_an_answer_is_at_most_a_hundred_times_its_question() -> None:
+def test_case_19_without_a_session_an_answer_is_at_most_100_times_its_request() -> None:
     world = World()
-    alice = world.asker(user="alice")
+    alice = world.client(user="alice")
     for number in range(200):
         world.announce(alice, number, share(number), share(777), share(999), room=10)
-    nobody = world.asker()
+    without_session = world.client()
     requests: list[Request] = [
         List(),
         List(limit=100),
@@ -360,23 +360,23 @@ def test_case_19_without_a_session_an_answer_is_at_most_a_hundred_times_its_ques
         Peers(limit=100),
     ]
     for request in [*requests, Lookup(id=cid(777), limit=100), Place(id=cid(888), size=1, copies=100)]:
-        answer = encode_answer(world.service.handle(request, nobody, 0.0))
+        answer = encode_answer(world.service.handle(request, without_session, 0.0))
         assert len(answer) <= AMPLIFY * len(encode_request(request)), request.OP
         assert len(encode_answer(world.service.handle(request, alice, 0.0))) >= len(answer)
     seen: list[str] = []
     offset: int | None = 0
     while offset is not None:
-        page = world.ask(nobody, List(offset=offset), HitsAnswer)
+        page = world.ask(without_session, List(offset=offset), HitsAnswer)
         seen += [hit.id for hit in page.hits]
         offset = page.next
     assert len(set(seen)) == len(seen) == 202
 
 
-def test_peers_are_shown_as_the_asker_can_reach_them_and_pages_still_lead_to_all() -> None:
+def test_peers_are_shown_as_the_client_can_reach_them_and_pages_lead_to_all() -> None:
     world = World()
     for number, host in enumerate(("203.0.113.5", "192.168.1.5", "127.0.0.1", "192.168.1.6", "203.0.113.6")):
-        world.announce(world.asker(host, user="alice"), number)
-    outside = world.asker("198.51.100.1", "203.0.113.1")
+        world.announce(world.client(host, user="alice"), number)
+    outside = world.client("198.51.100.1", "203.0.113.1")
     answer = world.ask(outside, Peers(), PeersAnswer)
     assert [row.host for row in answer.peers] == ["203.0.113.5", "203.0.113.1", "203.0.113.6"]
     assert (answer.total, answer.next) == (5, None)
@@ -387,7 +387,7 @@ def test_peers_are_shown_as_the_asker_can_reach_them_and_pages_still_lead_to_all
         hosts += [row.host for row in page.peers]
         offset = page.next
     assert hosts == ["203.0.113.5", "203.0.113.1", "203.0.113.6"]
-    inside = world.asker("192.168.1.9", "192.168.1.2")
+    inside = world.client("192.168.1.9", "192.168.1.2")
     assert [row.host for row in world.ask(inside, Peers(), PeersAnswer).peers][1:3] == [
         "192.168.1.5",
         "192.168.1.2",
@@ -396,64 +396,64 @@ def test_peers_are_shown_as_the_asker_can_reach_them_and_pages_still_lead_to_all
 
 def test_the_age_of_a_peer_is_the_time_since_its_heartbeat() -> None:
     world = World()
-    asker = world.asker(user="alice")
-    world.announce(asker, 1)
+    client = world.client(user="alice")
+    world.announce(client, 1)
     world.now = 12.7
-    assert [row.age for row in world.ask(asker, Peers(), PeersAnswer).peers] == [12]
+    assert [row.age for row in world.ask(client, Peers(), PeersAnswer).peers] == [12]
 
 
-def test_copies_go_round_robin_to_those_who_accept_have_room_and_lack_it() -> None:
+def test_copies_go_round_robin_to_peers_that_accept_have_room_and_lack_it() -> None:
     world = World()
-    asker = world.asker(user="alice")
+    client = world.client(user="alice")
     for number, room in enumerate((0, 100, 100, 5, 100, 100)):
-        world.announce(asker, number, *([share(1)] if number == 5 else []), room=room)
+        world.announce(client, number, *([share(1)] if number == 5 else []), room=room)
     request = Place(id=cid(1), size=50, copies=2, exclude=(pid(4),))
-    assert [target.peer for target in world.ask(asker, request, PlaceAnswer).targets] == [pid(1), pid(2)]
+    assert [target.peer for target in world.ask(client, request, PlaceAnswer).targets] == [pid(1), pid(2)]
     turns = [
         target.peer
         for _ in range(4)
-        for target in world.ask(asker, Place(id=cid(1), size=50), PlaceAnswer).targets
+        for target in world.ask(client, Place(id=cid(1), size=50), PlaceAnswer).targets
     ]
     assert turns == [pid(4), pid(1), pid(2), pid(4)]
-    assert world.ask(asker, Place(id=cid(1), size=101), PlaceAnswer).targets == ()
+    assert world.ask(client, Place(id=cid(1), size=101), PlaceAnswer).targets == ()
 
 
 def test_stats_are_the_figures_of_the_directory() -> None:
     world = World()
-    asker = world.asker(user="alice")
-    world.announce(asker, 1, share(1, size=10, have=3), share(2, size=5, have=5))
-    world.announce(asker, 2, share(1, size=10, have=10))
+    client = world.client(user="alice")
+    world.announce(client, 1, share(1, size=10, have=3), share(2, size=5, have=5))
+    world.announce(client, 2, share(1, size=10, have=10))
     world.now = 7.5
     world.service.connections = 4
-    stats = world.ask(asker, Stats(), StatsAnswer)
+    stats = world.ask(client, Stats(), StatsAnswer)
     assert (stats.uptime, stats.peers, stats.contents, stats.shares, stats.bytes) == (7, 2, 2, 3, 15)
     assert (stats.sessions, stats.connections, stats.requests, stats.user) == (1, 4, 4, "alice")
 
 
-def test_a_hostile_number_of_holders_costs_a_lookup_no_more_than_a_look_at_each() -> None:
+def test_many_peers_of_one_content_cost_a_lookup_one_look_at_each() -> None:
     world = World()
-    asker = world.asker(user="alice")
+    client = world.client(user="alice")
     for number in range(2000):
-        world.store.put_peer(
+        world.directory.put_peer(
             PeerRecord(
-                pid(number), cast(str, asker.session), "p", "alice", "10.0.0.7", None, {"tcp": 7000}, 0, 0.0
+                pid(number), cast(str, client.session), "p", "alice", "10.0.0.7", None, {"tcp": 7000}, 0, 0.0
             )
         )
-        world.announce(asker, number, share(1), name="p")
-    answer = world.ask(asker, Lookup(id=cid(1), limit=100), LookupAnswer)
+        world.announce(client, number, share(1), name="p")
+    answer = world.ask(client, Lookup(id=cid(1), limit=100), LookupAnswer)
     assert len({source.peer for source in answer.sources}) == 100
     assert answer.content.peers == 2000
 
 
-def test_case_15_figures_that_a_hostile_peer_drives_beyond_the_wire_stay_readable() -> None:
-    """Contents that nobody has cost a peer nothing, and are as large as it says."""
+def test_case_15_figures_beyond_what_the_wire_carries_are_capped() -> None:
+    """Contents that no peer has cost a peer nothing, and are as large as it says."""
     world = World()
-    asker = world.asker(user="eve")
+    client = world.client(user="eve")
     for start in range(0, 2**11 + 64, 64):
         world.announce(
-            asker, 1, *(share(number, size=MAX_SIZE, have=0) for number in range(start, start + 64))
+            client, 1, *(share(number, size=MAX_SIZE, have=0) for number in range(start, start + 64))
         )
-    assert world.store.totals().bytes > 2**53
-    stats = world.ask(asker, Stats(), StatsAnswer)
+    assert world.directory.totals().bytes > 2**53
+    stats = world.ask(client, Stats(), StatsAnswer)
     assert stats.bytes == 2**53 - 1
     assert decode_answer(decode_line(encode_answer(stats)[:-1]), Stats) == stats

@@ -19,16 +19,14 @@ import pytest
 import transports
 from p2p.errors import Refused, TransportUnavailable, Unreachable
 from p2p.model import Address, BlockSpan, ContentId, FileSpan, PeerId
-from p2p.net import acceptor as accept
+from p2p.net.admission import AdmissionLimits
+from p2p.net.limits import Limits
 from p2p.peer.transport import Listener
 from p2p.protocol.codec import encode_error
-from p2p.protocol.peer_messages import Hello
-from p2p.protocol.session import Asked
 from p2p.storage.disk_io import disk_io
 from tests.kit.leaks import contained
 from tests.kit.shelf import SIZE, Shelf
 from tests.kit.waiting import until
-from transports import tcp
 from transports.tcp import TcpTransport
 
 CONTENT = ContentId("ab" * 32)
@@ -55,21 +53,19 @@ class NoSource:
 
 
 class Greeter:
-    """A control that takes note of who says hello, as the links do."""
+    """A control that counts connections that are over."""
 
     def __init__(self) -> None:
         self.gone_wires = 0
 
     async def on_event(self, wire: Any, event: object) -> None:
-        if isinstance(event, Asked) and isinstance(event.request, Hello):
-            wire.peer = event.request.peer
+        pass
 
     def on_closed(self, wire: object) -> None:
         self.gone_wires += 1
 
 
 # -- by name
-# -------------------------------------------------------------------------------------------------------------------------
 
 
 def test_known_transports_come_by_their_names() -> None:
@@ -107,7 +103,6 @@ def test_a_fault_of_our_own_is_not_disguised_as_a_missing_extra(
 
 
 # -- over tcp
-# ------------------------------------------------------------------------------------------------------------------------
 
 
 def test_a_peer_that_says_hello_is_known_by_its_id_and_host_and_a_nobody_by_its_host() -> None:
@@ -117,10 +112,10 @@ def test_a_peer_that_says_hello_is_known_by_its_id_and_host_and_a_nobody_by_its_
         listener = await transport.listen(source, LOOPBACK, control)
         address = Address("127.0.0.1", listener.port)
         for me in (PeerId("5f" * 16), None):
-            lane = await transport.connect(address, me)
+            connection = await transport.connect(address, me)
             with pytest.raises(Unreachable):
-                await lane.fetch(CONTENT, BlockSpan(0, 0, 4), memoryview(bytearray(4)))
-            await lane.close()
+                await connection.fetch(CONTENT, BlockSpan(0, 0, 4), memoryview(bytearray(4)))
+            await connection.close()
         await listener.close()
         assert source.client == ["5f" * 16 + "@127.0.0.1", "127.0.0.1"]
         assert control.gone_wires == 2
@@ -128,7 +123,7 @@ def test_a_peer_that_says_hello_is_known_by_its_id_and_host_and_a_nobody_by_its_
     contained(work)
 
 
-def test_a_fault_of_ours_ends_one_connection_and_is_logged_and_the_door_stays_open(
+def test_a_fault_of_ours_ends_one_connection_and_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def work() -> None:
@@ -146,6 +141,10 @@ def test_a_fault_of_ours_ends_one_connection_and_is_logged_and_the_door_stays_op
     assert all("fault of ours" in text for text in told(caplog))
 
 
+def at_most(connections: int, idle_s: float = 3600.0) -> Limits:
+    return Limits(connections=AdmissionLimits(total=connections, idle_s=idle_s))
+
+
 def told(caplog: pytest.LogCaptureFixture) -> list[str]:
     """What our own code logged; in development mode asyncio complains too, of callbacks that are slow."""
     return [record.getMessage() for record in caplog.records if record.name.startswith(("p2p", "transports"))]
@@ -155,28 +154,22 @@ async def _told(listener: Listener, ask: bytes = b"") -> tuple[Any, asyncio.Stre
     """Connect, ask something, and return the answer."""
     reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
     writer.write(ask)
-    async with asyncio.timeout(3):
-        line = await reader.readline()
+    line = await reader.readline()
     return json.loads(line) if line else None, writer
 
 
 PING = b'{"op":"ping","seq":1}\n'
 
 
-def test_over_the_limit_of_connections_a_newcomer_is_told_busy_until_one_leaves(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(tcp, "CONNECTIONS", 5)
-
+def test_over_the_limit_of_connections_a_newcomer_is_told_busy_until_one_leaves() -> None:
     async def work() -> None:
-        listener = await TcpTransport(disk_io()).listen(NoSource(RuntimeError()), LOOPBACK)
-        assert isinstance(listener, tcp.TcpListener)
+        listener = await TcpTransport(disk_io(), limits=at_most(5)).listen(NoSource(RuntimeError()), LOOPBACK)
         writers = [(await _told(listener, PING))[1] for _ in range(5)]
         on_event, newcomer = await _told(listener)
         assert on_event["error"] == "busy"
         leaving = writers.pop(0)
         leaving.transport.abort()
-        await until(lambda: len(listener._open) == 4)
+        await until(lambda: len(listener) == 4)
         on_event, again = await _told(listener, PING)
         assert on_event["error"] == "unsupported"
         for writer in (*writers, newcomer, again):
@@ -187,41 +180,40 @@ def test_over_the_limit_of_connections_a_newcomer_is_told_busy_until_one_leaves(
 
 
 @pytest.mark.parametrize("early", [False, True], ids=["asked at once", "asked when it was told"])
-def test_a_full_door_is_busy_for_whoever_asks_for_blocks_and_nothing_is_broken(
-    monkeypatch: pytest.MonkeyPatch, early: bool
-) -> None:
+def test_a_full_listener_is_busy_for_a_data_connection_and_not_broken(early: bool) -> None:
     """A seed that has room for no more is asked again later; one whose connections break is given up after
     three."""
-    monkeypatch.setattr(tcp, "CONNECTIONS", 0)
 
     async def work() -> None:
-        transport = TcpTransport(disk_io())
+        transport = TcpTransport(disk_io(), limits=at_most(0))
         listener = await transport.listen(NoSource(RuntimeError()), LOOPBACK)
         for _ in range(20):
-            lane = await transport.connect(Address("127.0.0.1", listener.port), PeerId("5f" * 16))
+            connection = await transport.connect(Address("127.0.0.1", listener.port), PeerId("5f" * 16))
             if early:
-                await until(lambda: lane._fault is not None)  # noqa: B023 (it is waited for here)
+                await until(lambda: connection.ended)  # noqa: B023 (it is waited for here)
             for _ in range(2):
                 with pytest.raises(Refused) as refused:
-                    await lane.fetch(CONTENT, BlockSpan(0, 0, 4), memoryview(bytearray(4)))
+                    await connection.fetch(CONTENT, BlockSpan(0, 0, 4), memoryview(bytearray(4)))
                 assert refused.value.code == "busy"
-            await lane.close()
+            await connection.close()
         await listener.close()
 
     contained(work)
 
 
-def test_a_door_that_refuses_for_a_fault_of_ours_is_broken_for_whoever_asks() -> None:
+def test_a_listener_that_refuses_for_another_reason_is_unreachable() -> None:
     async def refuse(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(encode_error(Refused("not_found", "no such content"), None))
         writer.close()
 
     async def work() -> None:
         server = await asyncio.start_server(refuse, "127.0.0.1", 0)
-        lane = await TcpTransport(disk_io()).connect(Address("127.0.0.1", server.sockets[0].getsockname()[1]))
+        connection = await TcpTransport(disk_io()).connect(
+            Address("127.0.0.1", server.sockets[0].getsockname()[1])
+        )
         with pytest.raises(Unreachable, match=r"no such content|ended|broke"):
-            await lane.fetch(CONTENT, BlockSpan(0, 0, 4), memoryview(bytearray(4)))
-        await lane.close()
+            await connection.fetch(CONTENT, BlockSpan(0, 0, 4), memoryview(bytearray(4)))
+        await connection.close()
         server.close()
         await server.wait_closed()
 
@@ -246,7 +238,6 @@ def test_case_60_an_accept_that_fails_for_want_of_descriptors_waits_and_goes_on(
                 raise faults.pop(0)
             return take(sock)
 
-        monkeypatch.setattr(accept, "PAUSE", 0.01)
         monkeypatch.setattr(socket.socket, "accept", failing)
         listener = await TcpTransport(disk_io()).listen(NoSource(RuntimeError()), LOOPBACK)
         on_event, writer = await _told(listener, PING)
@@ -259,9 +250,7 @@ def test_case_60_an_accept_that_fails_for_want_of_descriptors_waits_and_goes_on(
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 3, 100])
-def test_requests_that_come_together_are_answered_in_order_however_many_the_source_serves_in_a_turn(
-    tmp_path: Path, at_once: int
-) -> None:
+def test_requests_that_come_together_are_answered_in_order(tmp_path: Path, at_once: int) -> None:
     """Blocks, one that is refused, one of another content, and something that is no read, all in one
     packet."""
 
@@ -303,31 +292,36 @@ def test_requests_that_come_together_are_answered_in_order_however_many_the_sour
     contained(work)
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "10.0.0.66"])
-def test_case_12_one_that_says_nothing_gives_way_to_a_newcomer_and_one_that_spoke_does_not(
-    monkeypatch: pytest.MonkeyPatch, host: str
-) -> None:
-    monkeypatch.setattr(tcp, "CONNECTIONS" if host == "127.0.0.1" else "CONNECTIONS_OF_ONE", 5)
-    monkeypatch.setattr(tcp, "is_loopback", lambda _: host == "127.0.0.1")
-    monkeypatch.setattr(tcp, "SILENT_TIME", 3600.0)
-
+def test_case_12_an_idle_connection_makes_room_and_an_active_one_does_not() -> None:
     async def work() -> None:
-        listener = await TcpTransport(disk_io()).listen(NoSource(RuntimeError()), LOOPBACK)
-        assert isinstance(listener, tcp.TcpListener)
-        _, spoke = await _told(listener, PING)
-        silent = [await asyncio.open_connection("127.0.0.1", listener.port) for _ in range(4)]
-        await until(lambda: len(listener._open) == 5)
-        on_event, early = await _told(listener)
-        assert on_event["error"] == "busy", "nobody was silent for long"
-        monkeypatch.setattr(tcp, "SILENT_TIME", 0.0)  # now all are
-        newcomers = [await _told(listener, PING) for _ in range(4)]
-        assert [told["error"] for told, _ in newcomers] == ["unsupported"] * 4
-        for reader, _ in silent:
+        listener = await TcpTransport(disk_io(), limits=at_most(5, idle_s=0.0)).listen(
+            NoSource(RuntimeError()), LOOPBACK
+        )
+        _, active = await _told(listener, PING)
+        idle = [await asyncio.open_connection("127.0.0.1", listener.port) for _ in range(4)]
+        await until(lambda: len(listener) == 5)
+        fresh = [await _told(listener, PING) for _ in range(4)]
+        assert [told["error"] for told, _ in fresh] == ["unsupported"] * 4
+        for reader, _ in idle:
             assert await reader.read() == b""
-        on_event, late = await _told(listener, PING)
-        assert on_event["error"] == "busy", "all have spoken"
-        assert not spoke.transport.is_closing()
-        for writer in (spoke, early, late, *(writer for _, writer in (*silent, *newcomers))):
+        answer, late = await _told(listener, PING)
+        assert answer["error"] == "busy", "all are active"
+        assert not active.transport.is_closing()
+        for writer in (active, late, *(writer for _, writer in (*idle, *fresh))):
+            writer.transport.abort()
+        await listener.close()
+
+    contained(work)
+
+
+def test_case_12_a_connection_that_is_not_idle_for_long_makes_no_room() -> None:
+    async def work() -> None:
+        listener = await TcpTransport(disk_io(), limits=at_most(1)).listen(NoSource(RuntimeError()), LOOPBACK)
+        _, idle = await asyncio.open_connection("127.0.0.1", listener.port)
+        await until(lambda: len(listener) == 1)
+        answer, early = await _told(listener)
+        assert answer["error"] == "busy"
+        for writer in (idle, early):
             writer.transport.abort()
         await listener.close()
 

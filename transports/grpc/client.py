@@ -1,5 +1,5 @@
-"""The asking side of gRPC: one connection to a peer, a few calls at once, and chunks copied straight into the
-caller's buffer."""
+"""Fetches blocks over gRPC: one connection to a peer, a few calls at once, and chunks copied straight into
+the buffer of the fetch."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from grpc import aio
 
 from p2p.errors import ProtocolError, Refused, Unreachable
 from p2p.model import Address, BlockSpan, ContentId, PeerId
-from p2p.net.dial import DIAL_TIME
-from p2p.net.wire import STALL_TIME
+from p2p.net.limits import Timeouts
 from p2p.peer.transport import DataConnectionClosed
 from protos.transfer_pb2 import Block, ReadRequest
 from transports.grpc.framing import (
@@ -27,32 +26,19 @@ from transports.grpc.framing import (
     code_of,
     data_of,
 )
+from transports.grpc.limits import GrpcLimits, GrpcTimeouts
 
-CALLS: Final = 2
-"""Calls under way at once on one lane, so that the next block is on its way while one is taken in; more
-brought nothing."""
-BLOCKS: Final = 8
-"""Blocks asked for in one call, at most: enough to make a call's own price small, few enough to be soon
-done."""
-TURN_TIME: Final = 60.0
-"""Seconds that a call may take, to which each of its blocks adds `BLOCK_TIME`; then it is given up."""
-BLOCK_TIME: Final = 64.0
-"""Seconds that 1 MiB takes from the slowest peer that a download waits for, at 16 KiB/s."""
-MESSAGE_TEXT: Final = 256
+MAX_DETAILS: Final = 256
 """Characters that are kept of what a peer says when it refuses."""
 
-OPTIONS: Final = (
-    (
-        "grpc.use_local_subchannel_pool",
-        1,
-    ),  # a lane is a connection of its own, not one shared with others to the same address
-    ("grpc.enable_http_proxy", 0),  # a proxy for the web is no way to a peer
+OPTIONS: Final[tuple[tuple[str, int], ...]] = (
+    # Each data connection is one of its own, not one shared with others to the same address.
+    ("grpc.use_local_subchannel_pool", 1),
+    # A proxy for the web is no way to a peer.
+    ("grpc.enable_http_proxy", 0),
     ("grpc.service_config_disable_resolution", 1),
-    (
-        "grpc.min_reconnect_backoff_ms",
-        int(DIAL_TIME * 1000),
-    ),  # after which an attempt to connect is given up; else it lasts 20 s
-    ("grpc.enable_retries", 0),  # what to do about a fault is decided above, for all peers together
+    # What to do about a fault is decided above, for all peers together.
+    ("grpc.enable_retries", 0),
     ("grpc.max_receive_message_length", MAX_MESSAGE),
     ("grpc.max_send_message_length", MAX_REQUEST),
     ("grpc.max_metadata_size", 8192),
@@ -63,15 +49,22 @@ OPTIONS: Final = (
     ("grpc.keepalive_timeout_ms", 20_000),
 )
 
-
 _END: Final = vars(aio)["EOF"]  # the published types of grpc do not know it
 
 
-async def connect(address: Address, me: PeerId | None) -> GrpcDataConnection:
+async def connect(
+    address: Address,
+    me: PeerId | None,
+    timeouts: Timeouts,
+    call_timeouts: GrpcTimeouts,
+    call_limits: GrpcLimits,
+) -> GrpcDataConnection:
     """Reach a gRPC server. Raises `Unreachable`."""
-    channel: Any = aio.insecure_channel(_target(address), options=OPTIONS)
+    # An attempt to connect is given up after this; by itself gRPC would take 20 s.
+    attempt = ("grpc.min_reconnect_backoff_ms", int(timeouts.dial_s * 1000))
+    channel: Any = aio.insecure_channel(_target(address), options=(*OPTIONS, attempt))
     try:
-        async with asyncio.timeout(DIAL_TIME):
+        async with asyncio.timeout(timeouts.dial_s):
             await _ready(channel)
     except (TimeoutError, Unreachable) as error:
         await channel.close()
@@ -81,7 +74,7 @@ async def connect(address: Address, me: PeerId | None) -> GrpcDataConnection:
     except BaseException:
         await channel.close()
         raise
-    return GrpcDataConnection(channel, address, me)
+    return GrpcDataConnection(channel, address, me, timeouts.stall_s, call_timeouts, call_limits)
 
 
 async def _ready(channel: Any) -> None:
@@ -99,48 +92,67 @@ def _target(address: Address) -> str:
 
 
 @dataclass(slots=True, eq=False)
-class _Wanted:
-    """A block that somebody waits for."""
+class _Fetch:
+    """A block that was asked of the connection, until it is settled."""
 
     content: ContentId
     span: BlockSpan
     into: memoryview | None
-    """Where it goes; None: nobody wants it any more."""
+    """Where it goes; None: the fetch was cancelled."""
     done: asyncio.Future[None]
     outcome: Exception | bool = False
-    """True when it is here, or why it will not come; `done` is told when all asked for before are settled."""
+    """True when the block is here, or why it will not come. `done` is told when all that were asked for
+    before are settled."""
 
 
 class GrpcDataConnection:
-    """One connection on which blocks are asked for. Blocks that wait together are asked for together; fetches
-    end in the order asked."""
+    """One connection on which blocks are asked for. Blocks that wait together are asked for in one call.
+    Fetches end in the order asked."""
 
-    def __init__(self, channel: Any, address: Address, me: PeerId | None) -> None:
+    def __init__(
+        self,
+        channel: Any,
+        address: Address,
+        me: PeerId | None,
+        stall_s: float,
+        timeouts: GrpcTimeouts,
+        limits: GrpcLimits,
+    ) -> None:
         self._channel = channel
         self._address = address
         self._me = me or ""
+        self._stall_s = stall_s
+        self._timeouts = timeouts
+        self._limits = limits
         self._read = channel.unary_stream(READ, request_serializer=ReadRequest.SerializeToString)
-        self._waiting: deque[_Wanted] = deque()
-        self._unsettled: deque[_Wanted] = deque()
+        self._waiting: deque[_Fetch] = deque()
+        """Fetches that no call asks for yet."""
+        self._unsettled: deque[_Fetch] = deque()
+        """All fetches in the order asked, until they are settled."""
         self._calls: set[asyncio.Task[None]] = set()
         self._fault: Unreachable | None = None
+
+    @property
+    def calls(self) -> int:
+        """Tasks that ask for blocks now."""
+        return len(self._calls)
 
     async def fetch(self, content: ContentId, span: BlockSpan, into: memoryview) -> None:
         """Fill `into` with the block. Raises `Refused`, `Unreachable` (`DataConnectionClosed` is one),
         `ProtocolError`."""
         if self._fault is not None:
             raise DataConnectionClosed(str(self._fault))
-        wanted = _Wanted(content, span, into, asyncio.get_running_loop().create_future())
-        self._waiting.append(wanted)
-        self._unsettled.append(wanted)
-        if len(self._calls) < CALLS:
-            task = asyncio.create_task(self._work())
+        fetch = _Fetch(content, span, into, asyncio.get_running_loop().create_future())
+        self._waiting.append(fetch)
+        self._unsettled.append(fetch)
+        if len(self._calls) < self._limits.calls:
+            task = asyncio.create_task(self._ask_for_all())
             self._calls.add(task)
             task.add_done_callback(self._calls.discard)
         try:
-            await wanted.done
+            await fetch.done
         finally:
-            wanted.into = None
+            fetch.into = None
 
     async def close(self) -> None:
         """Hang up; what is under way raises `DataConnectionClosed`."""
@@ -150,13 +162,13 @@ class GrpcDataConnection:
         await self._channel.close()
 
     def _fail(self, error: Unreachable) -> None:
-        """The lane has ended: so has all that is under way."""
+        """The connection has ended, and so has all that is under way."""
         if self._fault is not None:
             return
         self._fault = error
         self._waiting.clear()
-        for wanted in self._unsettled:
-            wanted.outcome = wanted.outcome or error
+        for fetch in self._unsettled:
+            fetch.outcome = fetch.outcome or error
         self._settle()
         me = asyncio.current_task()
         for task in self._calls:
@@ -165,35 +177,35 @@ class GrpcDataConnection:
 
     def _settle(self) -> None:
         while self._unsettled and (outcome := self._unsettled[0].outcome):
-            wanted = self._unsettled.popleft()
-            if wanted.done.done():
+            fetch = self._unsettled.popleft()
+            if fetch.done.done():
                 continue
             if isinstance(outcome, Exception):
-                wanted.done.set_exception(outcome)
+                fetch.done.set_exception(outcome)
             else:
-                wanted.done.set_result(None)
+                fetch.done.set_result(None)
 
-    def _next(self) -> list[_Wanted]:
-        """The blocks to ask for in one call: those of one content that wait longest."""
-        batch: list[_Wanted] = []
+    def _take_batch(self) -> list[_Fetch]:
+        """The blocks to ask for in one call: those of one content that have waited longest."""
+        batch: list[_Fetch] = []
         while (
             self._waiting
-            and len(batch) < BLOCKS
+            and len(batch) < self._limits.blocks
             and (not batch or self._waiting[0].content == batch[0].content)
         ):
-            wanted = self._waiting.popleft()
-            if wanted.into is None:
-                wanted.outcome = True
+            fetch = self._waiting.popleft()
+            if fetch.into is None:
+                fetch.outcome = True
             else:
-                batch.append(wanted)
+                batch.append(fetch)
         self._settle()
         return batch
 
-    async def _work(self) -> None:
+    async def _ask_for_all(self) -> None:
         """Ask for what waits, until nothing does."""
         me = asyncio.current_task()
         try:
-            while batch := self._next():
+            while batch := self._take_batch():
                 left = deque(batch)
                 try:
                     await self._ask(left)
@@ -205,41 +217,41 @@ class GrpcDataConnection:
                     if not isinstance(error, Refused):
                         self._fail(error if isinstance(error, Unreachable) else Unreachable(str(error)))
         finally:
-            # Here, and not only when the task is over: a fetch that comes between would wait for a task that
-            # looks for blocks no more.
+            # Not only when the task is over: a fetch that comes between would count this task as one that
+            # asks for it.
             if me is not None:
                 self._calls.discard(me)
 
-    async def _ask(self, left: deque[_Wanted]) -> None:
+    async def _ask(self, left: deque[_Fetch]) -> None:
         """Receive the blocks of one call; each leaves `left` when it is here."""
         blocks = [Block(piece=one.span.piece, offset=one.span.offset, length=one.span.length) for one in left]
         clock = asyncio.get_running_loop().time
-        limit = TURN_TIME + BLOCK_TIME * len(blocks)
+        limit = self._timeouts.turn_s + self._timeouts.block_s * len(blocks)
         call = self._read(ReadRequest(id=left[0].content, blocks=blocks, peer=self._me), timeout=limit)
         got = 0
         try:
-            async with asyncio.timeout(limit) as patience:
+            async with asyncio.timeout(limit) as deadline:
                 while (message := await call.read()) is not _END:
                     data = data_of(message)
-                    wanted = left[0]
-                    length = wanted.span.length
+                    fetch = left[0]
+                    length = fetch.span.length
                     if got == length or got + len(data) > length:
                         raise _not_as_asked(length, "more")
                     if len(data) < min(MIN_CHUNK, length - got):
                         raise ProtocolError("bad_body", f"a chunk has only {len(data)} bytes", fatal=True)
-                    if wanted.into is not None:
-                        wanted.into[got : got + len(data)] = data
+                    if fetch.into is not None:
+                        fetch.into[got : got + len(data)] = data
                     got += len(data)
-                    patience.reschedule(clock() + (STALL_TIME if got < length else limit))
+                    deadline.reschedule(clock() + (self._stall_s if got < length else limit))
                     if got == length and len(left) > 1:
-                        self._here(left)
+                        self._on_arrived(left)
                         got = 0
             if got < left[0].span.length:
                 raise _not_as_asked(left[0].span.length, str(got))
-            # The last one is here only now: until its end, the call might have sent too much.
-            self._here(left)
+            # The last block counts only now: until its end, the call might have sent too much.
+            self._on_arrived(left)
         except aio.AioRpcError as error:
-            raise self._said(error) from None
+            raise self._error_of(error) from None
         except TimeoutError:
             raise Unreachable(f"connection to {self._address} broke: no answer in time") from None
         except asyncio.CancelledError:
@@ -252,13 +264,13 @@ class GrpcDataConnection:
         finally:
             call.cancel()
 
-    def _here(self, left: deque[_Wanted]) -> None:
+    def _on_arrived(self, left: deque[_Fetch]) -> None:
         left.popleft().outcome = True
         self._settle()
 
-    def _said(self, error: Any) -> Exception:
-        """What a status means to us."""
-        details = "".join(c if c.isprintable() else "?" for c in str(error.details() or "")[:MESSAGE_TEXT])
+    def _error_of(self, error: Any) -> Exception:
+        """The error of ours for the status of a call."""
+        details = "".join(c if c.isprintable() else "?" for c in str(error.details() or "")[:MAX_DETAILS])
         trailer = next((value for key, value in error.trailing_metadata() or () if key == CODE_KEY), None)
         if (
             trailer is None
@@ -271,9 +283,8 @@ class GrpcDataConnection:
         code = code_of(error.code(), trailer if isinstance(trailer, str) else None)
         if code is not None:
             return Refused(code, details or code)
-        return Unreachable(
-            f"connection to {self._address} broke: {error.code().name.lower()}{': ' if details else ''}{details}"
-        )
+        status = error.code().name.lower()
+        return Unreachable(f"connection to {self._address} broke: {status}{': ' if details else ''}{details}")
 
 
 def _not_as_asked(asked: int, came: str) -> ProtocolError:

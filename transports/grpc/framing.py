@@ -1,5 +1,5 @@
-"""What is said over gRPC besides the generated messages: a chunk as bytes, our error codes as statuses, and
-how large a chunk may be. Pure.
+"""What crosses the wire over gRPC besides the generated messages: a chunk as bytes, our error codes as
+statuses, and how large a chunk may be. Pure.
 
 A chunk is written and read here, not by protobuf, because protobuf copies what it packs and what it unpacks:
 for a message that is nothing but one bytes field of 1 MiB that costs more than all the rest
@@ -122,10 +122,10 @@ def _varint(number: int) -> bytes:
 
 
 class ChunkSize:
-    """How much to put into one chunk for one asker: it grows while chunks are taken quickly, and shrinks when
-    they are not.
+    """How much to put into one chunk for one client. It grows while chunks are taken quickly, and shrinks
+    when they are not.
 
-    A chunk arrives as a whole or not at all, so on a slow way a large one looks like silence; on a fast way
+    A chunk arrives as a whole or not at all, so on a slow link a large one looks like silence. On a fast link
     each one costs time of its own.
     """
 

@@ -1,7 +1,7 @@
-"""The standard health service, `grpc.health.v1.Health`: a peer serves as long as its door is open.
+"""The standard health service, `grpc.health.v1.Health`: a peer serves as long as its port is open.
 
-Not the servicer of grpcio-health-checking: that one sends to its watchers while it holds the lock that each
-check and the end of the server need, so that one watcher who takes no bytes stops them all.
+Not the servicer of grpcio-health-checking. That one sends to its watchers while it holds the lock that each
+check and the end of the server need, so that one watcher that takes no bytes stops them all.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Health:
     """Answers for `services`, and for the server as a whole, which has no name."""
 
     def __init__(self, services: tuple[str, ...], senders: Executor) -> None:
-        """`senders` lends a thread to each watcher while it is told how things stand."""
+        """`senders` lends a thread to each watcher while its answer is sent."""
         self._services = ("", *services)
         self._senders = senders
 
@@ -45,9 +45,9 @@ class Health:
         return _Answer(status=_Answer.SERVING)
 
     def _watch(self, request: Any, context: Any, send: Callable[[Any], None]) -> None:
-        """Tell once; the stream stays open until the watcher goes or the door closes."""
+        """Answer once; the stream stays open until the watcher goes or the server closes."""
         status = _Answer.SERVING if request.service in self._services else _Answer.SERVICE_UNKNOWN
         try:
             self._senders.submit(send, _Answer(status=status))
-        except RuntimeError:  # the door has closed meanwhile, or there is no thread to be had
+        except RuntimeError:  # the server has closed meanwhile, or there is no thread to be had
             context.abort(grpc.StatusCode.UNAVAILABLE, "the peer is stopping")

@@ -1,5 +1,5 @@
-"""Who is let in by the serving side of gRPC: calls whose request is awaited, streams that are not ours, and
-from where somebody calls."""
+"""Bounds what incoming gRPC calls may hold: a handler thread for which no request was sent, and streams of
+the services that are not ours."""
 
 from __future__ import annotations
 
@@ -15,33 +15,35 @@ from urllib.parse import unquote
 
 import grpc
 
+from transports.grpc.health import WATCH
+from transports.grpc.limits import GrpcLimits, GrpcTimeouts
+
 if TYPE_CHECKING:
     _Interceptor = grpc.ServerInterceptor[Any, Any]
 else:
     _Interceptor = grpc.ServerInterceptor
 
-HANDLERS: Final = 64
-"""Threads in which gRPC calls us, at most: a call leaves at once when its request is there."""
-REQUEST_TIME: Final = 10.0
-"""Seconds within which a request must follow its call."""
-CROWD: Final = HANDLERS // 4
-CROWD_TIME: Final = 0.25
-"""The same while more requests than `CROWD` are awaited. It is long: a request is sent together with the
-headers of its call."""
+REFLECTION: Final = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 
 
-class Gate(_Interceptor):
-    """Sees to it that no call holds a thread of gRPC for long, and that of some methods few are open.
+class CallInterceptor(_Interceptor):
+    """Sees each call before its handler does.
 
-    gRPC waits for the request of a call in the thread that is to handle it, without end. So every method is
-    given to it as one that takes a stream of requests, which on the wire is the same; the first is awaited
-    here, and `sweep` cancels calls of which it does not come.
+    gRPC waits for the request of a call in the thread that is to handle it, without end. A client that opens
+    calls and sends no request would so take all threads. Therefore every method is given to gRPC as one that
+    takes a stream of requests, which is the same on the wire. The first request is awaited here, and
+    `cancel_late` cancels the calls of which it does not come.
     """
 
-    def __init__(self, limits: dict[str, int]) -> None:
-        """`limits`: how many calls of a method, by its full name, may be open; others are not bounded
-        here."""
-        self._limits = limits
+    def __init__(
+        self, timeouts: GrpcTimeouts, limits: GrpcLimits, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._timeouts = timeouts
+        self._crowd = limits.handler_threads // 4
+        """Awaited requests beyond which they must come quickly."""
+        self._streams = {REFLECTION: limits.reflection_streams, WATCH: limits.watch_streams}
+        """Calls of a method that may be open at once; other methods are not bounded here."""
+        self._clock = clock
         self._open: Counter[str] = Counter()
         self._awaited: dict[object, tuple[float, Any]] = {}
         """When calls began whose request has not come yet, and their contexts."""
@@ -52,11 +54,11 @@ class Gate(_Interceptor):
         handler = continuation(details)
         if handler is None:
             return None
-        limit = self._limits.get(details.method)
+        most = self._streams.get(details.method)
         given = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
-        behaviour = given if limit is None else self._bounded(given, details.method, limit)
+        behaviour = given if most is None else self._bounded(given, details.method, most)
         if not handler.request_streaming:
-            behaviour = self._with_first(behaviour)
+            behaviour = self._with_request(behaviour)
         make = (
             grpc.stream_stream_rpc_method_handler
             if handler.response_streaming
@@ -64,51 +66,51 @@ class Gate(_Interceptor):
         )
         return make(behaviour, handler.request_deserializer, handler.response_serializer)
 
-    def _with_first(self, behaviour: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(behaviour)  # the marks that gRPC looks for are carried over
-        def run(requests: Iterator[Any], context: Any, *more: Any) -> Any:
-            return behaviour(self._first(requests, context), context, *more)
-
-        return run
-
-    def _first(self, requests: Iterator[Any], context: Any) -> Any:
-        """The request of a call. Raises what ends the call when there is none."""
-        ticket = object()
+    def cancel_late(self) -> None:
+        """Cancel the calls whose request is late; to be called each `crowd_s`, in any thread."""
         with self._lock:
-            self._awaited[ticket] = time.monotonic(), context
-        try:
-            request = next(requests, None)
-        finally:
-            with self._lock:
-                self._awaited.pop(ticket, None)
-        if request is None:
-            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "a call is one request")
-        return request
-
-    def sweep(self) -> None:
-        """Cancel what has waited too long for its request; to be called each `CROWD_TIME`, in any thread."""
-        with self._lock:
-            limit = CROWD_TIME if len(self._awaited) > CROWD else REQUEST_TIME
-            until = time.monotonic() - limit
+            crowded = len(self._awaited) > self._crowd
+            until = self._clock() - (self._timeouts.crowd_s if crowded else self._timeouts.request_s)
             late = [context for began, context in self._awaited.values() if began < until]
         for context in late:
             context.cancel()
 
-    def _bounded(self, behaviour: Callable[..., Any], method: str, limit: int) -> Callable[..., Any]:
+    def _with_request(self, behaviour: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(behaviour)  # the marks that gRPC looks for are carried over
+        def run(requests: Iterator[Any], context: Any, *more: Any) -> Any:
+            return behaviour(self._request(requests, context), context, *more)
+
+        return run
+
+    def _request(self, requests: Iterator[Any], context: Any) -> Any:
+        """Wait for the request of a call. Raises what ends the call when there is none."""
+        key = object()
+        with self._lock:
+            self._awaited[key] = self._clock(), context
+        try:
+            request = next(requests, None)
+        finally:
+            with self._lock:
+                self._awaited.pop(key, None)
+        if request is None:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "a call is one request")
+        return request
+
+    def _bounded(self, behaviour: Callable[..., Any], method: str, most: int) -> Callable[..., Any]:
         @functools.wraps(behaviour)
         def run(request: Any, context: Any, *more: Any) -> Any:
             with self._lock:
-                full = self._open[method] >= limit
+                full = self._open[method] >= most
                 self._open[method] += not full
             if full:
                 context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many streams of this kind")
-            if not context.add_callback(lambda: self._ended(method)):
-                self._ended(method)
+            if not context.add_callback(lambda: self._on_ended(method)):
+                self._on_ended(method)
             return behaviour(request, context, *more)
 
         return run
 
-    def _ended(self, method: str) -> None:
+    def _on_ended(self, method: str) -> None:
         with self._lock:
             self._open[method] -= 1
 

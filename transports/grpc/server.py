@@ -1,9 +1,10 @@
-"""The serving side of gRPC: one server in threads, whose calls of `Read` are admitted in the event loop and
+"""Serves blocks over gRPC: one server in threads, whose calls of `Read` are admitted in the event loop and
 sent by threads of ours.
 
 Threads, not `grpc.aio`: files are read in threads anyway, and a stream costs no more so
-(`docs/transports.md`). A call that waits for its turn holds no thread: the handler only passes it to the
-event loop and returns.
+(`docs/transports.md`). A call takes four steps. A handler thread of gRPC passes it to the event loop and
+returns, so a call that waits holds no thread. The event loop admits it and waits for an upload slot. A thread
+of ours reads the files and sends them in chunks. The event loop ends the call, or asks for its next block.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ import grpc
 from grpc_reflection.v1alpha import reflection
 
 from p2p.errors import ProtocolError, Refused
-from p2p.model import Address, BlockSpan, ContentId, FileSpan, PeerId, client_id, is_loopback
+from p2p.model import Address, BlockSpan, ContentId, FileSpan, PeerId, client_id
+from p2p.net.admission import Admission
 from p2p.net.threads import in_thread
-from p2p.net.wire import STALL_TIME
 from p2p.peer.transport import BlockSource
 from p2p.protocol.peer_messages import VERSION, Hello, Read
 from p2p.protocol.schema import bad, plan_of
@@ -44,28 +45,9 @@ from transports.grpc.framing import (
     chunk,
 )
 from transports.grpc.health import NAME as HEALTH
-from transports.grpc.health import WATCH, Health
-from transports.grpc.interceptor import CROWD_TIME, HANDLERS, Gate, host_of
-
-READS: Final = 1024
-"""Calls of `Read` at once, waiting ones among them; over it, the newcomer is told `busy`."""
-READS_OF_ONE: Final = 128
-"""The same from one host; loopback, where many peers share a host, may have them all."""
-SENDERS: Final = 80
-"""Threads that send blocks, at most; each starts when needed."""
-STREAMS: Final = {"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": 4, WATCH: 16}
-"""Streams at once of the services that are not ours, so that neither they nor who opens them in numbers keep
-the others from us."""
-CALLS: Final = 512
-"""Calls that wait for a thread of gRPC, or for their request, at once; over it, gRPC itself refuses the
-newcomer."""
-STOP_TIME: Final = 1.5
-"""Seconds that gRPC may take to end all calls at the end."""
-CONNECTIONS: Final = 1024
-"""Connections that are open at once, as at a TCP door; gRPC hangs up on a newcomer beyond (1.65 and later; an
-older one knows no bound)."""
-ASKERS: Final = 1024
-"""Connections whose chunk size is remembered."""
+from transports.grpc.health import Health
+from transports.grpc.interceptor import CallInterceptor, host_of
+from transports.grpc.limits import GrpcLimits, GrpcTimeouts
 
 OPTIONS: Final[Sequence[tuple[str, int]]] = (
     ("grpc.so_reuseport", 0),  # two peers on one port would each get half of the calls
@@ -73,7 +55,6 @@ OPTIONS: Final[Sequence[tuple[str, int]]] = (
     ("grpc.max_send_message_length", MAX_CHUNK + 1024),
     ("grpc.max_metadata_size", 8192),
     ("grpc.max_concurrent_streams", 128),
-    ("grpc.max_allowed_incoming_connections", CONNECTIONS),
     NO_COMPRESSION,
     ("grpc.server_handshake_timeout_ms", 10_000),
     ("grpc.max_connection_idle_ms", 90_000),
@@ -85,22 +66,43 @@ log = logging.getLogger(__name__)
 
 
 class GrpcServer:
-    """An open door: one gRPC server. Made and closed in the event loop that the source lives in."""
+    """One gRPC server on one port. Made and closed in the event loop that the source lives in."""
 
-    def __init__(self, source: BlockSource, address: Address, io: DiskIO) -> None:
-        """Raises `OSError` when the address cannot be had."""
+    def __init__(
+        self,
+        source: BlockSource,
+        address: Address,
+        io: DiskIO,
+        stall_s: float,
+        timeouts: GrpcTimeouts,
+        limits: GrpcLimits,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        host_of: Callable[[str], str] = host_of,
+    ) -> None:
+        """`stall_s` is how long a receiver may take no byte. `clock` is read in threads too. `host_of` tells
+        the host of what gRPC calls a peer. Raises `OSError` when the address cannot be had."""
         self._source = source
         self._io = io
+        self._stall_s = stall_s
+        self._timeouts = timeouts
+        self._limits = limits
+        self._clock = clock
+        self._host_of = host_of
         self._loop = asyncio.get_running_loop()
-        self._reads: dict[asyncio.Task[None], str] = {}
+        self._serving: set[asyncio.Task[None]] = set()
+        self._admission: Admission[_Call] = Admission(limits.reads)
         self._sizes: OrderedDict[str, ChunkSize] = OrderedDict()
         self._buffers: list[bytearray] = []
-        self._handlers = ThreadPoolExecutor(HANDLERS, thread_name_prefix="grpc")
-        self._senders = ThreadPoolExecutor(SENDERS, thread_name_prefix="send")
+        self._handlers = ThreadPoolExecutor(limits.handler_threads, thread_name_prefix="grpc")
+        self._senders = ThreadPoolExecutor(limits.send_threads, thread_name_prefix="send")
         self._closed: asyncio.Task[None] | None = None
-        self._gate = Gate(STREAMS)
+        self._interceptor = CallInterceptor(timeouts, limits, clock)
         self._server = grpc.server(
-            self._handlers, options=OPTIONS, interceptors=[self._gate], maximum_concurrent_rpcs=CALLS
+            self._handlers,
+            options=(*OPTIONS, ("grpc.max_allowed_incoming_connections", limits.connections)),
+            interceptors=[self._interceptor],
+            maximum_concurrent_rpcs=limits.incoming_calls,
         )
         self._offer()
         try:
@@ -111,7 +113,11 @@ class GrpcServer:
             self._handlers.shutdown()
             raise
         self._server.start()
-        self._sweeping = self._loop.call_later(CROWD_TIME, self._sweep)
+        self._checking = self._loop.call_later(timeouts.crowd_s, self._check_requests)
+
+    def __len__(self) -> int:
+        """How many calls of `Read` are served."""
+        return len(self._serving)
 
     def _offer(self) -> None:
         # A partial, because it can be marked: with this mark gRPC lets the handler return before the call is
@@ -131,45 +137,43 @@ class GrpcServer:
                 return port
         raise OSError(errno.EADDRINUSE, "the address is in use, or not one of this machine")
 
-    def _sweep(self) -> None:
-        self._gate.sweep()
-        self._sweeping = self._loop.call_later(CROWD_TIME, self._sweep)
+    def _check_requests(self) -> None:
+        self._interceptor.cancel_late()
+        self._checking = self._loop.call_later(self._timeouts.crowd_s, self._check_requests)
 
-    # -- a call, in a thread of gRPC
-    # ---------------------------------------------------------------------------------------------------
+    # -- in a handler thread of gRPC
 
     def _read(self, request: Any, context: Any, send: Callable[[bytes | None], None]) -> None:
-        call = _Call(request, context, send)
+        call = _Call(request, context, send, self._host_of(context.peer()))
         try:
             self._loop.call_soon_threadsafe(self._admit, call)
         except RuntimeError:  # the loop has ended
             call.end("the peer is stopping")
 
     # -- in the event loop
-    # -------------------------------------------------------------------------------------------------------------
 
     def _admit(self, call: _Call) -> None:
-        of_one = sum(1 for other in self._reads.values() if other == call.host)
-        limit = READS if is_loopback(call.host) else READS_OF_ONE
         if self._closed is not None:
             call.end("the peer is stopping")
-        elif len(self._reads) >= READS or of_one >= limit:
+        elif not self._admission.admit(call, call.host, self._clock()).admitted:
             call.refuse(Refused("busy", "too many blocks are asked for at once"))
         else:
+            self._admission.on_active(call)  # its request is here, so there is nothing to wait for
             task = self._loop.create_task(self._serve(call))
-            self._reads[task] = call.host
-            task.add_done_callback(self._left)
-            if not call.context.add_callback(lambda: self._over(task, call)):
+            self._serving.add(task)
+            task.add_done_callback(lambda task: self._on_served(task, call))
+            if not call.context.add_callback(lambda: self._on_ended(task, call)):
                 task.cancel()
 
-    def _over(self, task: asyncio.Task[None], call: _Call) -> None:
-        """A call has ended, for whatever reason; told in a thread of gRPC. What is being sent ends by itself,
-        at the next chunk."""
+    def _on_ended(self, task: asyncio.Task[None], call: _Call) -> None:
+        """A call has ended, for whatever reason; called in a thread of gRPC. What is being sent ends by
+        itself, at the next chunk."""
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(lambda: None if call.sending else task.cancel())
 
-    def _left(self, task: asyncio.Task[None]) -> None:
-        del self._reads[task]
+    def _on_served(self, task: asyncio.Task[None], call: _Call) -> None:
+        self._serving.discard(task)
+        self._admission.on_closed(call)
 
     async def _serve(self, call: _Call) -> None:
         try:
@@ -192,11 +196,11 @@ class GrpcServer:
             call.end(type(error).__name__)
 
     async def _hand_over(self, call: _Call, client: str, block: BlockSpan, files: list[FileSpan]) -> None:
-        """Let a thread send a block, and give up who takes nothing of it."""
+        """Let a thread send a block. Cancel the call when its receiver stalls."""
         if sum(file.length for file in files) != block.length:
             raise OSError(errno.EIO, "a block is not as long as it was asked for")
-        call.sending, call.moved_at = True, time.monotonic()
-        watch = self._loop.call_later(STALL_TIME, self._look, call)
+        call.sending, call.moved_at = True, self._clock()
+        watch = self._loop.call_later(self._stall_s, self._check_stalled, call)
         try:
             # The files are in use until the thread is done with them.
             await in_thread(
@@ -206,16 +210,15 @@ class GrpcServer:
             watch.cancel()
             call.sending = False
 
-    def _look(self, call: _Call) -> None:
-        """Give up who takes nothing; look again when it could be so far."""
-        idle = max(0.0, time.monotonic() - call.moved_at)
-        if idle >= STALL_TIME:
+    def _check_stalled(self, call: _Call) -> None:
+        """Cancel a call whose receiver has stalled; look again when it could have."""
+        still_s = max(0.0, self._clock() - call.moved_at)
+        if still_s >= self._stall_s:
             call.context.cancel()
         elif call.sending and call.context.is_active():
-            self._loop.call_later(STALL_TIME - idle, self._look, call)
+            self._loop.call_later(self._stall_s - still_s, self._check_stalled, call)
 
     # -- in a thread that sends
-    # --------------------------------------------------------------------------------------------------------
 
     def _send(self, call: _Call, client: str, files: list[FileSpan]) -> None:
         size = self._size_of(call.connection)
@@ -225,13 +228,13 @@ class GrpcServer:
             buffer = bytearray(MAX_CHUNK)
         try:
             for part in _parts(self._io, files, memoryview(buffer), size):
-                began = call.moved_at = time.monotonic()
+                began = call.moved_at = self._clock()
                 call.send(chunk((part,), len(part)))
                 if not call.context.is_active():
                     return
-                call.moved_at = math.inf  # to keep our own rate is not to take nothing
+                call.moved_at = math.inf  # while this side keeps its own rate, the receiver cannot stall
                 self._source.throttle(len(part), client)
-                call.moved_at = time.monotonic()
+                call.moved_at = self._clock()
                 size.took(call.moved_at - began)
         finally:
             self._buffers.append(buffer)
@@ -240,46 +243,46 @@ class GrpcServer:
         """What is known of a connection. Two threads at once at worst begin anew with one of them."""
         size = self._sizes.pop(connection, None) or ChunkSize()
         self._sizes[connection] = size
-        if len(self._sizes) > ASKERS:
+        if len(self._sizes) > self._limits.chunk_sizes:
             with contextlib.suppress(KeyError):
                 self._sizes.popitem(last=False)
         return size
 
     # -- leaving
-    # -----------------------------------------------------------------------------------------------------------------------
 
     async def close(self) -> None:
-        """Close the door and all connections that came through it."""
+        """Stop listening, and close all connections that came in."""
         if self._closed is None:
             self._closed = self._loop.create_task(self._close())
         await asyncio.shield(self._closed)
 
     async def _close(self) -> None:
-        self._sweeping.cancel()
+        self._checking.cancel()
         stopped = self._server.stop(0)
-        for task in self._reads:
+        for task in self._serving:
             task.cancel()
-        await asyncio.gather(*self._reads, return_exceptions=True)
-        await self._loop.run_in_executor(None, stopped.wait, STOP_TIME)
+        await asyncio.gather(*self._serving, return_exceptions=True)
+        await self._loop.run_in_executor(None, stopped.wait, self._timeouts.stop_s)
         self._senders.shutdown(wait=False)
         self._handlers.shutdown(wait=False)
 
 
 class _Call:
-    """One call of `Read`: what was asked, by whom, and how it is answered and ended. It ends once."""
+    """One call of `Read`: what it asks for, and how it is answered. It ends once."""
 
-    def __init__(self, request: Any, context: Any, send: Callable[[bytes | None], None]) -> None:
+    def __init__(self, request: Any, context: Any, send: Callable[[bytes | None], None], host: str) -> None:
         self._request = request
         self.context = context
         self.send = send
         self.connection: str = context.peer()
-        self.host = host_of(self.connection)
+        self.host = host
         self.sending = False
         """Whether a thread is sending a block now."""
         self.moved_at = 0.0
+        """When the receiver last took a chunk, or was given one."""
 
     def asked(self) -> tuple[str, ContentId, list[BlockSpan]]:
-        """Who asks, and for what. Raises `ProtocolError("bad_field")`."""
+        """The client, the content and the blocks. Raises `ProtocolError("bad_field")`."""
         request = self._request
         if not 0 < len(request.blocks) <= MAX_BLOCKS:
             raise bad("blocks", f"must be 1 to {MAX_BLOCKS}")
@@ -300,7 +303,7 @@ class _Call:
         self._end(STATUS_OF_CODE.get(refused.code, grpc.StatusCode.INTERNAL), str(refused))
 
     def end(self, why: str) -> None:
-        """Break it off: whoever asked learns that it failed, and that nobody refused."""
+        """Break it off: the client learns that it failed, and that nobody refused."""
         self._end(grpc.StatusCode.UNKNOWN, why)
 
     def _end(self, status: Any, details: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from p2p.errors import UsageError
-from p2p.tracker.store.base import TrackerStore
+from p2p.tracker.store.interface import TrackerStore
 
 
 def open_store(spec: str, now: float) -> TrackerStore:
@@ -16,12 +16,12 @@ def open_store(spec: str, now: float) -> TrackerStore:
     """
     kind, colon, rest = spec.partition(":")
     if spec == "memory":
-        from p2p.tracker.store.directory import MemoryStore
+        from p2p.tracker.store.memory import MemoryStore
 
         return MemoryStore()
     if kind == "sqlite" and colon and rest:
         try:
-            from p2p.tracker.store.journal import SqliteStore
+            from p2p.tracker.store.sqlite import SqliteStore
         except ModuleNotFoundError as error:
             if error.name not in ("sqlite3", "_sqlite3"):
                 raise

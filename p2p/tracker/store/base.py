@@ -1,16 +1,14 @@
-"""What a tracker remembers: sessions, peers, contents, and who has what; the values and the duties of every
-store.
+"""The values that every store keeps (sessions, peers, contents), and its limits.
 
-A *lease* of a peer is its `seen` plus the ttl: `expire` takes out all that is over. Time is the caller's
-monotonic clock in seconds and never goes back. A store is used from one thread; `commit` alone may run in
-another, one call at a time.
+A session is opened by `login`. A peer belongs to the session that announced it first. A *share* is one
+content of one peer. A peer's *lease* ends `ttl` seconds after its last announce. Time is the caller's
+monotonic clock in seconds, which never goes back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, Protocol
+from typing import NamedTuple
 from unicodedata import normalize
 
 from p2p.model import ContentId, PeerId, is_loopback
@@ -18,28 +16,28 @@ from p2p.value import frozen
 
 
 @frozen
-class Caps:
-    """How much a store keeps at most; beyond it new entries are `Refused("quota")`."""
+class StoreLimits:
+    """How much a store keeps at most. Beyond it, new entries are `Refused("quota")`."""
 
     contents_per_peer: int = 100_000
     peers: int = 100_000
-    pairs: int = 5_000_000
+    shares: int = 5_000_000
     sessions: int = 100_000
-    of_host: float = 0.1
-    """The part of peers, pairs and sessions that one host may have, so that none can lock the others out;
-    loopback may have all."""
+    host_part: float = 0.1
+    """The part of peers, shares and sessions that one host may have, so that none locks out the others.
+    Loopback may have all of them."""
+    session_evictable_s: float = 3600.0
+    """A session without peers that was idle for so long makes room for a new one when sessions are at their
+    limit. Without this, a client that fills the table once would lock out all others."""
+    session_idle_s: float = 30 * 86400.0
+    """A session without peers ends after so many idle seconds."""
+    pending_rows: int = 200_000
+    """Changed rows that may wait for the disk. Beyond it, new entries are `Refused("unavailable")`, so that
+    a disk that hangs costs bounded memory."""
 
-    def at(self, host: str, cap: int) -> int:
-        """How many of `cap` a host may have. A host that is not known may have all."""
-        return cap if not host or is_loopback(host) else max(1, int(cap * self.of_host))
-
-
-EVICT_IDLE: Final = 3600.0
-"""When sessions are at their cap, one without peers that was idle for so long (seconds) makes room: filling
-up must not lock people out."""
-
-SESSION_IDLE: Final = 30 * 86400.0
-"""A session without peers ends after so many idle seconds."""
+    def of_host(self, host: str, limit: int) -> int:
+        """How many of `limit` a host may have. A host that is not known may have all."""
+        return limit if not host or is_loopback(host) else max(1, int(limit * self.host_part))
 
 
 @dataclass(slots=True, eq=False)
@@ -69,43 +67,45 @@ class PeerRecord:
     host: str
     """The address it was seen at, canonical."""
     advertised: str | None
-    """The host it wants to be handed out instead."""
+    """The host that it wants to be handed out instead."""
     listen: dict[str, int]
     """Port of each transport."""
     room: int
     """Bytes it accepts by upload; 0: it accepts none."""
     seen: float
+    """When it announced last."""
     contents: int = 0
     """How many contents it has announced."""
     order: tuple[str, str] = ("", "")
     """Its place when peers are listed: folded name, id."""
 
 
-class Claim(NamedTuple):
-    """What a peer says of one content: `have` of `size` bytes."""
-
-    id: ContentId
-    name: str
-    size: int
-    have: int
+Title = tuple[str, int]
+"""Name and size of a content, as one peer says. The id is the hash of both, so honest peers agree."""
 
 
 @dataclass(slots=True, eq=False)
 class ContentRecord:
-    """A content that at least one live peer has. Name and size are those of its first live announcer.
-    Read-only for all but the store."""
+    """A content that at least one live peer has. Read-only for all but the store."""
 
     id: ContentId
     name: str
+    """That of its first live announcer, as the size."""
     size: int
-    seeds: int
-    """Peers that say they have all of it."""
+    """Bytes."""
     folded: str
     """The name as search sees it."""
-    holders: dict[PeerRecord, int]
-    """Who has it, first announcer first, and how many bytes."""
-    others: dict[PeerRecord, tuple[str, int]] | None = None
-    """Name and size as said by the holders who say something else."""
+    seeds: int = 0
+    """Peers that say they have all of it."""
+    peers: dict[PeerRecord, int] = field(default_factory=dict)
+    """The peers that have any of it, first announcer first, and how many bytes."""
+    titles: dict[PeerRecord, Title] | None = None
+    """The title that each peer says; None while all say the same, which costs nothing."""
+
+    @property
+    def title(self) -> Title:
+        """Its name and size."""
+        return (self.name, self.size)
 
     @property
     def order(self) -> tuple[str, str]:
@@ -113,11 +113,11 @@ class ContentRecord:
         return (self.folded, self.id)
 
 
-class Gone(NamedTuple):
-    """How many peers, and (content, peer) pairs, left with what was dropped."""
+class Dropped(NamedTuple):
+    """How many peers and shares left with what was dropped."""
 
     peers: int
-    pairs: int
+    shares: int
 
 
 class Totals(NamedTuple):
@@ -126,7 +126,7 @@ class Totals(NamedTuple):
     sessions: int
     peers: int
     contents: int
-    pairs: int
+    shares: int
     bytes: int
 
 
@@ -134,100 +134,3 @@ def fold(text: str) -> str:
     """A name as search and order see it: compatible forms made one, without case."""
     folded = text.lower() if text.isascii() else normalize("NFKC", normalize("NFKC", text).casefold())
     return text if folded == text else folded
-
-
-class TrackerStore(Protocol):
-    """The duties of a store; `tests/contract/test_tracker_store.py` proves them for each."""
-
-    # -- sessions
-
-    def put_session(self, key: str, user: str, now: float, host: str = "") -> None:
-        """Keep a new session, opened from `host`. Raises `Refused("quota")`."""
-
-    def session(self, key: str) -> SessionRecord | None:
-        """The session with this key."""
-
-    def touch_session(self, key: str, now: float) -> None:
-        """Note that a session was resumed."""
-
-    def drop_session(self, key: str) -> Gone:
-        """Take out a session with all its peers and what they announced; nothing happens when it is not
-        there."""
-
-    # -- peers
-
-    def put_peer(self, record: PeerRecord) -> None:
-        """Keep a new peer, or the new state of a known one, whose contents and session stay. Raises
-        `Refused("quota")`.
-
-        The session must exist.
-        """
-
-    def touch_peer(self, peer: PeerRecord, now: float) -> None:
-        """Renew a lease."""
-
-    def peer(self, peer_id: PeerId) -> PeerRecord | None:
-        """The peer with this id."""
-
-    def drop_peer(self, peer: PeerRecord) -> int:
-        """Take out a known peer with all that it announced; return how many contents that was."""
-
-    def peers(self) -> Sequence[PeerRecord]:
-        """All peers in the order of `PeerRecord.order`. Not to be kept across a change."""
-
-    def accepting(self) -> Iterable[PeerRecord]:
-        """Peers with room, the one that was placed at longest ago first. Not to be kept across a change."""
-
-    def placed(self, peer_id: PeerId) -> None:
-        """Note that a copy was placed at this peer: it moves to the end of `accepting`."""
-
-    # -- contents
-
-    def put_claims(self, peer: PeerRecord, claims: Sequence[Claim]) -> None:
-        """Keep what a known peer says it has: all, or nothing and `Refused("quota")`."""
-
-    def drop_claims(self, peer: PeerRecord, ids: Iterable[ContentId]) -> int:
-        """Take contents of a peer out; return how many were there."""
-
-    def content(self, content_id: ContentId) -> ContentRecord | None:
-        """The content with this id."""
-
-    def contents_of(self, peer: PeerRecord) -> Iterable[ContentRecord]:
-        """What a peer has. Not to be kept across a change."""
-
-    def contents(self) -> Sequence[ContentRecord]:
-        """All contents in the order of `ContentRecord.order`. Not to be kept across a change."""
-
-    def find(self, words: Sequence[str]) -> Sequence[ContentRecord]:
-        """Contents whose folded name holds every word, which are folded too, in the order of `contents`."""
-
-    def totals(self) -> Totals:
-        """The figures, counted as things change and not when asked."""
-
-    # -- time
-
-    def expire(self, now: float, ttl: float) -> float:
-        """Drop peers whose lease of `ttl` seconds is over at `now`, and idle sessions; return a time before
-        which nothing more is due."""
-
-    # -- disk; a store without one has nothing unsaved and nothing to commit
-
-    @property
-    def unsaved(self) -> bool:
-        """Whether something that was changed is not on disk yet. Until it is, no answer may promise it."""
-
-    def take_pending(self) -> Mapping[Any, Any]:
-        """Take all changes that wait, for one `commit`."""
-
-    def commit(self, changes: Mapping[Any, Any]) -> None:
-        """Write changes to disk: all or none. Blocks for seconds at worst. Raises
-        `Refused("unavailable")`."""
-
-    def settle(self, changes: Mapping[Any, Any], *, written: bool) -> None:
-        """Say how the commit ended; what was not written waits again, behind nothing that is newer."""
-
-    def close(self) -> None:
-        """Give up files and locks. Changes that wait are lost; commit them first."""
-
-    def interrupt(self) -> None:
-        """Make a commit that waits for a lock give up soon; may be called from any thread."""

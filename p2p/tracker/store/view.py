@@ -1,28 +1,29 @@
-"""A view in order, for pages: changes are noted as they come, and put in when it is asked for."""
+"""Keeps entries in order, for pages. Changes are noted as they come, and merged when the view is read."""
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from operator import attrgetter
 from typing import Final, Generic, Protocol, TypeVar
 
 
-class _Ordered(Protocol):
+class Sortable(Protocol):
+    """What a view holds: it has a place that no other entry has."""
+
     @property
     def order(self) -> tuple[str, str]: ...
 
 
-T = TypeVar("T", bound=_Ordered)
+T = TypeVar("T", bound=Sortable)
 _BY_ORDER: Final = attrgetter("order")
 _FEW: Final = 64
-"""Up to so many changes are put into a sorted view one by one; more are merged in, and very many cheaper by
-sorting anew."""
+"""Up to so many changes are put in one by one. More are merged in, and very many are cheaper to sort anew."""
 
 
-class Sorted(Generic[T]):
-    """A view in order, brought up to date when it is asked for. An entry's order must not change while it is
-    in."""
+class SortedView(Generic[T]):
+    """Entries in order. An entry's order may change only inside `moving`."""
 
     def __init__(self) -> None:
         self._list: list[T] = []
@@ -39,6 +40,16 @@ class Sorted(Generic[T]):
             del self._added[entry]
         else:
             self._removed[entry] = None
+
+    @contextmanager
+    def moving(self, entry: T) -> Iterator[None]:
+        """Take an entry out under its old order, and put it in again under the order that the block gives
+        it."""
+        self.view()
+        self.remove(entry)
+        self.view()
+        yield
+        self.add(entry)
 
     def view(self) -> list[T]:
         """All entries in order. Not to be changed, nor kept across a change."""

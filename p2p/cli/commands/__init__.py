@@ -1,0 +1,1 @@
+"""The commands of `bin/peer`, loaded when they run."""
