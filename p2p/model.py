@@ -160,15 +160,3 @@ class FileSpan:
     fd: int
     offset: int
     length: int
-
-
-@frozen
-class Hit:
-    """One content as the tracker lists it: how many peers have all of it (`seeds`) and how many have any of
-    it (`peers`)."""
-
-    id: ContentId
-    name: str
-    size: int
-    seeds: int
-    peers: int

@@ -84,7 +84,7 @@ class MemoryDataConnection:
         """Fill `into` with the block. Raises `Refused`, `Unreachable` (`DataConnectionClosed` is one),
         `ProtocolError`."""
         if self._closed:
-            raise DataConnectionClosed("the lane was closed")
+            raise DataConnectionClosed("the data connection was closed")
         task = asyncio.create_task(self._move(content, span, into))
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
@@ -93,7 +93,7 @@ class MemoryDataConnection:
         except asyncio.CancelledError:
             me = asyncio.current_task()
             if task.cancelled() and me is not None and not me.cancelling():
-                raise DataConnectionClosed("the lane was closed") from None
+                raise DataConnectionClosed("the data connection was closed") from None
             task.cancel()
             await asyncio.wait([task])
             raise

@@ -1,7 +1,7 @@
 """Keeps what the tracker is to know of a peer's contents, and cuts what is new into requests.
 
 A round of requests tells all that is new: announces in batches, then withdrawals. It has at least one
-announce, so a round without news is the heartbeat. An announce is answered with the number of our contents
+announce, so a round without changes is the heartbeat. An announce is answered with the number of our contents
 that the tracker knows. Where that is too small, the tracker has lost some, and the round announces everything
 again.
 """

@@ -69,7 +69,7 @@ class DataPool:
         closed, brought = 0, self._moved_at.get(key)
         while True:
             if connection.closed:
-                raise DataConnectionClosed(f"the link to {connection.name} is closed")
+                raise DataConnectionClosed(f"the control connection to {connection.name} is closed")
             task = self._task(connection)
             name, data = await self._opened(key, task)
             try:
@@ -146,7 +146,9 @@ class DataPool:
         except asyncio.CancelledError:
             me = asyncio.current_task()
             if task.cancelled() and me is not None and not me.cancelling():
-                raise Unreachable(f"the lane to {peer[:8]} was closed before it was open") from None
+                raise Unreachable(
+                    f"the data connection to {peer[:8]} was closed before it was open"
+                ) from None
             raise
 
     def _drop_failed(self, peer: PeerKey, task: _Opening) -> None:

@@ -5,7 +5,7 @@
         await download.prepare(found, folder)              # lock, resume, verify what is there
         done = await download.fetch()                      # all pieces, then the final name
 
-Whoever keeps a replica for others looks at the manifest between the first two steps.
+`Replicas` looks at the manifest between the first two steps.
 """
 
 from __future__ import annotations

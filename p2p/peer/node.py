@@ -165,8 +165,8 @@ class Node:
         return ports if advertise is None else {**ports, "tcp": advertise.port or ports["tcp"]}
 
     async def _listen(self, transport: Transport, ports: dict[str, int]) -> Listener:
-        """Open a door: TCP where it was asked for, any other at the port after it, so that a firewall can be
-        told, or at a free one."""
+        """Listen: TCP at the port that was asked for, any other transport at the port after it, so that a
+        firewall can be told, or at a free one."""
         settings = self.settings
         own = transport.name == "tcp"
         wanted = settings.port if own or not settings.port else min(ports["tcp"] + 1, 65_535)
@@ -200,7 +200,7 @@ class Node:
         await self.tracker.close()
         self._block_server.close()
         await self.controls.close()
-        await self.data.close_all()  # after the links, without which none is opened any more
+        await self.data.close_all()  # after the control connections, without which none is opened
         for listener in self._listeners:
             await listener.close()
         self.library.close()

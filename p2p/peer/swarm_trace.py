@@ -1,4 +1,4 @@
-"""What the news and wishes of a download look like to somebody who watches the swarm."""
+"""The named trace events of a swarm, made from the events and effects of a participant."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ The session is one table, `TRANSITIONS`:
         any state of these ─lost─▶ waiting ─login or request─▶ logging in, announcing
 
 Each round of requests tells the tracker all that is new (`announcements.py`). A round begins with the
-heartbeat, a third of the tracker's `ttl` after the round before, and at once for urgent news.
+heartbeat, a third of the tracker's `ttl` after the round before, and at once for an urgent change.
 
 A lost tracker is tried again after a pause that doubles each time. Chance adds up to half as much, so that a
 thousand peers do not come back at once. All of them see in the same moment that the tracker hung up, so the
