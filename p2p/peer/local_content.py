@@ -125,23 +125,26 @@ class LocalContent:
 
     def handle(self, event: Event) -> None:
         """Feed the participant and carry out its effects. An event that an effect brings waits its turn."""
-        self._events.append(event)
         if self._handling:
+            self._events.append(event)
             return
         self._handling = True
         try:
+            self._handle(event)
             while self._events:
-                happened = self._events.popleft()
-                if self._note is not None:
-                    self._note(happened)
-                for effect in self.participant.handle(happened, self._loop.time()):
-                    if self._note is not None:
-                        self._note(effect)
-                    self._carry_out(effect)
+                self._handle(self._events.popleft())
         finally:
             self._handling = False
         self._wake_at(self.participant.next_wakeup())
         self._uploads.schedule()
+
+    def _handle(self, event: Event) -> None:
+        if self._note is not None:
+            self._note(event)
+        for effect in self.participant.handle(event, self._loop.time()):
+            if self._note is not None:
+                self._note(effect)
+            self._carry_out(effect)
 
     def _carry_out(self, effect: Effect) -> None:
         match effect:
@@ -171,6 +174,8 @@ class LocalContent:
             if when is not None and timer.when() <= when:
                 return
             timer.cancel()
+        elif when is None:
+            return
         self._timer = None if when is None else self._loop.call_at(when, self._tick)
 
     def _tick(self) -> None:

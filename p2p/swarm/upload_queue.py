@@ -265,6 +265,8 @@ class UploadQueue:
 
     def _takes_nothing(self, client: str) -> bool:
         """Whether a client has a demoted upload, or its host has too many stalled ones."""
+        if not self._demoted:
+            return False
         host, demoted = host_of(client), self._demoted.values()
         if any(upload.client == client for upload in demoted):
             return True
