@@ -4,6 +4,10 @@ never full.
 Blocks go in chunks. An uplink sends to all its receivers in turn; a downlink takes chunks in the order in
 which they were sent. A chunk takes its time on the narrower of the two links, and a delay: the second link
 takes it while the first still sends. Control lines take time of their link, too, ahead of the next chunk.
+
+A sender passes over a receiver whose downlink is `COMING` bytes behind, as the buffers of sockets and links
+make it do. Otherwise eight senders would each push blocks of a MiB towards a slow downlink, none would come
+in time, and to cancel them would save nothing.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from typing import Final, Generic, Protocol, TypeVar
 
 from p2p.sim.clock import Clock
@@ -21,6 +26,11 @@ ACK: Final = 66 / (2 * 1448)
 """Bytes that go back for each byte that came: an empty packet for every second full one."""
 LINE: Final = 66 + 110
 """Bytes of a packet with one short control line, such as a `have`."""
+COMING: Final = 1 << 20
+"""Bytes that are on their way to a downlink before senders wait for it: about what socket buffers hold. Much
+less, and a sender would see every slow link at once, which real ones, with blocks of 64 KiB, do not."""
+INSTANT: Final = 1e-6
+"""Seconds too few to wait for."""
 
 
 @dataclass(slots=True, eq=False)
@@ -55,6 +65,7 @@ class Access(Generic[T]):
         "_moved",
         "_queue",
         "_receiver",
+        "_retry_at",
         "chunk",
         "delay",
         "down",
@@ -83,6 +94,8 @@ class Access(Generic[T]):
         self._moved = moved
         self._queue: deque[T] = deque()
         self._busy = False
+        self._retry_at: float | None = None
+        """When the first of the receivers, all of which are behind, will take more."""
         self._free_at = 0.0
         """When the downlink will have taken all that is on its way."""
         self._debt = 0.0
@@ -108,19 +121,38 @@ class Access(Generic[T]):
         self._free_at = max(soonest, self._free_at + size * HEADERS / self.down)
         return self._free_at
 
+    def takes_at(self) -> float:
+        """From when on the downlink takes another chunk."""
+        return self._free_at - COMING * HEADERS / self.down
+
     def close(self) -> None:
         """The peer is gone, and what it had to send with it."""
         self._queue.clear()
 
     def _next(self) -> None:
-        queue = self._queue
-        while queue and queue[0].over:
-            queue.popleft()
-        if not queue:
-            self._busy = False
-            return
+        now, queue = self._clock.now, self._queue
+        self._busy, self._retry_at = False, None
+        soonest = inf
+        for _ in range(len(queue)):
+            transfer = queue.popleft()
+            if transfer.over:
+                continue
+            takes_at = self._receiver(transfer).access.takes_at()
+            if takes_at <= now + INSTANT:
+                self._send(transfer)
+                return
+            queue.append(transfer)
+            soonest = min(soonest, takes_at)
+        if queue:
+            self._retry_at = soonest
+            self._clock.after(soonest - now, self._retry, soonest)
+
+    def _retry(self, when: float) -> None:
+        if self._retry_at == when:
+            self._next()
+
+    def _send(self, transfer: T) -> None:
         self._busy = True
-        transfer = queue.popleft()
         size = min(self.chunk, transfer.left)
         transfer.left -= size
         self.sent += size
