@@ -3,7 +3,7 @@
 A round of requests tells all that is new: announces in batches, then withdrawals. It has at least one
 announce, so a round without changes is the heartbeat. An announce is answered with the number of our contents
 that the tracker knows. Where that is too small, the tracker has lost some, and the round announces everything
-again.
+again. So it does when the tracker had no room for some: among them may be news of a content that it knows.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ class Announcements:
         """Whether the present round has announced."""
         self._repeated = False
         """Whether the present round has begun to announce everything again."""
+        self._refused = False
+        """Whether the tracker had no room for some, and was not offered everything since."""
         self._full_until = float("-inf")
 
     def set(self, share: Share) -> None:
@@ -59,13 +61,13 @@ class Announcements:
         """
         self._announced = self._repeated = False
         if everything:
-            self._unsent = dict(self._shares)
+            self._take_all()
 
     def next_request(self, me: Identity, room: int, now: float) -> Announce | Withdraw | None:
         """Return the next request of the round, or None at its end."""
         if self._announced and not self._unsent and not self._gone and self._tracker_lacks_some(now):
             self._repeated = True
-            self._unsent = dict(self._shares)
+            self._take_all()
         if self._unsent or not self._announced:
             return Announce(
                 peer=me.peer,
@@ -98,9 +100,14 @@ class Announcements:
 
     def on_full(self, until: float) -> None:
         """The tracker has no room for what is unsent: leave it at what it keeps, for a while."""
-        self._announced = True
+        self._announced = self._refused = True
         self._full_until = until
         self._unsent.clear()
 
     def _tracker_lacks_some(self, now: float) -> bool:
-        return self._known < len(self._shares) and not self._repeated and not self.full(now)
+        lacks = self._refused or self._known < len(self._shares)
+        return lacks and not self._repeated and not self.full(now)
+
+    def _take_all(self) -> None:
+        self._unsent = dict(self._shares)
+        self._refused = False

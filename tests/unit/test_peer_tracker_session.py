@@ -370,6 +370,20 @@ def test_contents_are_withdrawn_from_a_full_tracker_at_once() -> None:
     assert scene.tracker.shares == {}
 
 
+def test_what_a_full_tracker_refused_of_a_known_content_is_told_later() -> None:
+    scene = started(1)
+    scene.tracker.fault = lambda _: Refused("quota", "no room")
+    scene.set(share(1, 2), urgent=True)
+    scene.run(1)
+    scene.tracker.fault = well
+    scene.run(100)
+    assert [one.have for one in scene.tracker.shares.values()] == [2]
+    told = len(scene.asked)
+    scene.run(100)
+    later = [request for _, request in scene.asked[told:] if isinstance(request, Announce)]
+    assert not any(request.contents for request in later), "once is enough"
+
+
 # -- a session that the tracker does not know
 
 
