@@ -148,7 +148,7 @@ class Announcer:
                 case UseToken(token, reconnect):
                     if reconnect:
                         await self._client.close()
-                    self._client.session = token
+                    self._client.use_session(token)
                 case ReadSession():
                     self._handle(self._read_session())
                 case SaveSession(user, token):

@@ -54,7 +54,7 @@ class ListRows:
 
 class TrackerClient:
     """A conversation with one tracker over one connection, which is opened when it is first needed and again
-    after it broke. Several questions may be under way at once. `session` is shown at each new connection."""
+    after it broke. Several questions may be under way at once."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class TrackerClient:
         limits: Limits = LIMITS,
     ) -> None:
         self.address = address
-        self.session: str | None = None
+        self._session: str | None = None
         self._on_broken: Callable[[Unreachable], None] = lambda _: None
         self._trace = trace
         self._timeouts = timeouts
@@ -91,6 +91,10 @@ class TrackerClient:
             # one.
             self._drop(fault)
             raise fault from error
+
+    def use_session(self, token: str | None) -> None:
+        """Show this session, or none, at the start of each connection that is opened from now on."""
+        self._session = token
 
     def watch(self, on_broken: Callable[[Unreachable], None]) -> None:
         """From now on, call `on_broken` when a connection ended that this side did not end, also while
@@ -148,9 +152,9 @@ class TrackerClient:
                     wire, f"tracker {self.address}", timeouts=self._timeouts, limits=self._limits
                 )
                 self._reader = asyncio.create_task(self._read(channel))
-                if self.session is not None:
+                if self._session is not None:
                     try:
-                        await channel.ask(Hello(version=VERSION, session=self.session))
+                        await channel.ask(Hello(version=VERSION, session=self._session))
                     except BaseException:
                         self._drop(Unreachable(f"tracker {self.address} did not resume the session"))
                         raise

@@ -23,7 +23,7 @@ from p2p.tracker.answers import AnswerQueue, Reply, Waiting
 from p2p.tracker.committer import Committer
 from p2p.tracker.deadlines import Deadlines
 from p2p.tracker.fault_log import FaultLog
-from p2p.tracker.limits import Limits, Timeouts
+from p2p.tracker.limits import TrackerLimits, TrackerTimeouts
 from p2p.tracker.service import WRITES, Client, TrackerService
 
 READ_BYTES: Final = 65_536
@@ -42,8 +42,8 @@ class Shared:
     service: TrackerService
     committer: Committer
     ops: Mapping[str, type[Request]]
-    limits: Limits
-    timeouts: Timeouts
+    limits: TrackerLimits
+    timeouts: TrackerTimeouts
     clock: Clock
     log: FaultLog
     admission: Admission[Connection]

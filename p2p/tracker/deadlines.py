@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from p2p.tracker.limits import Timeouts
+from p2p.tracker.limits import TrackerTimeouts
 
 
 class Deadlines:
@@ -10,7 +10,7 @@ class Deadlines:
 
     __slots__ = ("_blocked_at", "_ended_at", "_idle_s", "_line_at", "_opened_at", "_request_at", "_timeouts")
 
-    def __init__(self, timeouts: Timeouts, idle_s: float, now: float) -> None:
+    def __init__(self, timeouts: TrackerTimeouts, idle_s: float, now: float) -> None:
         """`idle_s`: how long a client without a session may ask nothing."""
         self._timeouts = timeouts
         self._idle_s = idle_s

@@ -8,7 +8,7 @@ from p2p.value import frozen
 
 
 @frozen
-class Limits:
+class TrackerLimits:
     """How much a server, and one connection of it, may take at once."""
 
     admission: AdmissionLimits = AdmissionLimits(total=20_000, per_host=1_024, idle_s=0.1)
@@ -33,7 +33,7 @@ class Limits:
 
 
 @frozen
-class Timeouts:
+class TrackerTimeouts:
     """How long a server waits. Seconds, but for `idle_ttls`."""
 
     message_s: float = 10.0

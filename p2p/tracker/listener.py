@@ -9,7 +9,7 @@ from collections.abc import Callable
 from p2p.errors import UsageError
 from p2p.model import Address, canonical_host
 from p2p.net.acceptor import Acceptor, listening
-from p2p.tracker.limits import Limits
+from p2p.tracker.limits import TrackerLimits
 
 
 class Listener:
@@ -20,7 +20,7 @@ class Listener:
         self,
         factory: Callable[[], asyncio.BaseProtocol],
         on_failure: Callable[[OSError], None],
-        limits: Limits,
+        limits: TrackerLimits,
     ) -> None:
         self._factory = factory
         self._on_failure = on_failure

@@ -12,7 +12,7 @@ from p2p.protocol.tracker_messages import TRACKER_OPS
 from p2p.tracker.committer import Committer
 from p2p.tracker.connection import READ_BYTES, Clock, Connection, Shared, Trace
 from p2p.tracker.fault_log import FaultLog
-from p2p.tracker.limits import Limits, Timeouts
+from p2p.tracker.limits import TrackerLimits, TrackerTimeouts
 from p2p.tracker.listener import Listener
 from p2p.tracker.service import TrackerService
 from p2p.tracker.store.interface import TrackerStore
@@ -28,14 +28,14 @@ class TrackerServer:
         self,
         service: TrackerService,
         store: TrackerStore,
-        limits: Limits | None = None,
-        timeouts: Timeouts | None = None,
+        limits: TrackerLimits | None = None,
+        timeouts: TrackerTimeouts | None = None,
         *,
         trace: Trace | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
         """`clock` is that of leases and deadlines: the one by which the store was opened."""
-        limits, timeouts = limits or Limits(), timeouts or Timeouts()
+        limits, timeouts = limits or TrackerLimits(), timeouts or TrackerTimeouts()
         self._service = service
         self._timeouts = timeouts
         self._clock = clock

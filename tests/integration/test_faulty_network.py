@@ -137,7 +137,7 @@ async def session(client: TrackerClient, number: int) -> int:
     """Log in, ask everything, log out; returns how many answers came before the connection broke."""
     answers = 0
     try:
-        client.session = (await client.expect(Login(user="alice"), LoginAnswer)).session
+        client.use_session((await client.expect(Login(user="alice"), LoginAnswer)).session)
         for question in questions(number):
             answers += 1
             await client.ask(question)

@@ -226,7 +226,7 @@ def test_an_honest_seed_among_many_that_are_made_up_is_found(tmp_path: Path, ans
             if not answers:
                 await mute.stop()
             liar = TrackerClient(swarm.address)
-            liar.session = (await liar.expect(Login(user="liar"), LoginAnswer)).session
+            liar.use_session((await liar.expect(Login(user="liar"), LoginAnswer)).session)
             share = Share(id=SAMPLE.id, name=SAMPLE.name, size=len(SAMPLE.data), have=len(SAMPLE.data))
             for number in range(200):
                 await liar.ask(

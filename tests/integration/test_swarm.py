@@ -356,7 +356,7 @@ def test_case_40_ids_taken_while_a_tracker_restarts_end_none_of_their_peers(
             await swarm.stop_tracker()
             await swarm.start_tracker()
             thief = TrackerClient(swarm.address)
-            thief.session = (await thief.expect(Login(user="thief"), LoginAnswer)).session
+            thief.use_session((await thief.expect(Login(user="thief"), LoginAnswer)).session)
             await thief.ask(Announce(peer=stolen, name="thief", listen={"tcp": 6970}))
             await until(
                 lambda: (

@@ -42,14 +42,17 @@ class Racer:
     def __init__(self, tracker: Address, number: int, seed: int) -> None:
         self.peer = PeerId(f"{number:032x}")
         self.announced = False
+        self._logged_in = False
         self._client = TrackerClient(tracker, timeouts=Timeouts(tracker_s=20.0))
         self._rng = random.Random(f"{seed} {number}")
 
     async def race(self, steps: int) -> None:
         client = self._client
         for _ in range(steps):
-            if client.session is None:
-                client.session = (await client.expect(Login(user="racer"), LoginAnswer)).session
+            if not self._logged_in:
+                login = await client.expect(Login(user="racer"), LoginAnswer)
+                client.use_session(login.session)
+                self._logged_in = True
             match self._rng.choice(
                 ["announce", "announce", "withdraw", "leave", "logout", "search", "list", "lookup"]
             ):
@@ -68,7 +71,8 @@ class Racer:
                     self.announced = False
                 case "logout":
                     await client.ask(Logout())
-                    client.session = None
+                    client.use_session(None)
+                    self._logged_in = False
                     self.announced = False
                 case "search":
                     await client.expect(Search(text="image"), HitsAnswer)

@@ -27,7 +27,7 @@ from p2p.protocol.framing import MAX_LINE
 from p2p.protocol.peer_messages import Request
 from p2p.protocol.schema import plan_of
 from p2p.protocol.tracker_messages import TRACKER_OPS
-from p2p.tracker.limits import Limits, Timeouts
+from p2p.tracker.limits import TrackerLimits, TrackerTimeouts
 from p2p.tracker.server import TrackerServer
 from p2p.tracker.service import TrackerService
 from p2p.tracker.store.base import StoreLimits
@@ -249,7 +249,7 @@ def test_cases_8_64_other_protocols_get_one_log_line_and_no_echo(
 def test_case_64_a_flood_of_faults_is_counted_and_not_logged_one_by_one(
     start: Starter, caplog: pytest.LogCaptureFixture
 ) -> None:
-    running = start(timeouts=Timeouts(tick_s=0.3))
+    running = start(timeouts=TrackerTimeouts(tick_s=0.3))
     with caplog.at_level(logging.INFO):
         for _ in range(60):
             with closing(Client(running.address)) as client:
@@ -527,7 +527,7 @@ def test_a_connection_with_too_many_waiting_answers_is_read_again_after_the_comm
     start: Starter, tmp_path: Path
 ) -> None:
     store = SqliteStore(tmp_path / "tracker.db", time.monotonic())
-    client = start(store, limits=Limits(waiting_answers=5)).logged_in()
+    client = start(store, limits=TrackerLimits(waiting_answers=5)).logged_in()
     lines = [
         json.dumps({"op": "announce", "peer": f"{n:032x}", "name": "p", "listen": {}, "seq": n})
         for n in range(200)
@@ -579,7 +579,7 @@ def test_a_stop_does_not_wait_for_a_locked_disk(start: Starter, tmp_path: Path) 
 
 def test_a_stop_writes_what_is_left_and_ends_clients_that_do_not_read(start: Starter, tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "tracker.db", time.monotonic())
-    running = start(store, timeouts=Timeouts(tick_s=3600.0))
+    running = start(store, timeouts=TrackerTimeouts(tick_s=3600.0))
     client = running.logged_in()
     client.announce(PEER, 1)
     running.later += 31

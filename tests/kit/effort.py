@@ -28,7 +28,7 @@ def limit(seconds: int) -> pytest.MarkDecorator:
 def examples(count: int = 100) -> settings:
     """Hypothesis settings for `count` examples. There is no deadline, because a busy machine would miss
     it."""
-    return settings(max_examples=times(count), deadline=None)
+    return settings(max_examples=times(count), deadline=None, print_blob=True)
 
 
 def statistics(count: int) -> settings:

@@ -30,7 +30,7 @@ from p2p.peer.settings import NodeSettings
 from p2p.peer.tracker_client import TrackerClient
 from p2p.protocol.tracker_messages import Contact, HitRow, HitsAnswer, List, Lookup, LookupAnswer
 from p2p.swarm.peer_stats import Policy
-from p2p.tracker.limits import Timeouts as TrackerTimeouts
+from p2p.tracker.limits import TrackerTimeouts
 from p2p.tracker.server import TrackerServer
 from p2p.tracker.service import TrackerService
 from p2p.tracker.store import open_store

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from p2p.model import Address
-from p2p.tracker.limits import Limits, Timeouts
+from p2p.tracker.limits import TrackerLimits, TrackerTimeouts
 from p2p.tracker.server import TrackerServer
 from p2p.tracker.service import TrackerService
 from p2p.tracker.store.interface import TrackerStore
@@ -83,8 +83,8 @@ class RunningTracker:
     def __init__(
         self,
         store: TrackerStore,
-        limits: Limits | None = None,
-        timeouts: Timeouts | None = None,
+        limits: TrackerLimits | None = None,
+        timeouts: TrackerTimeouts | None = None,
         trace: Any = None,
         **service: Any,
     ) -> None:
@@ -92,7 +92,7 @@ class RunningTracker:
         self.store = store
         self.clients: list[Client] = []
         self._limits = limits
-        self._timeouts = timeouts or Timeouts(tick_s=0.05)
+        self._timeouts = timeouts or TrackerTimeouts(tick_s=0.05)
         self._trace = trace
         self._service_options = service
         self._ready = threading.Event()

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from p2p.content.bitmap import Bitmap
@@ -20,6 +20,7 @@ from p2p.model import KIB, MAX_SIZE, ContentId, FileEntry
 from p2p.protocol.strict_json import loads
 from p2p.text import printable
 from tests.kit.content_samples import fill, folder_manifest, id_of, part_of, tree
+from tests.kit.effort import examples
 
 LENGTHS = st.integers(16, 24).map(lambda exponent: 2**exponent)
 NASTY = st.sampled_from(
@@ -236,7 +237,7 @@ TREES = st.dictionaries(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(TREES, st.booleans(), st.randoms(use_true_random=False))
 def test_any_tree_written_in_any_order_is_that_tree(
     sizes: dict[str, int], portable: bool, rng: object

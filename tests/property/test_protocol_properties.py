@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from p2p.errors import WIRE_CODES, ProtocolError, Refused
@@ -29,6 +29,7 @@ from p2p.protocol.peer_messages import PEER_OPS, Answer, Ping, Read, ReadAnswer,
 from p2p.protocol.schema import Base64, Bool, Choice, Hex, Int, Kind, ListOf, MapOf, Record, Text, plan_of
 from p2p.protocol.session import Session
 from tests.kit.conversations import run
+from tests.kit.effort import examples
 from tests.kit.protocol_samples import ASKED, REQUESTS, answer_of, line, right_object
 
 OPS = by_op(REQUESTS)
@@ -45,11 +46,6 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=12,
 )
-
-
-def examples(count: int = 100) -> settings:
-    """So many examples, without a deadline: the machine that runs them may have other things to do."""
-    return settings(max_examples=count, deadline=None)
 
 
 def fits(kind: Text) -> Any:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 from random import Random
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from p2p.content.geometry import Geometry
@@ -22,7 +22,7 @@ from p2p.sim.world import Conditions, World
 from p2p.swarm.events import Failure
 from p2p.swarm.peer_stats import Policy
 from p2p.swarm.picker import numbers
-from tests.kit.effort import statistics
+from tests.kit.effort import examples, statistics
 
 RATE = 2_500_000.0
 RATES = (400_000.0, RATE, 12_500_000.0)
@@ -42,7 +42,7 @@ CONDUCTS = (
 SMALL = st.integers(1, 24).map(lambda n: Geometry(n * 64 * KIB - 1234, 64 * KIB))
 MIDDLE = st.integers(1, 6).map(lambda n: Geometry(n * 2 * MIB - 1234, 2 * MIB))
 LARGE = st.integers(1, 2).map(lambda n: Geometry(n * 16 * MIB - 5 * MIB - 1, 16 * MIB))
-QUICK = settings(max_examples=150, deadline=None, print_blob=True)
+QUICK = examples(150)
 
 
 def misbehave(plan: Plan, kind: str, rng: Random, n: int) -> Plan:
@@ -164,7 +164,7 @@ def test_among_bad_peers_a_download_that_cannot_finish_still_ends(world: World) 
 
 
 @given(seed=st.integers(0, 2**32), blocks=st.integers(1, 4))
-@settings(max_examples=15, deadline=None)
+@examples(15)
 def test_a_peer_with_buffers_for_few_blocks_still_finishes(seed: int, blocks: int) -> None:
     plans = [
         Plan("origin", RATE, RATE, seed=True),

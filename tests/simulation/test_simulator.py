@@ -13,7 +13,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from p2p.cli import simulate
@@ -23,7 +23,7 @@ from p2p.sim.plan import Plan
 from p2p.sim.report import figures, ratio, svg
 from p2p.sim.scenarios import SCENARIOS, Setup, make
 from p2p.sim.world import Conditions, SimulationFault, World
-from tests.kit.effort import statistics, times
+from tests.kit.effort import examples, statistics
 
 RATE = 2_500_000.0
 SMALL = Setup(peers=12, pieces=96, piece_length=64 * KIB, rate=RATE, delay=0.001, degree=40, seed=7)
@@ -128,7 +128,7 @@ def worlds(draw: st.DrawFn) -> World:
 
 
 @given(world=worlds())
-@settings(max_examples=times(200), deadline=None, print_blob=True)
+@examples(200)
 def test_case_59_in_random_swarms_every_live_download_completes(world: World) -> None:
     world.run()
     for peer in world.peers[1:]:

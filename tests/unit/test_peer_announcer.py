@@ -31,7 +31,7 @@ class FakeClient:
 
     def __init__(self) -> None:
         self.address = TRACKER
-        self.session: str | None = None
+        self._session: str | None = None
         self.tracker = FakeTracker()
         self.asked: list[Request] = []
         self.closed = 0
@@ -41,10 +41,13 @@ class FakeClient:
     def watch(self, on_broken: Callable[[Unreachable], None]) -> None:
         self._on_broken = on_broken
 
+    def use_session(self, token: str | None) -> None:
+        self._session = token
+
     async def ask(self, request: Request) -> Answer:
         self.asked.append(request)
         await asyncio.sleep(3600 if self.silent else 0.001)
-        return self.tracker.answer(request, self.session)
+        return self.tracker.answer(request, self._session)
 
     async def close(self) -> None:
         self.closed += 1

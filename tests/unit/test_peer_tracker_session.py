@@ -6,7 +6,7 @@ from __future__ import annotations
 from itertools import pairwise, product
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from p2p.errors import DiskError, EnjambreError, Refused, Unreachable
@@ -15,6 +15,7 @@ from p2p.peer.session_events import Answered, Start, Stop, Tick
 from p2p.peer.tracker_session import TRANSITIONS, SessionTimeouts, State, Step
 from p2p.protocol.peer_messages import PingAnswer, Request
 from p2p.protocol.tracker_messages import Announce, AnnounceAnswer, Login, Logout, Withdraw
+from tests.kit.effort import examples
 from tests.kit.session_scene import NEW_PEER, PEER, SessionScene, away, share, well
 
 TIMES = SessionTimeouts()
@@ -562,7 +563,7 @@ MOVES = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=200)
+@examples(200)
 @given(st.lists(MOVES, max_size=40), st.booleans(), st.booleans(), st.integers(0, 5))
 def test_after_any_events_the_tracker_knows_in_the_end_what_is_shared(
     moves: list[tuple[str, object, object]], file: bool, hasty: bool, seed: int

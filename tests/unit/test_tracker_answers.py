@@ -5,7 +5,7 @@ from __future__ import annotations
 from p2p.errors import Refused
 from p2p.protocol.peer_messages import PingAnswer
 from p2p.tracker.answers import AnswerQueue, Waiting
-from p2p.tracker.limits import Timeouts
+from p2p.tracker.limits import TrackerTimeouts
 
 ANSWER = PingAnswer()
 
@@ -39,5 +39,5 @@ def test_after_a_failed_commit_promises_are_refused_and_other_answers_stay() -> 
 
 
 def test_the_timeouts_of_a_stop_keep_the_promise_of_two_seconds() -> None:
-    timeouts = Timeouts()
+    timeouts = TrackerTimeouts()
     assert timeouts.stop_commit_s + 2 * timeouts.commit_retry_s + timeouts.stop_write_s <= 2.0

@@ -16,13 +16,13 @@ from p2p.protocol.tracker_messages import TRACKER_OPS
 from p2p.tracker.committer import Committer
 from p2p.tracker.connection import Connection, Shared
 from p2p.tracker.fault_log import FaultLog
-from p2p.tracker.limits import Limits, Timeouts
+from p2p.tracker.limits import TrackerLimits, TrackerTimeouts
 from p2p.tracker.service import TrackerService
 from p2p.tracker.store.memory import MemoryStore
 from tests.kit.virtual_time import in_virtual_time
 
 TTL = 30
-TIMEOUTS = Timeouts()
+TIMEOUTS = TrackerTimeouts()
 PING = b'{"op":"ping"}\n'
 
 
@@ -93,8 +93,8 @@ class Client:
 class World:
     """A tracker without sockets."""
 
-    def __init__(self, limits: Limits | None = None, *, one_buffer: bool = True) -> None:
-        limits = limits or Limits()
+    def __init__(self, limits: TrackerLimits | None = None, *, one_buffer: bool = True) -> None:
+        limits = limits or TrackerLimits()
         self.now = 1000.0
         self.step = 0.0
         """By how much each look at the clock moves it."""
@@ -138,8 +138,8 @@ def run(test: Callable[[], None]) -> None:
     in_virtual_time(work)
 
 
-def limited(total: int = 99, per_host: int = 99) -> Limits:
-    return Limits(admission=AdmissionLimits(total, per_host, idle_s=4.0))
+def limited(total: int = 99, per_host: int = 99) -> TrackerLimits:
+    return TrackerLimits(admission=AdmissionLimits(total, per_host, idle_s=4.0))
 
 
 # -- deadlines
@@ -251,7 +251,7 @@ def test_a_connection_too_many_is_told_busy_and_closed_soon() -> None:
 
 @pytest.mark.parametrize("limits", [limited(total=3), limited(per_host=3)])
 def test_case_12_an_idle_connection_is_evicted_for_a_new_one_an_active_one_is_not(
-    limits: Limits,
+    limits: TrackerLimits,
 ) -> None:
     def test() -> None:
         world = World(limits)

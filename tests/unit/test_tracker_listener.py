@@ -12,11 +12,11 @@ import pytest
 
 from p2p.errors import UsageError
 from p2p.net.acceptor import AcceptLimits
-from p2p.tracker.limits import Limits
+from p2p.tracker.limits import TrackerLimits
 from p2p.tracker.listener import Listener
 
 LOOPBACK = "127.0.0.1"
-LIMITS = Limits(accept=AcceptLimits(burst=16, pause_s=0.01))
+LIMITS = TrackerLimits(accept=AcceptLimits(burst=16, pause_s=0.01))
 
 
 class Greeter(asyncio.Protocol):

@@ -60,7 +60,7 @@ async def _end(job: Job[PeerConfig], stored: StoredSession) -> None:
     node, console = job.config.node, job.console
     ended = LogoutAnswer(peers=0, contents=0)
     async with open_tracker(job) as client:
-        client.session = stored.token
+        client.use_session(stored.token)
         try:
             ended = await client.expect(Logout(), LogoutAnswer)
         except Refused as refused:
@@ -80,7 +80,7 @@ async def status(job: Job[PeerConfig]) -> int:
     async with open_tracker(job) as client:
         stored = load_session(node.state, node.tracker)
         if stored is not None and not await _resumes(client, stored):
-            client.session = None
+            client.use_session(None)
         stats = await client.expect(Stats(), StatsAnswer)
     console.event(stats_event(stats, str(node.tracker)))
     console.text(
@@ -101,13 +101,13 @@ async def status(job: Job[PeerConfig]) -> int:
 
 async def _resumes(client: TrackerClient, stored: StoredSession) -> bool:
     """Return whether the tracker still knows a session. The client is in it then."""
-    client.session = stored.token
+    client.use_session(stored.token)
     try:
         await client.expect(Stats(), StatsAnswer)
     except Refused as refused:
         if refused.code != "login_needed":
             raise
-        client.session = None
+        client.use_session(None)
         return False
     return True
 
