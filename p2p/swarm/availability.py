@@ -20,16 +20,17 @@ class Availability:
 
     def add(self, bits: int) -> None:
         """One more peer has these pieces."""
-        level = len(self._levels) - 1
-        while bits and level >= 0:
-            moved = self._levels[level] & bits
-            if moved:
-                if level + 1 == len(self._levels):
-                    self._levels.append(0)
-                self._levels[level] ^= moved
-                self._levels[level + 1] |= moved
+        carry = 0
+        for level, pieces in enumerate(self._levels):
+            moved = pieces & bits
+            if moved or carry:
+                self._levels[level] = pieces ^ moved | carry
                 bits ^= moved
-            level -= 1
+                carry = moved
+            if not bits and not carry:
+                return
+        if carry:
+            self._levels.append(carry)
 
     def remove(self, bits: int) -> None:
         """One peer fewer has these pieces. Pieces that nobody has stay at nobody."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import takewhile
 
 from p2p.model import BlockSpan, PeerKey
@@ -64,17 +65,17 @@ class Requests:
         """The peers from which `block` is requested."""
         return frozenset(self._by_block.get(block, ()))
 
-    def entries(self) -> list[BlockRequest]:
-        """All open requests, oldest first."""
-        return list(self._entries.values())
+    def entries(self) -> Iterable[BlockRequest]:
+        """All open requests, oldest first; for as long as none is opened or closed."""
+        return self._entries.values()
 
     def overdue(self, now: float) -> list[BlockRequest]:
         """Requests whose time is up, oldest first."""
         return list(takewhile(lambda request: request.until <= now, self._entries.values()))
 
-    def earliest(self) -> float | None:
-        """When the next request will be overdue."""
-        return next(iter(self._entries.values())).until if self._entries else None
+    def oldest(self) -> BlockRequest | None:
+        """The request that was opened first, and will be overdue first."""
+        return next(iter(self._entries.values()), None)
 
     def __len__(self) -> int:
         return len(self._entries)

@@ -1,13 +1,7 @@
-"""What to fetch from whom: all decisions of one download.
+"""What to fetch from whom: how many blocks each peer is asked for, and what follows when one does not come.
 
 The scheduler is pure. `handle(event, now)` takes one event and returns effects; `next_wakeup()` says when to
-feed a `Tick`. A peer with room in its window is given the first of these that there is:
-
-1. the next block of a piece that this peer began, or whose peer is gone;
-2. a piece that this peer suggested (a super-seeding peer knows what it has sent least);
-3. nothing, if this peer suggests and was not silent for long;
-4. the rarest piece that it has, chance deciding between equals;
-5. in the end-game, when every piece has begun: a block that another peer is slow to send (a hedged request).
+feed a `Tick`. Which block a peer is asked for is decided in `block_choice.py`.
 
 **Two windows.** Each peer has a window: one or two blocks, more for a fast peer, one after a failure. All
 requests together have a congestion window: it begins at what the buffers hold, is halved when nothing came
@@ -26,6 +20,8 @@ together have all of it.
 from __future__ import annotations
 
 from collections.abc import Collection
+from itertools import islice
+from operator import itemgetter
 from random import Random
 from typing import Final
 
@@ -33,6 +29,7 @@ from p2p.content.bitmap import Bitmap
 from p2p.content.geometry import Geometry
 from p2p.model import BlockSpan, PeerKey
 from p2p.swarm.availability import Availability
+from p2p.swarm.block_choice import BlockChoice
 from p2p.swarm.events import (
     BlockArrived,
     BlockFailed,
@@ -55,7 +52,7 @@ from p2p.swarm.events import (
     Tick,
 )
 from p2p.swarm.peer_stats import PeerStats, Policy
-from p2p.swarm.picker import numbers, pick
+from p2p.swarm.picker import numbers
 from p2p.swarm.pieces_in_progress import PieceInProgress, PiecesInProgress
 from p2p.swarm.requests import Requests
 from p2p.swarm.stall_timeout import StallTimeout
@@ -73,7 +70,6 @@ class Scheduler:
     ) -> None:
         self.have = have
         self._geometry = geometry
-        self._rng = rng
         self._policy = policy or Policy()
         self._congestion_window = self._policy.max_requests(geometry.block_length)
         """Requests that may be open at all peers together."""
@@ -82,6 +78,9 @@ class Scheduler:
         self._availability = Availability(geometry.pieces)
         self._requests = Requests()
         self._in_progress = PiecesInProgress(geometry, have)
+        self._choice = BlockChoice(
+            geometry, self._policy, rng, self._requests, self._in_progress, self._availability
+        )
         self._resting: dict[PeerKey, PeerStats] = {}
         """Peers that are paused or that suggest: time alone may make them askable again."""
         self._banned: set[PeerKey] = set()
@@ -125,11 +124,12 @@ class Scheduler:
 
     def _next_wakeup(self) -> float:
         times = [self._stall_timeout.until(alone=not self._sources)]
-        overdue = self._requests.earliest()
-        if overdue is not None:
-            times.append(overdue)
-        if self._end_game():
-            times += [request.asked + self._policy.hedge_after for request in self._requests.entries()]
+        oldest = self._requests.oldest()
+        if oldest is not None:
+            times.append(oldest.until)
+        if self._choice.end_game:
+            hedges = (request.asked + self._policy.hedge_after for request in self._requests.entries())
+            times += islice((time for time in hedges if time > self._now), 1)
         for source in list(self._resting.values()):
             times.append(source.paused_until)
             if source.suggests:
@@ -195,8 +195,8 @@ class Scheduler:
             return True
         gained = event.bits & ~source.has
         if gained & (self._in_progress.unstarted | self._in_progress.unrequested):
-            room = self._window(source) - self._requests.count(event.peer)
-            if room > 0 and len(self._requests) < self._congestion_window:
+            free = self._window(source) - self._requests.count(event.peer)
+            if free > 0 and len(self._requests) < self._congestion_window:
                 return False
         self._on_gained(source, gained)
         return True
@@ -328,8 +328,8 @@ class Scheduler:
 
     def _time_out(self, now: float) -> bool:
         """Take overdue requests back; return whether there were any."""
-        earliest = self._requests.earliest()
-        if earliest is None or earliest > now:
+        oldest = self._requests.oldest()
+        if oldest is None or oldest.until > now:
             return False
         if self._arrived_at + self._policy.block_timeout <= now:
             self._congestion_window = min(
@@ -398,79 +398,26 @@ class Scheduler:
 
     def _ask(self, sources: Collection[PeerStats], now: float) -> None:
         requests = self._requests
-        # Peers with failures come last.
-        for source in sorted(
-            sources, key=lambda source: (source.failures, requests.count(source.peer), source.asked_at)
-        ):
-            if source.paused_until > now:
-                continue
-            room = min(
-                self._window(source) - requests.count(source.peer), self._congestion_window - len(requests)
-            )
-            while room > 0:
-                block = self._choose_block(source, now)
+        if len(requests) >= self._congestion_window:
+            return
+        wanted = self._choice.wanted(now)
+        ready: list[tuple[tuple[int, int, float], int, PeerStats]] = []
+        for source in sources:
+            if source.has & wanted and source.paused_until <= now:
+                count = requests.count(source.peer)
+                free = self._window(source) - count
+                if free > 0:
+                    # Peers with failures come last.
+                    ready.append(((source.failures, count, source.asked_at), free, source))
+        ready.sort(key=itemgetter(0))
+        for _, free, source in ready:
+            for _ in range(min(free, self._congestion_window - len(requests))):
+                block = self._choice.next_block(source, now)
                 if block is None:
                     break
                 requests.open(source.peer, block, now, now + self._policy.block_timeout)
                 source.asked_at = now
                 self._effects.append(Fetch(source.peer, block))
-                room -= 1
-
-    def _choose_block(self, source: PeerStats, now: float) -> BlockSpan | None:
-        in_progress = self._in_progress
-        block = in_progress.next_block(source.peer, source.has)
-        if block is not None:
-            return block
-        left = in_progress.unstarted & source.has
-        if not left:
-            return self._hedge(source, now)
-        if not source.proven and in_progress.count(source.peer) >= self._policy.trial_pieces:
-            return None
-        piece = self._suggestion(source)
-        if piece is None and not self._awaits_suggestion(source, now):
-            piece = pick(left, self._availability, self._geometry.pieces, self._rng)
-        return None if piece is None else in_progress.start(piece, source.peer)
-
-    def _suggestion(self, source: PeerStats) -> int | None:
-        while source.suggested:
-            piece = next(iter(source.suggested))
-            del source.suggested[piece]
-            if self._in_progress.unstarted & source.has & (1 << piece):
-                return piece
-        return None
-
-    def _awaits_suggestion(self, source: PeerStats, now: float) -> bool:
-        if not source.suggests:
-            return False
-        if self._requests.count(source.peer) or now < source.silent_at(self._policy):
-            return True
-        source.suggests = False
-        return False
-
-    def _hedge(self, source: PeerStats, now: float) -> BlockSpan | None:
-        """A block that another peer is slow to send, and from then on its piece. To hedge sooner would send
-        bytes twice for nothing."""
-        if self._requests.count(source.peer) >= self._policy.min_window or not self._end_game():
-            return None
-        for request in self._requests.entries():
-            block = request.block
-            if request.asked + self._policy.hedge_after > now or not source.has >> block.piece & 1:
-                continue
-            in_progress = self._in_progress.get(block.piece)
-            if in_progress is None or not self._in_progress.may_hedge(block.piece):
-                continue
-            asked = self._requests.asked(block)
-            # Each time that a block was late, one peer more may be asked for it: where several peers stall,
-            # two at a time would each hold the block for a whole timeout.
-            most = min(self._policy.max_asked + in_progress.late, self._policy.max_asked_late)
-            if source.peer not in asked and len(asked) < most:
-                in_progress.owner = source.peer
-                return block
-        return None
-
-    def _end_game(self) -> bool:
-        """Whether every piece that anybody has was started."""
-        return self._availability.nobody(self._in_progress.unstarted) == self._in_progress.unstarted
 
     # -- the end
 
