@@ -1,8 +1,8 @@
 """The shell of one simulated peer: carries a participant's effects into a virtual network.
 
 Everything that is decided is decided by the real `Participant` and `UploadQueue`. The shell does what
-sockets, disks and timers do for the real peer, plays the bad conduct that a plan asks for, and checks after
-each effect what must hold in every swarm, as "no peer is asked for what it lacks".
+sockets, disks and timers do for the real peer, plays the bad conduct that a plan asks for, and has what it
+does checked (`checks.py`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 from p2p.content.bitmap import Bitmap
 from p2p.content.geometry import Geometry
 from p2p.model import Address, BlockSpan, PeerId, PeerKey, peer_key
+from p2p.sim.checks import PeerChecks
 from p2p.sim.clock import Clock
 from p2p.sim.network import LINE, Access, Transfer
 from p2p.sim.plan import Plan
@@ -54,7 +55,7 @@ from p2p.swarm.events import (
 )
 from p2p.swarm.participant import Participant
 from p2p.swarm.peer_stats import Policy
-from p2p.swarm.picker import as_bits, numbers
+from p2p.swarm.picker import as_bits
 from p2p.swarm.upload_queue import UploadQueue
 
 HASHING: Final = 0.001
@@ -145,6 +146,7 @@ class SimPeer:
         self.uploads = UploadQueue()
         self.wasted = 0
         """Bytes that came and were of no use."""
+        self._checks = PeerChecks(world.must, world.geometry, world.policy, self.have)
         self._participant: Participant | None = None
         self._serving: dict[PeerKey, set[Upload]] = {}
         """Requests of each peer that were not answered yet."""
@@ -235,7 +237,8 @@ class SimPeer:
             for effect in effects:
                 self._carry_out(effect)
         self._handling = False
-        self._check_requests()
+        if self.busy and self.world.thorough:
+            self._checks.requests(participant, self.under_way.keys())
         self._wake_at("swarm", participant.next_wakeup())
         self._wake_at("uploads", self.uploads.next_wakeup())
 
@@ -324,34 +327,16 @@ class SimPeer:
     # -- fetching
 
     def _fetch(self, peer: PeerKey, block: BlockSpan) -> None:
-        must, policy, other = self.world.must, self.world.policy, self.connections.get(peer)
+        other = self.connections.get(peer)
         if other is None:
-            must(False, "only connected peers are asked")
+            self.world.must(False, "only connected peers are asked")
             return
-        must(bool(self.told[peer] >> block.piece & 1), "no peer is asked for what it lacks")
-        must(block.piece not in self.have, "nothing is asked for that is here already")
-        must(block in self.world.geometry.blocks(block.piece), "blocks are as the geometry cuts them")
-        must(block not in self._blocks.get(block.piece, ()), "a block that came is not asked for again")
-        must((peer, block) not in self.under_way, "no peer is asked twice at once for one block")
+        arrived = self._blocks.get(block.piece, ())
+        self._checks.fetch(peer, block, self.told[peer], self.under_way.keys(), arrived, self.clock.now)
         transfer = self.under_way[peer, block] = Upload(
             block.length, server=other, client=self, block=block, good=True
         )
-        at_peer = sum(1 for key, _ in self.under_way if key == peer)
-        must(at_peer <= policy.max_window, "no more is under way than the window allows")
-        copies = sum(1 for _, asked in self.under_way if asked == block)
-        late = self.clock.now >= policy.block_timeout  # before, no block can have been late
-        most = policy.max_asked_late if late else policy.max_asked
-        must(copies <= most, "no block is asked for more often at once than the policy says")
         self.world.send(self, other, other.on_asked, transfer)
-
-    def _check_requests(self) -> None:
-        if self._participant is None or not self.busy or not self.world.thorough:
-            return
-        must, under_way = self.world.must, self.under_way
-        must(self._participant.requests == under_way.keys(), "open requests are what is under way")
-        total = sum(block.length for _, block in under_way)
-        most = max(self.world.policy.buffer_bytes, self.world.geometry.block_length)
-        must(total <= most, "no more is under way than the buffers hold")
 
     def on_arrived(self, transfer: Upload) -> None:
         """The last byte of a block is here."""
@@ -380,18 +365,11 @@ class SimPeer:
         self.handle(PieceVerified(piece) if good else PieceCorrupt(piece))
 
     def _check_late(self, key: tuple[PeerKey, BlockSpan]) -> None:
-        """What a careless shell would say of a late block changes nothing."""
-        if self._participant is None or not self.busy or not self.world.thorough or key in self.under_way:
-            return
-        self.handle(Tick())
-        must = self.world.must
-        late: list[Event] = [BlockArrived(*key), *(BlockFailed(*key, failure) for failure in Failure)]
-        for event in late:
+        participant = self._participant
+        if participant is not None and self.world.thorough and self.busy and key not in self.under_way:
+            self.handle(Tick())  # what time alone brings is no effect of the late block
             if self.busy and key not in self.under_way:
-                before = self._participant.requests, self._participant.next_wakeup()
-                must(not self._participant.handle(event, self.clock.now), "late events have no effect")
-                after = self._participant.requests, self._participant.next_wakeup()
-                must(before == after, "late events change nothing")
+                self._checks.late(participant, key, self.clock.now)
 
     def on_refused(self, transfer: Upload, failure: Failure) -> None:
         """A peer will not send a block."""
@@ -418,11 +396,7 @@ class SimPeer:
             self.clock.after(self.plan.stays, self.leave)
 
     def _give_up(self, missing: tuple[int, ...]) -> None:
-        told = 0
-        for bits in self.told.values():
-            told |= bits
-        lacking = numbers(self.have.missing().bits & ~told)
-        self.world.must(missing == lacking, "what is missing is what no connected peer has")
+        self._checks.gave_up(missing, self.told)
         self.gave_up, self.ended = missing, self.clock.now
         for transfer in self.under_way.values():
             self.world.send(self, transfer.server, transfer.server.abandon, transfer)
