@@ -145,10 +145,10 @@ def test_case_46_standard_output_that_is_full_closed_or_unread_shows_no_tracebac
             "--accept-uploads",
             "1G",
             tracker=tracker.address,
-            name="keeper",
-        ) as keeper,
+            name="server",
+        ) as server,
     ):
-        keeper.event("listening")
+        server.event("listening")
         content = peer.event("shared")["id"]
         more = old_file(tmp_path / "b.bin", b"b")
         words = {

@@ -326,7 +326,7 @@ def test_case_33_a_peer_that_refuses_everything_is_not_asked_in_a_busy_loop(tmp_
 
 def test_a_peer_that_hangs_up_on_data_connections_is_dialled_a_few_times_only(tmp_path: Path) -> None:
     """Each dial uses up a local port for a minute, and thousands a second were possible."""
-    slammer = kit.LaneSlammer(SAMPLE)
+    slammer = kit.DataSlammer(SAMPLE)
     done = meet(tmp_path, slammer, *honest(1))
     assert done.bytes_from == {"honest 0": len(SAMPLE.data)}
     assert 1 <= slammer.slams < 40
@@ -338,21 +338,22 @@ def test_a_peer_that_returns_under_new_ids_does_not_use_up_descriptors(
     rounds = 50
 
     async def work() -> None:
-        peer = kit.LaneKeeper(SAMPLE)
+        peer = kit.DataHolder(SAMPLE)
         async with Swarm(tmp_path) as swarm, kit.announced(swarm.address, peer):
             node = await swarm.peer("victim", timeouts=TIMES, **OFTEN)
             before = len(open_descriptors())
             downloading = asyncio.create_task(node.download(SAMPLE.id, tmp_path / "out"))
-            await until(lambda: peer.reads, what="the first lane")
+            await until(lambda: peer.reads, what="the first data connection")
             for number in range(rounds):
                 reads = peer.reads
                 peer.peer = f"{number + 1:032x}"
                 await peer.call(node.controls.me.listen["tcp"])
-                await until(lambda: peer.reads > reads, what="a lane under this id")  # noqa: B023 (it is waited for here)
+                await until(lambda: peer.reads > reads, what="a data connection under this id")  # noqa: B023 (it is waited for here)
                 await until(lambda: not len(node.controls), what="its link is gone")
-            await until(lambda: not len(node.data), what="its lanes are closed")
+            await until(lambda: not len(node.data), what="its data connections are closed")
             if before:
-                # One of each lane is the other side's, which keeps it, and a few are of the download itself.
+                # One end of each data connection is the other side's, which keeps it, and a few are of the
+                # download itself.
                 await until(lambda: len(open_descriptors()) < before + rounds + rounds // 2)
             downloading.cancel()
             await asyncio.gather(downloading, return_exceptions=True)

@@ -237,12 +237,12 @@ def test_case_51_an_upload_that_others_fetch_is_stopped_in_time(tmp_path: Path, 
     (tmp_path / "store").mkdir()
     with start_tracker(tmp_path) as tracker:
         keep = ["serve", str(tmp_path / "store"), "--accept-uploads", "1G", "--limit", "4M"]
-        with start_peer(tmp_path, *keep, tracker=tracker.address, name="keeper") as keeper:
-            keeper.event("listening")
+        with start_peer(tmp_path, *keep, tracker=tracker.address, name="target") as target:
+            target.event("listening")
             with start_peer(tmp_path, "upload", str(file), tracker=tracker.address, name="me") as me:
                 me.event("placed")
                 check_ends(me, stop)
-            assert run_peer(tmp_path, "peers", tracker=tracker.address).event("peer")["name"] == "keeper"
+            assert run_peer(tmp_path, "peers", tracker=tracker.address).event("peer")["name"] == "target"
 
 
 def children_of(pid: int) -> list[int]:

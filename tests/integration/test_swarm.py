@@ -91,7 +91,7 @@ def test_a_peer_that_will_not_serve_does_not_look_at_its_files(
             assert done.path.read_bytes() == DATA
             assert not looked
             await swarm.stop("leaver")
-            done = await (await swarm.peer("keeper")).download(shared.id, tmp_path / "out1")
+            done = await (await swarm.peer("target")).download(shared.id, tmp_path / "out1")
             assert done.path.read_bytes() == DATA
             assert looked == [done.path]
             assert len(await swarm.sources(shared.id)) == 2

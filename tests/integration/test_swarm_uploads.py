@@ -30,9 +30,9 @@ DATA = Random(5).randbytes(5_000_000)
 # -- uploads
 
 
-async def keeper(swarm: Swarm, name: str, room: int = 100 * MIB, **settings: Any) -> Node:
+async def target(swarm: Swarm, name: str, quota: int = 100 * MIB, **settings: Any) -> Node:
     """A peer that accepts uploads."""
-    return await swarm.peer(name, accept_uploads=room, folder=swarm.folder / name, **settings)
+    return await swarm.peer(name, accept_uploads=quota, folder=swarm.folder / name, **settings)
 
 
 async def look_once(node: Node, folder: Path) -> None:
@@ -48,9 +48,9 @@ def test_an_upload_puts_copies_on_other_peers_and_counts_them(tmp_path: Path) ->
     async def work() -> None:
         async with Swarm(tmp_path) as swarm:
             for name in ("k1", "k2", "k3"):
-                await keeper(swarm, name)
+                await target(swarm, name)
             await swarm.peer("no uploads")
-            # Slow enough for the keepers to share what they have: without a limit it may be done before they
+            # Slow enough for the targets to share what they have: without a limit it may be done before they
             # know each other.
             origin = await swarm.peer("origin", limit_up=2 * MIB)
             done: list[Any] = []
@@ -72,7 +72,7 @@ def test_an_upload_that_one_target_refuses_goes_to_another(tmp_path: Path) -> No
     async def work() -> None:
         async with Swarm(tmp_path) as swarm:
             for number in range(4):
-                node = await keeper(swarm, f"k{number}")
+                node = await target(swarm, f"k{number}")
                 if number != 2:
                     node.replicas._limits = ReplicaLimits(
                         quota=1
@@ -88,8 +88,8 @@ def test_an_upload_that_one_target_refuses_goes_to_another(tmp_path: Path) -> No
 def test_an_upload_that_too_few_accept_says_how_many_copies_were_made(tmp_path: Path) -> None:
     async def work() -> None:
         async with Swarm(tmp_path) as swarm:
-            await keeper(swarm, "small", room=1000)
-            await keeper(swarm, "large")
+            await target(swarm, "small", quota=1000)
+            await target(swarm, "large")
             origin = await swarm.peer("origin")
             with pytest.raises(NotFound, match="1 of 2 copies"):
                 await upload(origin, old_file(tmp_path / "x.bin", DATA[:500_000]), 2, lambda _: None)
@@ -102,9 +102,9 @@ def test_a_peer_that_has_the_content_already_verifies_at_once(tmp_path: Path) ->
 
     async def work() -> None:
         async with Swarm(tmp_path) as swarm:
-            node, origin = await keeper(swarm, "keeper"), await swarm.peer("origin")
+            node, origin = await target(swarm, "target"), await swarm.peer("origin")
             shared = await origin.share(old_file(tmp_path / "x.bin", DATA))
-            await node.download(shared.id, tmp_path / "keeper")
+            await node.download(shared.id, tmp_path / "target")
             link = await origin.link_to(node.peer, Address("127.0.0.1", node.controls.me.listen["tcp"]))
             accepted: list[bool] = []
             for _ in range(20):
@@ -118,22 +118,22 @@ def test_a_peer_that_has_the_content_already_verifies_at_once(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("room", "size", "code"),
+    ("quota", "size", "code"),
     [(0, 10, "not_allowed"), (1000, 500_000, "quota"), (400_000, 10, "quota")],
     ids=["none", "over", "lied"],
 )
-def test_what_a_peer_will_not_keep_is_refused(tmp_path: Path, room: int, size: int, code: str) -> None:
+def test_what_a_peer_will_not_keep_is_refused(tmp_path: Path, quota: int, size: int, code: str) -> None:
     """No uploads at all; over the quota; and a manifest larger than was announced."""
 
     async def work() -> None:
         async with Swarm(tmp_path) as swarm:
-            node, origin = await keeper(swarm, "keeper", room), await swarm.peer("origin")
+            node, origin = await target(swarm, "target", quota), await swarm.peer("origin")
             shared = await origin.share(old_file(tmp_path / "x.bin", DATA[:500_000]))
             link = await origin.link_to(node.peer, Address("127.0.0.1", node.controls.me.listen["tcp"]))
             with pytest.raises(Refused) as refused:
                 await link.replicate(Replicate(id=shared.id, name="x.bin", size=size), lambda: None)
             assert refused.value.code == code
-            assert not (tmp_path / "keeper" / "x.bin").exists()
+            assert not (tmp_path / "target" / "x.bin").exists()
             assert not node.replicas._charged
 
     contained(work)
@@ -146,12 +146,12 @@ def test_a_replica_deleted_since_the_last_look_is_fetched_anew_and_stays_shared(
 
     async def work() -> None:
         async with Swarm(tmp_path) as swarm:
-            node, origin = await keeper(swarm, "keeper", watch_limits=never), await swarm.peer("origin")
+            node, origin = await target(swarm, "target", watch_limits=never), await swarm.peer("origin")
             shared = await origin.share(old_file(tmp_path / "x.bin", DATA))
             link = await origin.link_to(node.peer, Address("127.0.0.1", node.controls.me.listen["tcp"]))
             request, copy = (
                 Replicate(id=shared.id, name="x.bin", size=len(DATA)),
-                tmp_path / "keeper" / "x.bin",
+                tmp_path / "target" / "x.bin",
             )
             await link.replicate(request, lambda: None)
             await look_once(node, copy.parent)
@@ -161,7 +161,7 @@ def test_a_replica_deleted_since_the_last_look_is_fetched_anew_and_stays_shared(
             # What the watcher remembers of the first copy must not make it retract the second.
             await look_once(node, copy.parent)
             assert node.publisher.held_at(copy) == shared.id
-            assert not swarm.told("keeper", Shared)
+            assert not swarm.told("target", Shared)
 
     contained(work)
 
@@ -171,8 +171,8 @@ def test_a_copy_that_another_file_of_its_name_keeps_away_costs_no_room(tmp_path:
 
     async def work() -> None:
         async with Swarm(tmp_path) as swarm:
-            node, origin = await keeper(swarm, "keeper", 100_000), await swarm.peer("origin")
-            old_file(tmp_path / "keeper" / "x.bin", b"the first version")
+            node, origin = await target(swarm, "target", 100_000), await swarm.peer("origin")
+            old_file(tmp_path / "target" / "x.bin", b"the first version")
             shared = await origin.share(old_file(tmp_path / "x.bin", DATA[:80_000]))
             link = await origin.link_to(node.peer, Address("127.0.0.1", node.controls.me.listen["tcp"]))
             for _ in range(2):
@@ -180,18 +180,18 @@ def test_a_copy_that_another_file_of_its_name_keeps_away_costs_no_room(tmp_path:
                     await link.replicate(Replicate(id=shared.id, name="x.bin", size=80_000), lambda: None)
                 assert refused.value.code == "disk"
                 assert node.replicas.room == 100_000
-            assert [entry.name for entry in (tmp_path / "keeper").iterdir()] == ["x.bin"]
-            (tmp_path / "keeper" / "x.bin").unlink()
+            assert [entry.name for entry in (tmp_path / "target").iterdir()] == ["x.bin"]
+            (tmp_path / "target" / "x.bin").unlink()
             await link.replicate(Replicate(id=shared.id, name="x.bin", size=80_000), lambda: None)
             assert node.replicas.room == 20_000
 
     contained(work)
 
 
-class SilentKeeper(PlainPeer):
+class SilentTarget(PlainPeer):
     """Accepts a copy and never fetches it."""
 
-    vice = "silent keeper"
+    vice = "silent target"
 
     async def on_replicate(self, talk: Talk, message: Message) -> None:
         await talk.say({"ok": True, "seq": message.get("seq"), "state": "accepted"})
@@ -204,16 +204,16 @@ def test_a_peer_that_accepts_a_copy_and_never_fetches_it_does_not_hold_up_an_upl
         async with Swarm(tmp_path) as swarm:
             origin = await swarm.peer("origin", patience=1.0)
             shared = await origin.share(old_file(tmp_path / "x.bin", DATA[:100_000]))
-            silent = SilentKeeper(Sample("other", b"other"))
+            silent = SilentTarget(Sample("other", b"other"))
             await silent.start()
             try:
-                target = Contact(
+                contact = Contact(
                     peer=PeerId(silent.peer), name="silent", host="127.0.0.1", listen={"tcp": silent.port}
                 )
                 async with asyncio.timeout(20):
                     clock = asyncio.get_running_loop().time
                     placement = errands.Placement(origin, shared, 1, lambda _: None, clock)
-                    fault = await placement.copy_to(target)
+                    fault = await placement.copy_to(contact)
                 assert fault is not None
                 assert "gained nothing" in fault
             finally:
@@ -243,16 +243,16 @@ def test_a_copy_kept_for_others_is_the_same_content_after_its_keeper_was_restart
 
     async def work() -> None:
         async with Swarm(tmp_path) as swarm:
-            node = await keeper(swarm, "keeper")
+            node = await target(swarm, "target")
             origin = await swarm.peer("origin", hash_name="sha256")
             for number, path in enumerate(paths):
                 old_file(tmp_path / "mine" / path, DATA[number * 200_000 : (number + 1) * 200_000])
             result = await upload(origin, tmp_path / "mine" / Path(paths[0]).parts[0], 1, lambda _: None)
-            assert all((tmp_path / "keeper" / path).is_file() for path in kept)
-            await swarm.stop("keeper")
+            assert all((tmp_path / "target" / path).is_file() for path in kept)
+            await swarm.stop("target")
             await swarm.stop("origin")
-            node = await swarm.peer("keeper", accept_uploads=MIB, folder=tmp_path / "keeper")
-            watching = asyncio.create_task(node.watch(tmp_path / "keeper"))
+            node = await swarm.peer("target", accept_uploads=MIB, folder=tmp_path / "target")
+            watching = asyncio.create_task(node.watch(tmp_path / "target"))
             try:
                 await until(lambda: node.publisher.holds(result.id), seconds=30)
                 reader = await swarm.peer("reader")
@@ -270,13 +270,13 @@ def test_a_copy_kept_for_others_is_the_same_content_after_its_keeper_was_restart
 def test_a_kept_copy_that_was_changed_is_shared_as_what_it_is_now(tmp_path: Path) -> None:
     async def work() -> None:
         async with Swarm(tmp_path) as swarm:
-            node = await keeper(swarm, "keeper")
+            node = await target(swarm, "target")
             origin = await swarm.peer("origin", hash_name="sha256")
             result = await upload(origin, old_file(tmp_path / "x.bin", DATA[:200_000]), 1, lambda _: None)
-            await swarm.stop("keeper")
-            old_file(tmp_path / "keeper" / "x.bin", DATA[1:200_001])
-            node = await swarm.peer("keeper", accept_uploads=MIB, folder=tmp_path / "keeper")
-            shared = await node.share(tmp_path / "keeper" / "x.bin")
+            await swarm.stop("target")
+            old_file(tmp_path / "target" / "x.bin", DATA[1:200_001])
+            node = await swarm.peer("target", accept_uploads=MIB, folder=tmp_path / "target")
+            shared = await node.share(tmp_path / "target" / "x.bin")
             assert shared.id != result.id
             assert not node.publisher.holds(result.id)
 

@@ -66,17 +66,17 @@ def test_a_received_replica_is_not_hashed_again_and_withdrawn_when_removed(
             "--accept-uploads",
             "10M",
             tracker=tracker.address,
-            name="keeper",
-        ) as keeper,
+            name="target",
+        ) as target,
     ):
-        keeper.event("listening")
+        target.event("listening")
         assert run_peer(tmp_path, "upload", str(path), tracker=tracker.address).code == 0
-        received = keeper.event("received")
+        received = target.event("received")
         old_file(store / "later.txt", b"words")
-        assert keeper.event("shared")["name"] == "later.txt"
-        assert '"shared","name":"image.bin"' not in keeper.out.replace(" ", "")
+        assert target.event("shared")["name"] == "later.txt"
+        assert '"shared","name":"image.bin"' not in target.out.replace(" ", "")
         (store / "image.bin").unlink()
-        assert keeper.event("withdrawn")["id"] == received["id"]
+        assert target.event("withdrawn")["id"] == received["id"]
 
 
 def test_hidden_files_and_unfinished_downloads_are_not_shared(tmp_path: Path) -> None:

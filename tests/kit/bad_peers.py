@@ -261,7 +261,8 @@ class LateLiar(Liar):
 
 
 class LinkDropper(Liar):
-    """Hangs up its link when it is asked for a block, and then sends zeros on the lane."""
+    """Closes its control connection when it is asked for a block, and then sends zeros on the data
+    connection."""
 
     vice = "link dropper"
 
@@ -280,10 +281,11 @@ class LinkDropper(Liar):
         await super().answer_read(talk, message, block)
 
 
-class LaneKeeper(LinkDropper):
-    """Hangs up its link when it is asked for a block, and keeps the lane, on which it never says a word."""
+class DataHolder(LinkDropper):
+    """Closes its control connection when it is asked for a block, and keeps the data connection, on which it
+    never says a word."""
 
-    vice = "lane keeper"
+    vice = "data holder"
 
     async def answer_read(self, talk: Talk, message: Message, block: bytes) -> None:
         for link in self.links:
@@ -497,11 +499,11 @@ class SlamDoor(PlainPeer):
         talk.hang_up()
 
 
-class LaneSlammer(PlainPeer):
+class DataSlammer(PlainPeer):
     """Has its links at one door, and names another for blocks: there, it hangs up as soon as somebody has
     connected."""
 
-    vice = "lane slammer"
+    vice = "data slammer"
 
     def __init__(self, sample: Sample, name: str | None = None, seed: int = 0) -> None:
         super().__init__(sample, name, seed)
@@ -647,7 +649,7 @@ async def announced(tracker: Address, *peers: PlainPeer) -> AsyncIterator[None]:
         await asyncio.gather(*(peer.stop() for peer in peers))
 
 
-class Caller:
+class Client:
     """A connection to a peer on which a test says whatever it likes."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -655,7 +657,7 @@ class Caller:
         self.writer = writer
 
     @classmethod
-    async def dial(cls, port: int) -> Caller:
+    async def dial(cls, port: int) -> Client:
         """Connect to a port of loopback."""
         return cls(*await asyncio.open_connection("127.0.0.1", port, limit=4 * 1024 * 1024))
 
@@ -714,7 +716,7 @@ class Caller:
         with contextlib.suppress(OSError):
             await self.writer.wait_closed()
 
-    async def __aenter__(self) -> Caller:
+    async def __aenter__(self) -> Client:
         return self
 
     async def __aexit__(self, *error: object) -> None:

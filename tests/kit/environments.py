@@ -31,8 +31,8 @@ def requirements(*extras: str) -> list[str]:
 def make(folder: Path, wanted: list[str], python: str = sys.executable) -> Path | None:
     """Make the virtual environment `folder`, unless it is as wanted. Returns its Python; None on failure."""
     inside = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    stamp, wish = folder / "enjambre.json", json.dumps([python, *wanted])
-    if inside.exists() and stamp.is_file() and stamp.read_text() == wish:
+    stamp, contents = folder / "enjambre.json", json.dumps([python, *wanted])
+    if inside.exists() and stamp.is_file() and stamp.read_text() == contents:
         return inside
     if folder.exists() and any(folder.iterdir()) and not (folder / "pyvenv.cfg").exists():
         print(f"{folder} is no virtual environment; it is left as it is")
@@ -42,7 +42,7 @@ def make(folder: Path, wanted: list[str], python: str = sys.executable) -> Path 
         print("==", *command, flush=True)
         if subprocess.call(command):
             return None
-    stamp.write_text(wish)
+    stamp.write_text(contents)
     return inside
 
 

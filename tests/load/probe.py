@@ -22,7 +22,7 @@ TIMEOUT_S: Final = 20.0
 BLOCK: Final = 4096
 
 
-class Asker:
+class Prober:
     """One client. It reads blocks of `content`, or pings if that is empty."""
 
     def __init__(self, host: str, port: int, content: str) -> None:
@@ -73,7 +73,7 @@ class Asker:
 
 def main(host: str, port: int, rate: float, *, fresh: bool, content: str) -> None:
     """Ask until standard input ends, and at least once."""
-    asker = Asker(host, port, content)
+    prober = Prober(host, port, content)
     times: list[float] = []
     failed = 0
     why: dict[str, int] = {}
@@ -81,15 +81,15 @@ def main(host: str, port: int, rate: float, *, fresh: bool, content: str) -> Non
     while True:
         due = max(due + 1 / rate, time.monotonic() - 1.0)
         try:
-            times.append(asker.ask(fresh=fresh))
+            times.append(prober.ask(fresh=fresh))
         except (OSError, ValueError) as error:
             failed += 1
             why[str(error)] = why.get(str(error), 0) + 1
             with contextlib.suppress(OSError):
-                asker.close()
+                prober.close()
         if select.select([sys.stdin], [], [], max(0.0, due - time.monotonic()))[0]:
             break
-    asker.close()
+    prober.close()
     print(json.dumps({"times": times, "failed": failed, "why": why}))
 
 

@@ -29,7 +29,7 @@ from p2p.net.limits import Timeouts
 from p2p.peer.node import Node
 from p2p.peer.settings import NodeSettings
 from p2p.protocol.framing import MAX_LINE
-from tests.kit.bad_peers import Caller, Message, encoded
+from tests.kit.bad_peers import Client, Message, encoded
 from tests.kit.effort import stateful
 from tests.kit.leaks import Snapshot, check_back_to
 from tests.kit.swarm_kit import old_file
@@ -94,7 +94,7 @@ class Talk:
     """One connection to the peer: what the model knows of it, and what was told on it and not yet
     expected."""
 
-    caller: Caller
+    client: Client
     fresh: bool = True
     link: Key | None = None
     joined: set[ContentId] = field(default_factory=set)
@@ -106,7 +106,7 @@ class Talk:
         """The next answer; what is told comes to `told`. None when the other side has hung up."""
         if self.early:
             return self.early.pop(0)
-        while (heard := await self.caller.hear(20)) is not None:
+        while (heard := await self.client.hear(20)) is not None:
             if "op" not in heard[0]:
                 return heard
             self.told.append(heard[0])
@@ -115,7 +115,7 @@ class Talk:
     async def tells(self, message: Message) -> None:
         """Wait until exactly this was told."""
         while message not in self.told:
-            heard = await self.caller.hear(20)
+            heard = await self.client.hear(20)
             assert heard is not None, f"hung up, where {message} was due"
             if "op" in heard[0]:
                 self.told.append(heard[0])
@@ -167,7 +167,7 @@ class PeerMachine(RuleBasedStateMachine):
     async def hung_up(self, talk: Talk) -> None:
         """The peer must hang up without another answer."""
         assert await talk.answer() is None
-        await talk.caller.close()
+        await talk.client.close()
         self.ended(talk)
 
     async def refused(self, talk: Talk, code: str, seq: int | None, *, ends: bool = False) -> None:
@@ -223,7 +223,7 @@ class PeerMachine(RuleBasedStateMachine):
         self.share("three.bin")
 
     async def dial(self) -> Talk:
-        talk = Talk(await Caller.dial(self.port))
+        talk = Talk(await Client.dial(self.port))
         self.open.append(talk)
         return talk
 
@@ -251,10 +251,10 @@ class PeerMachine(RuleBasedStateMachine):
         talk = self.talk(at)
 
         async def work() -> None:
-            await talk.caller.say(half)
+            await talk.client.say(half)
             if reset:
-                talk.caller.hang_up()
-            await talk.caller.close()
+                talk.client.hang_up()
+            await talk.client.close()
             self.ended(talk)
             await until(lambda: len(self.node.controls) == len(self.by_key), what="the link is gone")
 
@@ -314,7 +314,7 @@ class PeerMachine(RuleBasedStateMachine):
         fresh, talk.fresh = talk.fresh, False
 
         async def work() -> None:
-            await talk.caller.say(message)
+            await talk.client.say(message)
             if not fresh:
                 await self.refused(talk, "bad_field", seq, ends=True)
                 return
@@ -354,7 +354,7 @@ class PeerMachine(RuleBasedStateMachine):
     async def pinged(self, talk: Talk, numbered: bool = True) -> None:
         talk.fresh = False
         number = {"seq": next(self.seqs)} if numbered else {}
-        await talk.caller.say({"op": "ping", **number})
+        await talk.client.say({"op": "ping", **number})
         assert await talk.answer() == ({"ok": True, **number}, b"")
 
     @WITH_A_TALK
@@ -365,7 +365,7 @@ class PeerMachine(RuleBasedStateMachine):
         seq, content = next(self.seqs), self.what(self.content(name))
 
         async def work() -> None:
-            await talk.caller.say({"op": "manifest", "id": self.content(name), "seq": seq})
+            await talk.client.say({"op": "manifest", "id": self.content(name), "seq": seq})
             if content is None:
                 await self.refused(talk, "not_found", seq)
             else:
@@ -399,7 +399,7 @@ class PeerMachine(RuleBasedStateMachine):
 
         async def work() -> None:
             content = self.content(name)
-            await talk.caller.say(
+            await talk.client.say(
                 b"".join(
                     encoded(
                         {
@@ -477,7 +477,7 @@ class PeerMachine(RuleBasedStateMachine):
         bits = {"pieces": base64.b64encode(more["pieces"]).decode()} if "pieces" in more else {}
 
         async def work() -> None:
-            await talk.caller.say({"op": "have", "id": content, **more, **bits, "seq": seq})
+            await talk.client.say({"op": "have", "id": content, **more, **bits, "seq": seq})
             found = self.what(content)
             if talk.link is None:
                 await self.refused(talk, "not_allowed", seq)
@@ -515,7 +515,7 @@ class PeerMachine(RuleBasedStateMachine):
         seq, content = next(self.seqs), self.content(name)
 
         async def work() -> None:
-            await talk.caller.say(
+            await talk.client.say(
                 {"op": "replicate", "id": content, "name": name, "size": TOO_MUCH, "seq": seq}
             )
             if talk.link is None or not self.accepts:
@@ -542,7 +542,7 @@ class PeerMachine(RuleBasedStateMachine):
         talk.fresh = talk.fresh and not first
 
         async def work() -> None:
-            await talk.caller.say(data)
+            await talk.client.say(data)
             await self.refused(talk, code, None, ends=ends)
 
         self.do(work())
@@ -555,7 +555,7 @@ class PeerMachine(RuleBasedStateMachine):
         talk.fresh = False
 
         async def work() -> None:
-            await talk.caller.say({"ok": False, "error": "busy"})
+            await talk.client.say({"ok": False, "error": "busy"})
             if talk.link is None:
                 await self.hung_up(talk)
             else:
@@ -575,9 +575,9 @@ class PeerMachine(RuleBasedStateMachine):
 
         async def work() -> None:
             line = encoded({"op": "ping", "seq": seq})
-            await one.caller.say(line[:9])
+            await one.client.say(line[:9])
             await self.pinged(other)
-            await one.caller.say(line[9:])
+            await one.client.say(line[9:])
             assert await one.answer() == ({"ok": True, "seq": seq}, b"")
 
         self.do(work())
@@ -605,7 +605,7 @@ class PeerMachine(RuleBasedStateMachine):
             await until(lambda: uploads.serving == uploads.waiting == 0)
         finally:
             for talk in self.open:
-                await talk.caller.close()
+                await talk.client.close()
             await self.node.stop()
         await until(lambda: asyncio.all_tasks() == {asyncio.current_task()}, what="all tasks are done")
 

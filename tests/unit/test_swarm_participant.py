@@ -359,7 +359,7 @@ def test_bytes_are_counted_for_each_member_until_it_leaves() -> None:
         block = BlockSpan(0, 0, 100)
         scene.feed(BlockAsked("t", to, block), SendBegan("t"), BlockSent("t", block), UploadEnded("t"))
 
-    for to in (client(A), client(A), client(B), "stranger"):
+    for to in (client(A), client(A), client(B), "unknown"):
         send(to)
     participant = scene.participant
     assert (participant.sent_to(A), participant.sent_to(B), participant.sent) == (200, 100, 400)
@@ -398,25 +398,25 @@ def test_a_seed_suggests_the_next_piece_when_one_was_sent() -> None:
 
 
 def test_members_that_take_nothing_do_not_keep_an_honest_one_from_a_crowded_seed() -> None:
-    """They hold all suggestions. Strangers of the same host, which need no control connection, keep the queue
-    full with parts of pieces."""
+    """They hold all suggestions. Unknown peers of the same host, which need no control connection, keep the
+    queue full with parts of pieces."""
     scene = seed(pieces=3000, queue=UploadQueue(UploadLimits(slots=1)))
     for number in range(40):
         idler = PeerKey(f"idler {number}")
         scene.feed(joined(idler), PeerGained(idler, 0))
     effects = scene.feed(joined(A), PeerGained(A, 0))
     assert not any(isinstance(effect, Suggest) for effect in effects)
-    for ticket in ("stranger 0", "stranger 1"):
-        scene.feed(BlockAsked(ticket, "stranger", BlockSpan(0, 0, 1)))
+    for ticket in ("unknown 0", "unknown 1"):
+        scene.feed(BlockAsked(ticket, "unknown", BlockSpan(0, 0, 1)))
     assert scene.queue.crowded
     (refused,) = scene.feed(BlockAsked("early", client(A), scene.block(7)))
     assert isinstance(refused, Refuse)
     assert refused.code == "busy"
     suggested = []
     for number in range(1000):
-        ticket = f"stranger {number}"
+        ticket = f"unknown {number}"
         suggested += scene.feed(
-            BlockAsked(f"stranger {number + 2}", "stranger", BlockSpan(0, 0, 1)),
+            BlockAsked(f"unknown {number + 2}", "unknown", BlockSpan(0, 0, 1)),
             SendBegan(ticket),
             BlockSent(ticket, BlockSpan(0, 0, 1)),
             UploadEnded(ticket),

@@ -12,7 +12,7 @@ from p2p.swarm.super_seeding import MAX_OPEN, MIN_OPEN_PER_RECEIVER, STALE_AFTER
 A, B = PeerKey("a"), PeerKey("b")
 
 
-def test_a_stranger_is_suggested_nothing() -> None:
+def test_an_unknown_peer_is_suggested_nothing() -> None:
     assert SuperSeeding(8, Random(1)).suggest(A) == ()
 
 
@@ -85,13 +85,13 @@ def test_in_a_crowd_a_receiver_gets_what_was_suggested_to_it_until_all_is_given(
     for peer in peers:
         seed.on_have(peer, 0)
     (peer, pieces), *_ = seed.choose()
-    stranger = next(one for one in peers if one != peer)
+    unknown = next(one for one in peers if one != peer)
     assert seed.admits(peer, pieces[0], crowded=True)
-    assert not seed.admits(stranger, pieces[0], crowded=True)
-    assert seed.admits(stranger, pieces[0], crowded=False)
+    assert not seed.admits(unknown, pieces[0], crowded=True)
+    assert seed.admits(unknown, pieces[0], crowded=False)
     for piece in range(40):
         seed.on_sent(peer, piece)
-    assert seed.admits(stranger, pieces[0], crowded=True)
+    assert seed.admits(unknown, pieces[0], crowded=True)
 
 
 def test_nothing_more_is_suggested_while_most_of_it_was_not_sent() -> None:
@@ -156,7 +156,7 @@ def test_a_piece_sent_to_two_of_which_one_left_counts_as_given() -> None:
     assert seed.suggest(B) == (1,)
 
 
-def test_a_stranger_that_leaves_changes_nothing() -> None:
+def test_an_unknown_peer_that_leaves_changes_nothing() -> None:
     seed = SuperSeeding(3, Random(1))
     seed.on_have(A, 0)
     seed.on_left(B)
@@ -221,9 +221,9 @@ def test_a_late_request_for_a_suggested_piece_is_served() -> None:
     seed.choose()
     for peer in peers:
         seed.admits(peer, 199, crowded=True)
-    stranger = next(piece for piece in range(200) if piece not in pieces)
+    unknown = next(piece for piece in range(200) if piece not in pieces)
     assert seed.admits(late, pieces[0], crowded=True)
-    assert not seed.admits(late, stranger, crowded=True)
+    assert not seed.admits(late, unknown, crowded=True)
 
 
 def test_a_receiver_of_a_long_piece_keeps_what_was_suggested_to_it() -> None:

@@ -19,7 +19,7 @@ from p2p.model import MIB, Address, ContentId
 from p2p.net.admission import AdmissionLimits
 from p2p.net.limits import LIMITS, Limits, Timeouts
 from p2p.peer.node import Node
-from tests.kit.bad_peers import Caller, encoded
+from tests.kit.bad_peers import Client, encoded
 from tests.kit.leaks import Snapshot, contained, open_descriptors
 from tests.kit.swarm_kit import Swarm, old_file
 from tests.kit.waiting import until
@@ -35,7 +35,7 @@ async def sharer(tmp_path: Path, **settings: Any) -> AsyncIterator[tuple[Swarm, 
         node = await swarm.peer("sharer", **settings)
         shared = await node.share(old_file(tmp_path / "share" / "x.bin", DATA))
         yield swarm, node, shared.id, node.controls.me.listen["tcp"]
-        async with await Caller.dial(node.controls.me.listen["tcp"]) as fresh:
+        async with await Client.dial(node.controls.me.listen["tcp"]) as fresh:
             heard = await fresh.ask({"op": "ping", "seq": 1})
         assert heard is not None
         assert heard[0]["ok"]
@@ -58,8 +58,8 @@ def test_case_23_a_content_that_is_not_shared_is_not_found(tmp_path: Path) -> No
             texts = set()
             for wanted in (content, WRONG_ID, "0" * 64):
                 for message in (read(wanted), {"op": "manifest", "id": wanted, "seq": 7}):
-                    async with await Caller.dial(port) as caller:
-                        heard = await caller.ask(message)
+                    async with await Client.dial(port) as client:
+                        heard = await client.ask(message)
                         assert heard is not None
                         assert heard[0]["error"] == "not_found"
                         texts.add(json.dumps(heard[0]))
@@ -86,9 +86,9 @@ NO_IDS = [
 def test_case_23_a_path_instead_of_an_id_is_a_bad_field(tmp_path: Path, wanted: object) -> None:
 
     async def work() -> None:
-        async with sharer(tmp_path) as (_, _, _, port), await Caller.dial(port) as caller:
+        async with sharer(tmp_path) as (_, _, _, port), await Client.dial(port) as client:
             for message in ({**read(""), "id": wanted}, {"op": "manifest", "id": wanted, "seq": 1}):
-                heard = await caller.ask(message)
+                heard = await client.ask(message)
                 assert heard is not None
                 assert heard[0]["error"] == "bad_field"
                 assert heard[0]["message"].startswith("id")
@@ -122,16 +122,16 @@ def test_case_24_a_block_that_does_not_exist_is_a_bad_range(
     """A range outside of the content ends the connection."""
 
     async def work() -> None:
-        async with sharer(tmp_path) as (_, node, content, port), await Caller.dial(port) as caller:
-            heard = await caller.ask(read(content, piece, offset, length))
+        async with sharer(tmp_path) as (_, node, content, port), await Client.dial(port) as client:
+            heard = await client.ask(read(content, piece, offset, length))
             assert heard is not None
             assert heard[0]["error"] == code
             assert heard[1] == b""
             assert node.sent(content) == 0
             if code == "bad_range":
-                assert await caller.ended()
+                assert await client.ended()
             else:
-                heard = await caller.ask({"op": "ping", "seq": 8})
+                heard = await client.ask({"op": "ping", "seq": 8})
                 assert heard is not None
                 assert heard[0] == {"ok": True, "seq": 8}
 
@@ -158,26 +158,26 @@ def test_case_24_a_block_that_does_not_exist_is_a_bad_range(
 def test_case_8_bytes_of_another_protocol_end_the_connection(tmp_path: Path, data: bytes) -> None:
 
     async def work() -> None:
-        async with sharer(tmp_path) as (_, _, _, port), await Caller.dial(port) as caller:
-            await caller.say(data)
+        async with sharer(tmp_path) as (_, _, _, port), await Client.dial(port) as client:
+            await client.say(data)
             if b"\n" not in data and len(data) < 65_536:
-                caller.writer.write_eof()
-            assert await caller.ended(1.0)
+                client.writer.write_eof()
+            assert await client.ended(1.0)
 
     contained(work)
 
 
 def test_a_control_connection_takes_a_hello_with_peer_and_listen(tmp_path: Path) -> None:
     async def work() -> None:
-        async with sharer(tmp_path) as (_, _, content, port), await Caller.dial(port) as caller:
+        async with sharer(tmp_path) as (_, _, content, port), await Client.dial(port) as client:
             for message in (
                 {"op": "have", "id": content, "all": True},
                 {"op": "replicate", "id": content, "name": "x", "size": 1},
             ):
-                heard = await caller.ask({**message, "seq": 3})
+                heard = await client.ask({**message, "seq": 3})
                 assert heard is not None
                 assert heard[0]["error"] == "not_allowed"
-            heard = await caller.ask({"op": "nonsense", "seq": 4})
+            heard = await client.ask({"op": "nonsense", "seq": 4})
             assert heard is not None
             assert heard[0]["error"] == "unsupported"
 
@@ -191,12 +191,12 @@ def test_case_24_a_have_that_does_not_fit_its_content_is_refused_with_a_reason(
     tmp_path: Path, told: dict[str, object]
 ) -> None:
     async def work() -> None:
-        async with sharer(tmp_path) as (_, node, content, port), await Caller.dial(port) as caller:
-            await caller.hello("ab" * 16)
-            heard = await caller.ask({"op": "have", "id": content, **told, "seq": 9})
+        async with sharer(tmp_path) as (_, node, content, port), await Client.dial(port) as client:
+            await client.hello("ab" * 16)
+            heard = await client.ask({"op": "have", "id": content, **told, "seq": 9})
             assert heard is not None
             assert (heard[0]["error"], heard[0]["seq"]) == ("bad_field", 9)
-            assert await caller.ended()
+            assert await client.ended()
             await until(lambda: not len(node.controls))
 
     contained(work)
@@ -244,7 +244,7 @@ async def _stalled(node: Node) -> None:
 
 @pytest.mark.parametrize("op", ["have", "ping", "manifest", "hello", "read"])
 def test_a_flood_of_one_op_does_not_delay_an_honest_peer(tmp_path: Path, op: str) -> None:
-    async def flood(caller: Caller, content: str) -> None:
+    async def flood(client: Client, content: str) -> None:
         line = {
             "have": {"op": "have", "id": content, "add": [1]},
             "ping": {"op": "ping"},
@@ -255,14 +255,14 @@ def test_a_flood_of_one_op_does_not_delay_an_honest_peer(tmp_path: Path, op: str
         lines = (json.dumps(line) + "\n").encode() * 500
 
         async def drain() -> None:
-            while await caller.reader.read(1_000_000):
+            while await client.reader.read(1_000_000):
                 pass
 
         draining = asyncio.create_task(drain())
         try:
             while True:
-                await caller.say(lines)
-                if caller.writer.is_closing():
+                await client.say(lines)
+                if client.writer.is_closing():
                     return
         finally:
             draining.cancel()
@@ -270,15 +270,15 @@ def test_a_flood_of_one_op_does_not_delay_an_honest_peer(tmp_path: Path, op: str
 
     async def work() -> None:
         async with sharer(tmp_path) as (swarm, _, content, port):
-            caller = await Caller.dial(port)
-            await caller.hello("5f" * 16)
-            flooding = asyncio.create_task(flood(caller, content))
+            client = await Client.dial(port)
+            await client.hello("5f" * 16)
+            flooding = asyncio.create_task(flood(client, content))
             honest = await swarm.peer("honest")
             async with asyncio.timeout(10):
                 done = await honest.download(content, tmp_path / "out")
             flooding.cancel()
             await asyncio.gather(flooding, return_exceptions=True)
-            caller.hang_up()
+            client.hang_up()
             assert done.path.read_bytes() == DATA
 
     contained(work, 40)
@@ -290,9 +290,9 @@ def test_a_control_connection_that_reads_nothing_is_closed(tmp_path: Path) -> No
 
     async def work() -> None:
         async with sharer(tmp_path) as (_, node, _, port):
-            caller = await Caller.dial(port)
-            await caller.hello("5f" * 16)
-            rng, transport = Random(1), caller.writer.transport
+            client = await Client.dial(port)
+            await client.hello("5f" * 16)
+            rng, transport = Random(1), client.writer.transport
             assert isinstance(transport, asyncio.Transport)
             transport.pause_reading()
             async with asyncio.timeout(20):
@@ -300,14 +300,14 @@ def test_a_control_connection_that_reads_nothing_is_closed(tmp_path: Path) -> No
                     lines = b"".join(
                         b'{"op":"have","id":"%064x","all":true}\n' % rng.getrandbits(256) for _ in range(200)
                     )
-                    caller.writer.write(lines)
+                    client.writer.write(lines)
                     await until(
                         lambda: transport.get_write_buffer_size() < MIB or not node.controls.all(),
                         20,
                         "it is read or hung up on",
                     )
                     assert all(link.outbox_bytes <= LIMITS.outbox_bytes for link in node.controls.all())
-            caller.hang_up()
+            client.hang_up()
 
     contained(work, 40)
 
@@ -319,17 +319,17 @@ def test_case_25_hundreds_of_idle_control_connections_shut_out_no_other(
 
     async def work() -> None:
         async with sharer(tmp_path, limits=limits) as (swarm, node, content, port):
-            callers = [await Caller.dial(port) for _ in range(60)]
-            for number, caller in enumerate(callers):
-                await caller.hello(f"{number + 1:032x}")
+            clients = [await Client.dial(port) for _ in range(60)]
+            for number, client in enumerate(clients):
+                await client.hello(f"{number + 1:032x}")
             assert len(node.controls) == 60
             honest = await swarm.peer("honest")
             async with asyncio.timeout(10):
                 done = await honest.download(content, tmp_path / "out")
             assert done.path.read_bytes() == DATA
             assert len(node.controls) <= 60
-            for caller in callers:
-                caller.hang_up()
+            for client in clients:
+                client.hang_up()
 
     contained(work, 40)
 
@@ -342,13 +342,13 @@ def test_case_26_a_handshake_that_is_never_finished_is_ended(tmp_path: Path) -> 
 
     async def work() -> None:
         async with sharer(tmp_path, timeouts=Timeouts(line_s=0.5)) as (_, _, _, port):
-            callers = [await Caller.dial(port) for _ in range(300)]
-            for number, caller in enumerate(callers):
+            clients = [await Client.dial(port) for _ in range(300)]
+            for number, client in enumerate(clients):
                 if number % 3:
-                    await caller.say(b'{"op":"hel'[: number % 10])
-            assert all(await asyncio.gather(*(caller.ended(60) for caller in callers)))
-            for caller in callers:
-                caller.hang_up()
+                    await client.say(b'{"op":"hel'[: number % 10])
+            assert all(await asyncio.gather(*(client.ended(60) for client in clients)))
+            for client in clients:
+                client.hang_up()
 
     contained(work, 40)
 
@@ -360,13 +360,13 @@ def test_case_27_clients_that_leave_in_the_middle_of_blocks_leak_nothing(tmp_pat
             await _read_some(port, content)
             before = Snapshot.take()
             for number in range(200):
-                caller = await Caller.dial(port)
-                await caller.say(
+                client = await Client.dial(port)
+                await client.say(
                     b"".join(json.dumps(read(content, n, 0, 65_536)).encode() + b"\n" for n in range(8))
                 )
                 if number % 2:
-                    await caller.reader.read(1 + number * 100)
-                caller.hang_up()
+                    await client.reader.read(1 + number * 100)
+                client.hang_up()
             await until(lambda: node.uploads.queue.serving == node.uploads.queue.waiting == 0)
             await until(lambda: len(open_descriptors()) <= len(before.descriptors) + 2, 5)
 
@@ -374,8 +374,8 @@ def test_case_27_clients_that_leave_in_the_middle_of_blocks_leak_nothing(tmp_pat
 
 
 async def _read_some(port: int, content: str) -> None:
-    async with await Caller.dial(port) as caller:
-        heard = await caller.ask(read(content, 0, 0, 65_536))
+    async with await Client.dial(port) as client:
+        heard = await client.ask(read(content, 0, 0, 65_536))
         assert heard is not None
         assert heard[1] == DATA[:65_536]
 
@@ -468,11 +468,11 @@ def test_a_client_with_the_id_of_a_connected_peer_does_not_replace_it(tmp_path: 
         async with Swarm(tmp_path) as swarm:
             one, other = await swarm.peer("one"), await swarm.peer("other")
             link = await one.link_to(other.peer, Address("127.0.0.1", other.controls.me.listen["tcp"]))
-            async with await Caller.dial(one.controls.me.listen["tcp"]) as caller:
-                await caller.hello(other.peer, port=5000)
-                await until(lambda: len(one.controls.all()) == 2, 2, "the caller has a link of its own")
+            async with await Client.dial(one.controls.me.listen["tcp"]) as client:
+                await client.hello(other.peer, port=5000)
+                await until(lambda: len(one.controls.all()) == 2, 2, "the client has a link of its own")
                 assert one.controls.get(link.key) is link
-            await until(lambda: one.controls.all() == [link], 2, "the caller's link is gone")
+            await until(lambda: one.controls.all() == [link], 2, "the client's link is gone")
             assert not link.wire.closed
 
     contained(work)
@@ -484,9 +484,9 @@ def test_a_client_with_the_id_of_a_connected_peer_does_not_replace_it(tmp_path: 
 def test_a_replica_requested_thousands_of_times_is_fetched_once(tmp_path: Path) -> None:
     async def work() -> None:
         async with Swarm(tmp_path) as swarm:
-            node = await swarm.peer("keeper", accept_uploads=MIB, folder=tmp_path / "keeper")
-            caller = await Caller.dial(node.controls.me.listen["tcp"])
-            await caller.hello("5f" * 16)
+            node = await swarm.peer("target", accept_uploads=MIB, folder=tmp_path / "target")
+            client = await Client.dial(node.controls.me.listen["tcp"])
+            await client.hello("5f" * 16)
             content = "ab" * 32
             answers: list[str] = []
             for start in range(0, 5000, 500):
@@ -494,19 +494,19 @@ def test_a_replica_requested_thousands_of_times_is_fetched_once(tmp_path: Path) 
                     {"op": "replicate", "id": content, "name": "x", "size": 10, "seq": start + n + 2}
                     for n in range(500)
                 ]
-                await caller.say(b"".join(map(encoded, lines)))
+                await client.say(b"".join(map(encoded, lines)))
                 for _ in lines:
-                    heard = await caller.hear()
+                    heard = await client.hear()
                     while (
                         heard is not None and "op" in heard[0]
                     ):  # it asks for the manifest, which never comes
-                        heard = await caller.hear()
+                        heard = await client.hear()
                     assert heard is not None
                     answers.append(heard[0].get("state") or heard[0]["error"])
             assert answers == ["accepted"] + ["busy"] * 4999
             assert len(node.controls._tasks) < 100
             assert len(asyncio.all_tasks()) < 100
-            caller.hang_up()
+            client.hang_up()
             await until(lambda: not node.controls._by_wire)
             await until(lambda: not node.controls._tasks, what="nobody waits for the copy any more")
             assert node.replicas._running, "which is fetched all the same, should somebody else have it"
@@ -520,13 +520,13 @@ def test_a_control_connection_waits_for_a_few_replicas_and_is_busy_for_more(
     async def work() -> None:
         async with Swarm(tmp_path) as swarm:
             node = await swarm.peer(
-                "keeper", accept_uploads=MIB, folder=tmp_path / "keeper", limits=Limits(copies=2)
+                "target", accept_uploads=MIB, folder=tmp_path / "target", limits=Limits(copies=2)
             )
-            caller = await Caller.dial(node.controls.me.listen["tcp"])
-            await caller.hello("5f" * 16)
+            client = await Client.dial(node.controls.me.listen["tcp"])
+            await client.hello("5f" * 16)
             answers = []
             for number in range(4):
-                heard = await caller.ask(
+                heard = await client.ask(
                     {
                         "op": "replicate",
                         "id": f"{number + 1:064x}",
@@ -539,7 +539,7 @@ def test_a_control_connection_waits_for_a_few_replicas_and_is_busy_for_more(
                 answers.append(heard[0].get("state") or heard[0]["error"])
             assert answers == ["accepted", "accepted", "busy", "busy"]
             assert len(node.replicas._running) == 2
-            caller.hang_up()
+            client.hang_up()
             await until(lambda: not node.controls._tasks)
 
     contained(work)
