@@ -24,7 +24,7 @@ A = TypeVar("A", bound=Answer)
 
 
 @frozen
-class Heard:
+class DecodedLine:
     """A line that was a JSON object: either a request (it has `op`) or an answer (it has `ok`)."""
 
     data: dict[str, Any]
@@ -37,7 +37,7 @@ class Heard:
         return "op" in self.data
 
 
-def decode_line(line: bytes) -> Heard:
+def decode_line(line: bytes) -> DecodedLine:
     """Read one line. Raises `ProtocolError`: a fatal `bad_json` when it is no JSON object, `bad_field` for
     `seq`, a fatal `bad_body`."""
     data = loads(line)
@@ -57,52 +57,52 @@ def decode_line(line: bytes) -> Heard:
         raise ProtocolError(
             "bad_body", "body: must be a whole number of bytes", fatal=True, seq=seq if "op" in data else None
         )
-    return Heard(data, seq, body)
+    return DecodedLine(data, seq, body)
 
 
-def decode_request(heard: Heard, ops: Mapping[str, type[Request]]) -> Request:
+def decode_request(decoded: DecodedLine, ops: Mapping[str, type[Request]]) -> Request:
     """Make the request of a line. Raises `ProtocolError`: `unsupported`, `bad_field` naming the field, or a
     fatal `bad_body`."""
-    op = heard.data.get("op")
-    if heard.body:
-        raise ProtocolError("bad_body", "body: this op takes none", fatal=True, seq=heard.seq)
+    op = decoded.data.get("op")
+    if decoded.body:
+        raise ProtocolError("bad_body", "body: this op takes none", fatal=True, seq=decoded.seq)
     if type(op) is not str:
-        raise ProtocolError("bad_field", "op: must be a string", seq=heard.seq)
+        raise ProtocolError("bad_field", "op: must be a string", seq=decoded.seq)
     cls = ops.get(op)
     if cls is None:
-        raise ProtocolError("unsupported", f"op: not known here; known are {', '.join(ops)}", seq=heard.seq)
+        raise ProtocolError("unsupported", f"op: not known here; known are {', '.join(ops)}", seq=decoded.seq)
     try:
-        return cast(Request, plan_of(cls).build(heard.data))
+        return cast(Request, plan_of(cls).build(decoded.data))
     except ProtocolError as error:
-        error.seq = heard.seq
+        error.seq = decoded.seq
         raise
 
 
-def decode_answer(heard: Heard, request: type[Request]) -> Answer | Refused:
+def decode_answer(decoded: DecodedLine, request: type[Request]) -> Answer | Refused:
     """Make the answer of a line to a request of that class. Raises a fatal `ProtocolError`: a side that
     answers nonsense is given up."""
     try:
-        ok = heard.data.get("ok")
+        ok = decoded.data.get("ok")
         if ok is False:
-            return decode_refusal(heard)
+            return decode_refusal(decoded)
         if ok is not True:
             raise bad("ok", "must be true or false")
         if request.ANSWER is None:
             raise bad("ok", f"{request.OP} has no answer")
-        if heard.body > request.BODY:
+        if decoded.body > request.BODY:
             raise ProtocolError("bad_body", f"body: {request.OP} allows {request.BODY} bytes at most")
-        return cast(Answer, plan_of(request.ANSWER).build(heard.data))
+        return cast(Answer, plan_of(request.ANSWER).build(decoded.data))
     except ProtocolError as error:
         raise ProtocolError(
-            error.code, f"answer to {request.OP}: {error}", fatal=True, seq=heard.seq
+            error.code, f"answer to {request.OP}: {error}", fatal=True, seq=decoded.seq
         ) from None
 
 
-def decode_refusal(heard: Heard) -> Refused:
+def decode_refusal(decoded: DecodedLine) -> Refused:
     """Make the refusal of an answer with `"ok": false`; a code that we do not know means `internal` to us."""
-    code = heard.data.get("error")
-    text = MESSAGE_TEXT.check(heard.data.get("message", ""), "message")
-    if type(code) is not str or heard.body:
+    code = decoded.data.get("error")
+    text = MESSAGE_TEXT.check(decoded.data.get("message", ""), "message")
+    if type(code) is not str or decoded.body:
         raise bad("error", "must be a string, without a body")
     known = code if code in WIRE_CODES else "internal"
     return Refused(known, text or WIRE_CODES[known])

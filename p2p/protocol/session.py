@@ -26,7 +26,7 @@ from typing import Final
 from p2p.errors import ProtocolError, Refused
 from p2p.model import FileSpan, PeerId
 from p2p.protocol.codec import (
-    Heard,
+    DecodedLine,
     decode_answer,
     decode_line,
     decode_refusal,
@@ -175,7 +175,7 @@ class Session:
                 return self._end(clean=not len(self._lines)) if self._eof else None
             if self._trace is not None:
                 self._trace("received", line)
-            return self._hear(decode_line(line))
+            return self._on_line(decode_line(line))
         except ProtocolError as error:
             if error.fatal:
                 self._step(Step.FAULT)
@@ -224,37 +224,37 @@ class Session:
 
     # -- inside
 
-    def _hear(self, heard: Heard) -> Event:
-        if heard.is_request:
-            self._step(Step.HELLO if heard.data["op"] == Hello.OP else Step.LINE, heard.seq)
-            request = decode_request(heard, self._ops)
+    def _on_line(self, decoded: DecodedLine) -> Event:
+        if decoded.is_request:
+            self._step(Step.HELLO if decoded.data["op"] == Hello.OP else Step.LINE, decoded.seq)
+            request = decode_request(decoded, self._ops)
             if isinstance(request, Hello) and request.version == VERSION:
                 self.peer = request.peer
-            return Asked(request, heard.seq)
+            return Asked(request, decoded.seq)
         self._step(Step.LINE)
         try:
-            return self._hear_answer(heard)
+            return self._on_answer(decoded)
         except ProtocolError as error:
             # Without a seq, since the other side counts its own questions and may wait for an answer with the
             # same number.
             raise ProtocolError(error.code, str(error), fatal=True) from None
 
-    def _hear_answer(self, heard: Heard) -> Answered:
-        seq = heard.seq
+    def _on_answer(self, decoded: DecodedLine) -> Answered:
+        seq = decoded.seq
         asked = self._pending.pop(seq, None) if seq is not None else None
         if seq is None or asked is None:
-            if seq is None and heard.data.get("ok") is False:
-                return Answered(decode_refusal(heard), None, 0)
+            if seq is None and decoded.data.get("ok") is False:
+                return Answered(decode_refusal(decoded), None, 0)
             raise ProtocolError("bad_field", "seq: answers nothing that was asked", fatal=True)
-        answer = decode_answer(heard, asked)
+        answer = decode_answer(decoded, asked)
         if isinstance(answer, HelloAnswer):
             self.peer = answer.peer
         elif isinstance(answer, Answer) and not answer.final:
             self._pending[seq] = asked
-        if heard.body:
-            self.body_missing = heard.body
+        if decoded.body:
+            self.body_missing = decoded.body
             self._step(Step.BODY_BEGINS)
-        return Answered(answer, seq, heard.body)
+        return Answered(answer, seq, decoded.body)
 
     def _step(self, step: Step, seq: int | None = None) -> None:
         state = TRANSITIONS.get((self.state, step))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from p2p.errors import WIRE_CODES, ProtocolError, Refused
 from p2p.protocol.codec import (
-    Heard,
+    DecodedLine,
     by_op,
     decode_answer,
     decode_line,
@@ -293,5 +293,5 @@ def test_lines_and_bodies_taken_in_any_order_lose_and_double_nothing(
 
 
 def test_a_heard_line_is_a_request_exactly_when_it_has_an_op() -> None:
-    assert Heard({"op": None, "ok": True}, None, 0).is_request
-    assert not Heard({"ok": True}, None, 0).is_request
+    assert DecodedLine({"op": None, "ok": True}, None, 0).is_request
+    assert not DecodedLine({"ok": True}, None, 0).is_request

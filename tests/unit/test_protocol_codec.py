@@ -10,7 +10,7 @@ import pytest
 
 from p2p.errors import WIRE_CODES, DiskError, EnjambreError, ProtocolError, Refused
 from p2p.protocol.codec import (
-    Heard,
+    DecodedLine,
     by_op,
     decode_answer,
     decode_line,
@@ -55,7 +55,7 @@ def op_of(value: object) -> str | None:
     return value.OP if isinstance(value, type) and issubclass(value, Request) else None
 
 
-def heard(**data: object) -> Heard:
+def decoded(**data: object) -> DecodedLine:
     return decode_line(line(data))
 
 
@@ -134,7 +134,7 @@ def test_unknown_keys_of_a_request_are_ignored_at_every_level(cls: type[Request]
     extra = json.loads(
         json.dumps({"op": cls.OP, **plain, "x-unknown": None}), object_hook=lambda data: data | _unknown(data)
     )
-    assert decode_request(decode_line(line(extra)), OPS) == decode_request(heard(op=cls.OP, **plain), OPS)
+    assert decode_request(decode_line(line(extra)), OPS) == decode_request(decoded(op=cls.OP, **plain), OPS)
 
 
 def _unknown(data: dict[str, object]) -> dict[str, object]:
@@ -196,7 +196,7 @@ def test_case_3_a_line_that_is_no_json_object_ends_the_connection(text: bytes) -
 @pytest.mark.parametrize("seq", [None, True, 1.0, "7", -1, 2**53, 2**63, [], {}])
 def test_a_wrong_seq_is_named_and_not_echoed(seq: object) -> None:
     with pytest.raises(ProtocolError, match=r"^seq: ") as caught:
-        heard(op="ping", seq=seq)
+        decoded(op="ping", seq=seq)
     assert (caught.value.code, caught.value.fatal, caught.value.seq) == ("bad_field", False, None)
 
 
@@ -210,21 +210,21 @@ def test_a_wrong_seq_ends_the_connection_where_a_body_or_an_answer_is_at_stake()
         {},
     ):
         with pytest.raises(ProtocolError) as caught:
-            heard(**data, seq=-1)
+            decoded(**data, seq=-1)
         assert (caught.value.code, caught.value.fatal) == ("bad_field", True), data
 
 
 @pytest.mark.parametrize("body", [None, True, False, 1.0, "7", -1, -(2**63), [], {}])
 def test_a_wrong_body_ends_the_connection(body: object) -> None:
     with pytest.raises(ProtocolError, match=r"^body: ") as caught:
-        heard(op="ping", body=body, seq=7)
+        decoded(op="ping", body=body, seq=7)
     assert (caught.value.code, caught.value.fatal, caught.value.seq) == ("bad_body", True, 7)
 
 
 def test_seq_may_be_left_out_or_be_anything_from_0_to_2_to_the_53_less_1() -> None:
-    assert heard(op="ping").seq is None
-    assert heard(op="ping", seq=0).seq == 0
-    assert heard(op="ping", seq=2**53 - 1).seq == 2**53 - 1
+    assert decoded(op="ping").seq is None
+    assert decoded(op="ping", seq=0).seq == 0
+    assert decoded(op="ping", seq=2**53 - 1).seq == 2**53 - 1
 
 
 # -- requests
@@ -232,7 +232,7 @@ def test_seq_may_be_left_out_or_be_anything_from_0_to_2_to_the_53_less_1() -> No
 
 def test_case_7_an_unknown_op_is_unsupported_and_the_connection_goes_on() -> None:
     with pytest.raises(ProtocolError) as caught:
-        decode_request(heard(op="steal", seq=3), by_op(PEER_OPS))
+        decode_request(decoded(op="steal", seq=3), by_op(PEER_OPS))
     assert (caught.value.code, caught.value.fatal, caught.value.seq) == ("unsupported", False, 3)
     assert "steal" not in str(caught.value)
     assert "replicate" in str(caught.value)
@@ -241,19 +241,19 @@ def test_case_7_an_unknown_op_is_unsupported_and_the_connection_goes_on() -> Non
 @pytest.mark.parametrize("op", [None, 1, True, [], {}, ["ping"]])
 def test_an_op_that_is_no_string_is_a_bad_field(op: object) -> None:
     with pytest.raises(ProtocolError, match=r"^op: ") as caught:
-        decode_request(heard(op=op, seq=3), OPS)
+        decode_request(decoded(op=op, seq=3), OPS)
     assert (caught.value.code, caught.value.fatal, caught.value.seq) == ("bad_field", False, 3)
 
 
 @pytest.mark.parametrize("op", ["ping", "steal", 5])
 def test_a_body_on_a_request_ends_the_connection_whatever_the_op(op: object) -> None:
     with pytest.raises(ProtocolError) as caught:
-        decode_request(heard(op=op, body=1, seq=3), OPS)
+        decode_request(decoded(op=op, body=1, seq=3), OPS)
     assert (caught.value.code, caught.value.fatal, caught.value.seq) == ("bad_body", True, 3)
 
 
 def test_a_body_of_nothing_is_no_body() -> None:
-    assert decode_request(heard(op="ping", body=0), OPS) == Ping()
+    assert decode_request(decoded(op="ping", body=0), OPS) == Ping()
 
 
 # -- answers
@@ -262,41 +262,41 @@ def test_a_body_of_nothing_is_no_body() -> None:
 @pytest.mark.parametrize("ok", [None, 1, 0, "true", [], {}])
 def test_an_answer_that_is_neither_yes_nor_no_ends_the_connection(ok: object) -> None:
     with pytest.raises(ProtocolError, match="answer to ping: ok: ") as caught:
-        decode_answer(heard(ok=ok), Ping)
+        decode_answer(decoded(ok=ok), Ping)
     assert caught.value.fatal
     with pytest.raises(ProtocolError, match="answer to ping: ok: "):
-        decode_answer(heard(other=1), Ping)
+        decode_answer(decoded(other=1), Ping)
 
 
 @pytest.mark.parametrize("cls", ASKED, ids=op_of)
 def test_case_31_a_body_larger_than_its_op_allows_ends_the_connection(cls: type[Request]) -> None:
     """The size of a body is checked before a byte of it is read."""
     plain = right_object(answer_of(cls))
-    assert isinstance(decode_answer(heard(ok=True, body=cls.BODY, **plain), cls), Answer)
+    assert isinstance(decode_answer(decoded(ok=True, body=cls.BODY, **plain), cls), Answer)
     for size in (cls.BODY + 1, 2**63, 10**300):
         with pytest.raises(ProtocolError) as caught:
-            decode_answer(heard(ok=True, body=size, **plain), cls)
+            decode_answer(decoded(ok=True, body=size, **plain), cls)
         assert (caught.value.code, caught.value.fatal) == ("bad_body", True)
 
 
 def test_what_has_no_answer_cannot_be_answered_yes() -> None:
     with pytest.raises(ProtocolError, match="have has no answer"):
-        decode_answer(heard(ok=True), Have)
+        decode_answer(decoded(ok=True), Have)
 
 
 @pytest.mark.parametrize("code", WIRE_CODES)
 def test_a_refusal_keeps_its_code_and_its_words(code: str) -> None:
-    found = decode_answer(heard(ok=False, error=code, message="because"), Ping)
+    found = decode_answer(decoded(ok=False, error=code, message="because"), Ping)
     assert isinstance(found, Refused)
     assert (found.code, str(found)) == (code, "because")
 
 
 def test_a_refusal_without_words_gets_the_meaning_of_its_code() -> None:
-    assert str(decode_refusal(heard(ok=False, error="busy"))) == WIRE_CODES["busy"]
+    assert str(decode_refusal(decoded(ok=False, error="busy"))) == WIRE_CODES["busy"]
 
 
 def test_a_code_that_we_do_not_know_means_internal() -> None:
-    found = decode_refusal(heard(ok=False, error="teapot", message="short and stout"))
+    found = decode_refusal(decoded(ok=False, error="teapot", message="short and stout"))
     assert (found.code, str(found)) == ("internal", "short and stout")
 
 
@@ -315,7 +315,7 @@ def test_a_code_that_we_do_not_know_means_internal() -> None:
 )
 def test_a_refusal_that_is_wrong_itself_ends_the_connection(data: dict[str, object]) -> None:
     with pytest.raises(ProtocolError, match="answer to ping: ") as caught:
-        decode_answer(heard(ok=False, **data), Ping)
+        decode_answer(decoded(ok=False, **data), Ping)
     assert caught.value.fatal
 
 
@@ -396,7 +396,7 @@ def test_the_encoded_size_is_what_a_part_takes_on_the_wire() -> None:
 def test_case_24_a_read_of_a_block_beyond_all_limits_never_becomes_a_request() -> None:
     """As far as numbers alone can say it."""
     good = {"op": "read", "id": "a" * 64, "piece": 0, "offset": 0, "length": 1}
-    assert isinstance(decode_request(heard(**good), OPS), Read)
+    assert isinstance(decode_request(decoded(**good), OPS), Read)
     for field, values in (
         ("piece", (-1, 262_144, 2**63)),
         ("offset", (-1, 16 * 2**20, 2**63)),
@@ -404,7 +404,7 @@ def test_case_24_a_read_of_a_block_beyond_all_limits_never_becomes_a_request() -
     ):
         for value in values:
             with pytest.raises(ProtocolError, match=f"^{field}: must be from"):
-                decode_request(heard(**{**good, field: value}), OPS)
+                decode_request(decoded(**{**good, field: value}), OPS)
 
 
 def test_lists_hold_exactly_their_limit() -> None:
