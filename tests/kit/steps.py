@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
-HANG_S: Final = 1500
+HANG_S: Final = 3600
 """Seconds after which a command is taken to hang."""
 _STEERS: Final = re.compile(r"P2P_(?!TEST_|NO_SKIPS)|PYTHON(PATH|HOME)|COVERAGE_|PYTEST_ADDOPTS")
 """Variables that steer the interpreter, pytest or the programs under test."""
