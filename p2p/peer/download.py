@@ -114,6 +114,8 @@ class Download:
             marks = await services.hashing.run(lambda: fingerprints(manifest, path))
             local.publish(SharedContent(manifest, path, marks, services.hashing.io), path)
             services.library.publish(local)
+        else:
+            services.library.retract(local)
         self._finished = True
         seconds = asyncio.get_running_loop().time() - self._began
         return Downloaded(path, self.content, manifest.size, seconds, fetcher.bytes_from, fetcher.bytes_by)

@@ -87,8 +87,10 @@ def test_a_peer_that_will_not_serve_does_not_look_at_its_files(
         async with Swarm(tmp_path) as swarm:
             seed = await swarm.peer("seed")
             shared = await seed.share(old_file(tmp_path / "image.bin", DATA))
-            done = await (await swarm.peer("leaver")).download(shared.id, tmp_path / "out0", keep=False)
+            leaver = await swarm.peer("leaver")
+            done = await leaver.download(shared.id, tmp_path / "out0", keep=False)
             assert done.path.read_bytes() == DATA
+            assert leaver.library.find(shared.id) is None
             assert not looked
             await swarm.stop("leaver")
             done = await (await swarm.peer("target")).download(shared.id, tmp_path / "out1")
