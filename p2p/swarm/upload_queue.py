@@ -13,7 +13,8 @@ a host that makes up a hundred ids delays others by a few blocks.
 **Slow and stalled receivers.** A slot is for a receiver that takes what it is sent. While others wait, every
 upload in a slot is measured:
 
-- *stalled*: it takes less than the minimum rate, or nobody takes anything for a second;
+- *stalled*: it takes less than the minimum rate, or nobody takes anything for a second. An upload whose files
+  are not open by then loses its slot too, but its client is not refused anything;
 - *slow*: it takes less than an eighth of what a waiting client took in its last turn.
 
 Both are *demoted*: the upload goes on outside of the slots, and its slot goes to the next in the queue. Until
@@ -97,6 +98,8 @@ class _Upload:
     taken: int = 0
     """What its client had taken by then."""
     stalled: bool = False
+    excused: bool = False
+    """Whether it was demoted while this side was still opening its files."""
 
     @property
     def host(self) -> str:
@@ -178,15 +181,10 @@ class UploadQueue:
     def ask(self, client: str, ticket: Ticket, now: float) -> list[UploadEffect]:
         """A client requests a block. Raises `Refused("busy")` if it has too much waiting, or takes
         nothing."""
-        limits, host = self._limits, host_of(client)
-        if self._takes_nothing(client):
-            raise Refused("busy", TAKES_NOTHING)
+        self.check(client)
+        host = host_of(client)
         queue = self._hosts.get(host) or _HostQueue()
         tickets = queue.clients.get(client)
-        if self.waiting >= limits.waiting or (
-            tickets is not None and len(tickets) >= limits.waiting_per_client
-        ):
-            raise Refused("busy", "too many blocks are asked for at once")
         if tickets is None:
             tickets = queue.clients[client] = deque()
             self._hosts[host] = queue
@@ -198,6 +196,15 @@ class UploadQueue:
         effects = self._grant(now)
         self._schedule_look(now)
         return effects
+
+    def check(self, client: str) -> None:
+        """Raise what `ask` would, if it would."""
+        if self._takes_nothing(client):
+            raise Refused("busy", TAKES_NOTHING)
+        limits, queue = self._limits, self._hosts.get(host_of(client))
+        waiting = len(queue.clients.get(client, ())) if queue is not None else 0
+        if self.waiting >= limits.waiting or waiting >= limits.waiting_per_client:
+            raise Refused("busy", "too many blocks are asked for at once")
 
     def on_begun(self, ticket: Ticket, now: float) -> None:
         """The first byte of a granted upload may leave."""
@@ -252,9 +259,7 @@ class UploadQueue:
         if self._waiting:
             if now - self._moved_at > self._longer(self._limits.silence):
                 self._moved_at = now
-                found = [upload for upload in self._slots.values() if upload.looked_at is not None]
-                for upload in found:
-                    upload.stalled = True
+                found = self._silent()
             else:
                 found = self._slow(now)
             effects = self._demote(found, now)
@@ -264,11 +269,11 @@ class UploadQueue:
     # -- the round
 
     def _takes_nothing(self, client: str) -> bool:
-        """Whether a client has a demoted upload, or its host has too many stalled ones."""
-        if not self._demoted:
+        """Whether a client has a demoted upload that has not ended, or its host too many stalled ones."""
+        if not self._demoted and not self._aborted:
             return False
-        host, demoted = host_of(client), self._demoted.values()
-        if any(upload.client == client for upload in demoted):
+        host, demoted = host_of(client), (*self._demoted.values(), *self._aborted.values())
+        if any(upload.client == client and not upload.excused for upload in demoted):
             return True
         stalled = sum(upload.stalled and upload.host == host for upload in demoted)
         return stalled >= self._limits.stalled_per_host and not is_loopback(host)
@@ -312,6 +317,7 @@ class UploadQueue:
                 effects.append(Refuse(ticket, "busy", TAKES_NOTHING))
                 continue
             self._slots[ticket] = _Upload(ticket, client, now)
+            self._moved_at = now
             effects.append(Grant(ticket, self._turn(client)))
         return effects
 
@@ -359,10 +365,22 @@ class UploadQueue:
             others = (*self._demoted.values(), *found)
             stalled = sum(other.stalled and other.host != upload.host for other in others)
             upload.stalled = rate < min_rate(stalled, self._limits, self._rate_limit)
+            upload.excused = upload.excused and not upload.stalled
             if upload.ticket not in self._slots:
                 continue
             slow = not found and self.demoted < self._limits.demoted and self._outpaced(rate)
             if upload.stalled or slow:
+                found.append(upload)
+        return found
+
+    def _silent(self) -> list[_Upload]:
+        """What is in a slot while nothing is sent to anybody. Files that are slow to open are this side's
+        fault: one slow disk must not keep the slots from contents on others, nor is the client blamed."""
+        found: list[_Upload] = []
+        for upload in self._slots.values():
+            upload.stalled = upload.looked_at is not None
+            upload.excused = not upload.stalled
+            if upload.stalled or self.demoted + len(found) < self._limits.demoted:
                 found.append(upload)
         return found
 

@@ -350,6 +350,7 @@ def test_a_client_whose_upload_is_aborted_is_served_again_when_it_has_ended() ->
         scene.ask(client, client)
     scene.pass_time(4)
     assert scene.aborted == ["a"]
+    assert refused_code(scene, "a") == "busy"
     scene.end("a")
     scene.end("honest")
     assert scene.ask("a") in scene.granted
@@ -414,19 +415,41 @@ def test_case_25_a_trickle_by_many_ids_does_not_keep_an_honest_client_waiting() 
     assert scene.counts == (0, 0, 0)
 
 
-def test_time_in_which_files_are_opened_is_not_held_against_a_receiver() -> None:
+def test_files_that_are_slow_to_open_keep_no_slot_and_their_client_is_not_blamed() -> None:
     scene = Scene()
     scene.opening = True
-    tickets = scene.ask_each(peer(number, "10.0.0.7") for number in range(3 * SLOTS))
-    scene.pass_time(60)
-    assert scene.counts == (SLOTS, 2 * SLOTS, 0)
+    slow = [peer(number, "10.0.0.7") for number in range(SLOTS)]
+    tickets = scene.ask_each(slow)
     scene.opening = False
-    for ticket in list(scene.running):
+    honest = scene.ask(peer(100, "10.0.0.8"))
+    scene.pass_time(LIMITS.silence - STEP_S)
+    assert honest not in scene.granted
+    scene.pass_time(2 * LIMITS.look)
+    assert honest in scene.granted
+    assert scene.queue.demoted == SLOTS
+    again = scene.ask_each(slow)
+    assert not scene.refused
+    for ticket in tickets:
         scene.queue.on_begun(ticket, scene.now)
     scene.pass_time(LIMITS.silence / 2)
-    assert scene.counts == (SLOTS, 2 * SLOTS, 0), "its time begins with the first byte"
+    assert not scene.refused, "its time begins with the first byte"
+    scene.pass_time(2 * LIMITS.window)
+    assert refused_code(scene, slow[0]) == "busy", "now it is the client that takes nothing"
     scene.end_all()
-    assert scene.granted == tickets
+    assert scene.counts == (0, 0, 0)
+    assert set(again) <= {*scene.granted, *scene.refused}
+
+
+def test_uploads_that_never_open_their_files_leave_the_slots_up_to_the_limit() -> None:
+    limits = UploadLimits(demoted=2 * SLOTS)
+    scene = Scene(limits)
+    scene.opening = True
+    scene.ask_each(peer(number, "10.0.0.7") for number in range(6 * SLOTS))
+    scene.pass_time(60)
+    assert scene.counts == (SLOTS, 3 * SLOTS, 2 * SLOTS)
+    assert scene.aborted == []
+    scene.end_all()
+    assert scene.counts == (0, 0, 0)
 
 
 def test_bytes_are_counted_for_clients_only_while_they_are_sent_something() -> None:
