@@ -79,9 +79,9 @@ class Publisher:
         return content
 
     def retract(self, content: ContentId, path: Path) -> None:
-        """Share no more what lies at `path`."""
+        """Share no more what lies at `path`. A download that is to end there goes on."""
         local = self._library.find(content)
-        if local is not None and local.path == path:
+        if local is not None and local.path == path and local.whole.is_set():
             self._library.retract(local)
             self._report(Withdrawn(local.manifest.name, local.id))
 

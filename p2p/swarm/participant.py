@@ -39,8 +39,10 @@ from p2p.swarm.events import (
     BlockAsked,
     BlockFailed,
     BlockSent,
+    Cancel,
     Effect,
     Event,
+    GiveUp,
     Introduce,
     Listed,
     MemberJoined,
@@ -225,6 +227,9 @@ class Participant:
 
     def _on_withdrawn(self) -> list[Effect]:
         effects: list[Effect] = [SendNone(self.members)]
+        if self._scheduler is not None:
+            effects += [Cancel(peer, block) for peer, block in sorted(self._scheduler.requests)]
+            effects.append(GiveUp(self._scheduler.unobtainable()))
         self._scheduler = self._super_seeding = None
         self._members.clear()
         self._peers.clear()
@@ -269,6 +274,7 @@ class Participant:
         self._geometry.check(block)
         if block.piece not in self.have:
             raise Refused("not_found", "this piece is not here yet")
+        self.uploads.check(client)  # before super-seeding counts the piece as requested
         peer = self._peers.get(client)
         if self._super_seeding is None or peer is None:
             return

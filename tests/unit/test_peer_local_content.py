@@ -16,10 +16,12 @@ from p2p.peer.uploads import Uploads
 from p2p.protocol.peer_messages import PIECES_PER_HAVE, Have
 from p2p.swarm.events import (
     BlockAsked,
+    Cancel,
     Effect,
     Event,
     Fetch,
     FetchEffect,
+    GiveUp,
     Introduce,
     MemberJoined,
     PeerHas,
@@ -316,7 +318,8 @@ def test_a_withdrawn_content_tells_its_members_and_sends_no_more() -> None:
         assert connection.lines == [NONE]
         assert scene.local.whole.is_set(), "no request waits for its final name any more"
         assert scene.local.connection(connection.key) is None
-        assert scene.fetched == [], "nor does the download give up, an hour later"
+        assert type(scene.fetched[-1]) is GiveUp, "a download would wait for ever"
+        assert all(type(effect) is Cancel for effect in scene.fetched[:-1])
 
     play(work, fetching=True)
 

@@ -20,7 +20,7 @@ from p2p.storage.hashing import HashPool
 from p2p.storage.scan import scan
 from tests.kit.content_samples import LENGTH, manifest_of, no_warning, some_bytes
 from tests.kit.leaks import contained
-from tests.kit.local_contents import FakeAnnouncements
+from tests.kit.local_contents import FakeAnnouncements, local_content
 from tests.kit.swarm_kit import old_file
 
 DATA = some_bytes(3 * LENGTH)
@@ -34,12 +34,13 @@ class Scene:
         self.hashing = HashPool(2)
         self.library = Library(FakeAnnouncements())
         self.replica_cache = ReplicaCache(folder / "replicas")
+        self.uploads = Uploads(asyncio.get_running_loop().time)
         self.publisher = Publisher(
             self.library,
             self.hashing,
             HashCache(folder / "hashes"),
             self.replica_cache,
-            Uploads(asyncio.get_running_loop().time),
+            self.uploads,
             Random(1),
             self.reports.append,
             hash_name="blake2b-256",
@@ -153,6 +154,23 @@ def test_only_a_content_at_its_own_path_is_retracted(tmp_path: Path) -> None:
         scene.publisher.retract(content, path)
         assert not scene.publisher.holds(content)
         assert scene.reported(Withdrawn) == [Withdrawn("x.bin", content)]
+        scene.close()
+
+    contained(work)
+
+
+def test_a_download_that_will_end_at_a_path_is_not_retracted_with_its_former_file(tmp_path: Path) -> None:
+    """The watcher may notice only during the download that the former file was deleted."""
+    path = old_file(tmp_path / "x.bin", DATA)
+
+    async def work() -> None:
+        scene = Scene(tmp_path / "state")
+        content = await scene.publish(path)
+        fetched = local_content(scene.uploads, 2, 1, content=content, path=path, on_fetch=lambda _: None)
+        scene.library.publish(fetched)
+        scene.publisher.retract(content, path)
+        assert scene.library.find(content) is fetched
+        assert scene.reported(Withdrawn) == []
         scene.close()
 
     contained(work)

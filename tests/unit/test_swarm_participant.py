@@ -14,6 +14,7 @@ from p2p.swarm.events import (
     BlockArrived,
     BlockAsked,
     BlockSent,
+    Cancel,
     Drop,
     Effect,
     Event,
@@ -293,7 +294,9 @@ def test_a_withdrawn_content_has_no_members_and_is_suggested_to_nobody() -> None
 
 def test_a_withdrawn_download_fetches_nothing_and_sends_no_have_line() -> None:
     scene = Scene(fetching=True)
-    scene.feed(joined(A), PeerHas(A, 0b1), PieceVerified(3), Withdrawn())
+    scene.feed(joined(A), PeerHas(A, 0b1), PieceVerified(3))
+    end = GiveUp(tuple(piece for piece in range(8) if piece not in (0, 3)))
+    assert scene.feed(Withdrawn()) == [SendNone((A,)), Cancel(A, scene.block(0)), end]
     assert scene.participant.requests == frozenset()
     assert scene.participant.next_wakeup() is None
     assert scene.feed(Tick()) == []
@@ -395,6 +398,19 @@ def test_a_seed_suggests_the_next_piece_when_one_was_sent() -> None:
         more += [piece for effect in effects if isinstance(effect, Suggest) for piece in effect.pieces]
     assert more
     assert not set(first) & set(more)
+
+
+def test_refused_requests_count_for_no_suggestion() -> None:
+    scene = seed(pieces=100, queue=UploadQueue(UploadLimits(waiting_per_client=1, slots=1)))
+    effects = scene.feed(joined(A), PeerHas(A, 0), joined(B), PeerHas(B, 0))
+    (suggested,) = (effect.pieces for effect in effects if isinstance(effect, Suggest))
+    first = scene.block(suggested[0])
+    scene.feed(BlockAsked("first", client(A), first), BlockAsked("waits", client(A), scene.block(1)))
+    for piece in range(100):
+        (refused,) = scene.feed(BlockAsked(f"refused {piece}", client(A), scene.block(piece)))
+        assert isinstance(refused, Refuse)
+    effects = scene.feed(SendBegan("first"), BlockSent("first", first), UploadEnded("first"))
+    assert [effect.peer for effect in effects if isinstance(effect, Suggest)] == [B]
 
 
 def test_members_that_take_nothing_do_not_keep_an_honest_one_from_a_crowded_seed() -> None:
