@@ -63,13 +63,11 @@ class Download:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._finder.close()
-        if self._finished:
-            return
-        if self._fetcher is not None:
-            self._services.library.retract(self._fetcher.local)
-        if self._part is not None:
-            await asyncio.shield(self._abandon(self._part))
+        try:
+            if not self._finished:
+                await self._give_back()
+        finally:
+            await self._finder.close()
 
     async def manifest(self, first: ControlConnection | None = None) -> Found:
         """Bring the manifest, from `first` if that peer has it. Raises `NotFound`, `Unreachable`,
@@ -135,6 +133,15 @@ class Download:
         fetcher = self._fetcher
         banned = fetcher is not None and fetcher.local.participant.banned(peer)
         return peer not in self._search.bad and not banned
+
+    async def _give_back(self) -> None:
+        """Give back the part file and its lock, also when this task is cancelled again meanwhile."""
+        if self._fetcher is not None:
+            local = self._fetcher.local
+            self._services.library.retract(local)
+            local.close()  # another download of the same content may have taken its place in the library
+        if self._part is not None:
+            await asyncio.shield(self._abandon(self._part))
 
     async def _abandon(self, part: PartFile) -> None:
         try:

@@ -70,6 +70,9 @@ class Library:
 
     def publish(self, local: LocalContent) -> None:
         """Share a content, or announce at once that it has become whole."""
+        former = self._contents.get(local.id)
+        if former is not None and former is not local and former.whole.is_set():
+            former.close()
         self._contents[local.id] = local
         self._announce(local, urgent=True)
 

@@ -13,6 +13,7 @@ import pytest
 
 from p2p.content.manifest import to_bytes
 from p2p.errors import DiskError, NotFound, Refused, Unreachable
+from p2p.model import PeerId
 from p2p.peer.candidates import FinderTimeouts
 from p2p.peer.download import Download
 from p2p.peer.hedging import SearchLimits
@@ -20,7 +21,7 @@ from p2p.peer.library import Library
 from p2p.peer.manifest_search import Found
 from p2p.peer.reports import Downloaded, ManifestKnown, Progress, Report, Warned
 from p2p.peer.uploads import Uploads
-from p2p.protocol.tracker_messages import Share
+from p2p.protocol.tracker_messages import Contact, HitRow, LookupAnswer, Share
 from p2p.storage.disk import lock_file
 from p2p.storage.hashing import HashPool
 from p2p.swarm.peer_stats import Policy
@@ -41,6 +42,23 @@ class NoTracker:
 
     async def expect(self, *_: object) -> NoReturn:
         raise Unreachable("no tracker")
+
+
+class OnePeer:
+    """A tracker that names one peer."""
+
+    async def expect(self, *_: object) -> LookupAnswer:
+        hit = HitRow(id=CONTENT, name="x", size=1, seeds=1, peers=1)
+        contact = Contact(peer=PeerId("5f" * 16), name="seed", host="127.0.0.1", listen={"tcp": 1})
+        return LookupAnswer(content=hit, sources=(contact,))
+
+
+def is_locked(path: Path) -> bool:
+    try:
+        lock_file(path).close()
+    except BlockingIOError:
+        return True
+    return False
 
 
 class Scene:
@@ -160,6 +178,42 @@ def test_a_download_that_is_cancelled_gives_its_lock_back(tmp_path: Path) -> Non
             await task
         assert len(scene.library) == 0
         lock_file(part_of(MANIFEST, tmp_path).sidecar).close()
+        scene.close()
+
+    contained(work)
+
+
+@pytest.mark.parametrize("turns", range(1, 12))
+def test_a_download_that_is_cancelled_twice_gives_its_lock_back(tmp_path: Path, turns: int) -> None:
+    """The second time while it leaves, between any two turns of the loop."""
+
+    dialled: list[object] = []
+
+    async def dial(*peer: object) -> NoReturn:
+        dialled.append(peer)
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            for _ in range(3):
+                await asyncio.sleep(0)
+        raise AssertionError
+
+    async def work() -> None:
+        scene = Scene()
+        scene.services.policy = Policy()
+        scene.services.tracker = OnePeer()
+        scene.services.controls.connect = dial
+        task = asyncio.create_task(scene.run(tmp_path))
+        await until(lambda: len(scene.library))
+        await until(lambda: dialled)
+        task.cancel()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert len(scene.library) == 0
+        await until(lambda: not is_locked(part_of(MANIFEST, tmp_path).sidecar))
         scene.close()
 
     contained(work)

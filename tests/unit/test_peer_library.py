@@ -140,6 +140,22 @@ def test_a_content_that_another_has_replaced_is_not_retracted() -> None:
     play(work)
 
 
+def test_a_whole_content_that_is_replaced_is_closed() -> None:
+    async def work(scene: Scene) -> None:
+        former, new = scene.seed(), scene.partial()
+        closed: list[bool] = []
+        former.close = lambda: closed.append(True)  # type: ignore[method-assign]
+        scene.library.publish(former)
+        scene.library.publish(former)
+        assert not closed
+        scene.library.publish(new)
+        assert closed == [True]
+        scene.library.publish(scene.partial())
+        assert not new.whole.is_set(), "a download that another one replaces goes on"
+
+    play(work)
+
+
 def test_a_new_connection_is_asked_only_for_what_is_being_fetched() -> None:
     async def work(scene: Scene) -> None:
         scene.library.publish(scene.seed())
