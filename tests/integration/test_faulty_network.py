@@ -54,7 +54,7 @@ QUICK = Policy(
 """Each fault is noticed soon, and a download waits for as long as this machine needs: its end is the
 proof."""
 OFTEN: dict[str, Any] = {
-    "finder_timeouts": FinderTimeouts(eager=0.05, redial_first=0.02),
+    "finder_timeouts": FinderTimeouts(eager=0.05, redial_first=0.0),
     "search_limits": SearchLimits(pause=0.05),
 }
 """Settings of a peer that asks the tracker and dials often."""

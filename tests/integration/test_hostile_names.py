@@ -19,7 +19,6 @@ import pytest
 from p2p.errors import EnjambreError
 from p2p.model import ContentId
 from p2p.peer.reports import Downloaded
-from p2p.swarm.peer_stats import Policy
 from tests.kit.bad_peers import PIECE, PlainPeer, Sample, Talk, announced, encoded
 from tests.kit.disks import Gate, Tree, disk_message, download, fetched
 from tests.kit.leaks import contained
@@ -28,14 +27,6 @@ from tests.kit.swarm_kit import Swarm
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.skipif(os.name == "nt", reason="POSIX links and modes")]
 
-QUICK = Policy(
-    block_timeout=1.0,
-    stall_timeout=2.5,
-    alone_timeout=0.7,
-    offline_timeout=1.5,
-    hedge_after=0.4,
-    busy_pause=0.2,
-)
 DATA = b"hostile" * 10
 OUTSIDE = "pwned-by-a-name"
 
@@ -154,7 +145,7 @@ def take_all(tmp_path: Path, samples: Sequence[Sample]) -> list[Downloaded | Enj
 
     async def work() -> list[Downloaded | EnjambreError]:
         async with Swarm(tmp_path / "swarm") as swarm, shelf_of(swarm, samples):
-            victim = await swarm.peer("victim", policy=QUICK)
+            victim = await swarm.peer("victim")
 
             async def one(number: int, sample: Sample) -> Downloaded | EnjambreError:
                 try:
