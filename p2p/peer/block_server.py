@@ -123,7 +123,7 @@ class BlockServer:
                 raise
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._rename_timeout):
-                    await local.whole.wait()
+                    await local.settled.wait()
             return await self._gather(local, span, stack)
 
     async def _gather(self, local: LocalContent, span: BlockSpan, stack: ExitStack) -> list[FileSpan]:

@@ -84,17 +84,17 @@ class ControlConnection:
         peer: PeerId,
         name: str,
         listen: dict[str, int],
-        dialled: Address | None = None,
+        dialled_at: Address | None = None,
         timeouts: Timeouts = TIMEOUTS,
         limits: Limits = LIMITS,
     ) -> None:
-        """`dialled` is the address at which this side reached it; None where the other side dialled."""
+        """`dialled_at` is the address at which this side reached it; None where the other side dialled."""
         self.wire = wire
         self.peer = peer
         self.name = name
         self.listen = listen
-        self.dialled = dialled is not None
-        self.key = peer_key(peer, dialled or Address(wire.remote.host, listen.get("tcp", 0)))
+        self.dialled = dialled_at is not None
+        self.key = peer_key(peer, dialled_at or Address(wire.remote.host, listen.get("tcp", 0)))
         """Tells this peer from others that give the same id."""
         self.client_id = client_id(peer, wire.remote.host)
         """The client that its requests for blocks come from, on connections of their own."""
@@ -325,9 +325,9 @@ class ControlConnections:
         return verdict.admitted
 
     def _connection(
-        self, wire: Wire, peer: PeerId, name: str, listen: dict[str, int], dialled: Address | None = None
+        self, wire: Wire, peer: PeerId, name: str, listen: dict[str, int], dialled_at: Address | None = None
     ) -> ControlConnection:
-        return ControlConnection(wire, peer, name, listen, dialled, self._timeouts, self._limits)
+        return ControlConnection(wire, peer, name, listen, dialled_at, self._timeouts, self._limits)
 
     def _keep(self, new: ControlConnection) -> ControlConnection:
         """Keep one connection for each pair of peers; returns the one that is kept."""

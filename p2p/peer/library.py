@@ -71,7 +71,7 @@ class Library:
     def publish(self, local: LocalContent) -> None:
         """Share a content, or announce at once that it has become whole."""
         former = self._contents.get(local.id)
-        if former is not None and former is not local and former.whole.is_set():
+        if former is not None and former is not local and former.settled.is_set():
             former.close()
         self._contents[local.id] = local
         self._announce(local, urgent=True)

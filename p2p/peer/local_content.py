@@ -81,7 +81,7 @@ class LocalContent:
         self.storage = storage
         self.path = path
         self.participant = participant
-        self.whole = asyncio.Event()
+        self.settled = asyncio.Event()
         """Set when there is nothing to wait for: the content has its final name, or is shared no more."""
         self._uploads = uploads
         self._on_fetch = on_fetch
@@ -92,7 +92,7 @@ class LocalContent:
         self._handling = False
         self._timer: asyncio.TimerHandle | None = None
         if on_fetch is None:
-            self.whole.set()
+            self.settled.set()
 
     # -- what there is
 
@@ -241,7 +241,7 @@ class LocalContent:
         """The content is whole and has its final name: from now on this peer is a seed."""
         self.storage = storage
         self.path = path
-        self.whole.set()
+        self.settled.set()
         self.handle(Published())
 
     def withdraw(self) -> None:
@@ -252,7 +252,7 @@ class LocalContent:
 
     def close(self) -> None:
         """Close the files, and wake nobody any more."""
-        self.whole.set()
+        self.settled.set()
         self._wake_at(None)
         if isinstance(self.storage, SharedContent):  # a part file is closed by its download
             self.storage.close()

@@ -81,7 +81,7 @@ class Publisher:
     def retract(self, content: ContentId, path: Path) -> None:
         """Share no more what lies at `path`. A download that is to end there goes on."""
         local = self._library.find(content)
-        if local is not None and local.path == path and local.whole.is_set():
+        if local is not None and local.path == path and local.settled.is_set():
             self._library.retract(local)
             self._report(Withdrawn(local.manifest.name, local.id))
 

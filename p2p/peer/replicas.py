@@ -112,7 +112,7 @@ class Replicas:
         running = self._running.get(request.id)
         if running is None:
             local = self._services.library.find(request.id)
-            if local is not None and local.have.full and local.whole.is_set():
+            if local is not None and local.have.full and local.settled.is_set():
                 return self._look_at(
                     local, connection, request
                 )  # it may still be refused its final name before

@@ -122,7 +122,7 @@ def test_a_part_that_is_whole_gets_its_final_name_and_is_shared(tmp_path: Path) 
         share = Share(id=CONTENT, name=MANIFEST.name, size=len(DATA), have=len(DATA))
         assert scene.announcements.changes == [(share, True)]
         local = scene.library.get(CONTENT)
-        assert local.whole.is_set()
+        assert local.settled.is_set()
         assert local.path == done.path
         phases = [report.phase for report in scene.reports if isinstance(report, Progress)]
         assert phases[0] == "verifying"

@@ -151,7 +151,7 @@ def test_a_whole_content_that_is_replaced_is_closed() -> None:
         scene.library.publish(new)
         assert closed == [True]
         scene.library.publish(scene.partial())
-        assert not new.whole.is_set(), "a download that another one replaces goes on"
+        assert not new.settled.is_set(), "a download that another one replaces goes on"
 
     play(work)
 

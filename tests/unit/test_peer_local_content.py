@@ -296,12 +296,12 @@ def test_a_published_content_is_introduced_as_whole_to_every_member() -> None:
         connection = scene.connect("peer", ALL)
         for piece in range(PIECES):
             scene.local.handle(PieceVerified(piece))
-        assert not scene.local.whole.is_set()
+        assert not scene.local.settled.is_set()
         connection.sent.clear()
         scene.local.publish(NO_STORAGE, Path("final name"))
         await asyncio.sleep(1)
         assert connection.lines == [ALL]
-        assert scene.local.whole.is_set()
+        assert scene.local.settled.is_set()
         assert scene.local.path == Path("final name")
 
     play(work, fetching=True)
@@ -316,7 +316,7 @@ def test_a_withdrawn_content_tells_its_members_and_sends_no_more() -> None:
         scene.local.withdraw()
         await asyncio.sleep(3600)
         assert connection.lines == [NONE]
-        assert scene.local.whole.is_set(), "no request waits for its final name any more"
+        assert scene.local.settled.is_set(), "no request waits for its final name any more"
         assert scene.local.connection(connection.key) is None
         assert type(scene.fetched[-1]) is GiveUp, "a download would wait for ever"
         assert all(type(effect) is Cancel for effect in scene.fetched[:-1])

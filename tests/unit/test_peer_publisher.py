@@ -67,7 +67,7 @@ def test_a_file_is_hashed_shared_and_reported(tmp_path: Path) -> None:
         local = scene.library.get(content)
         assert content_id(local.data) == content
         assert local.have.full
-        assert local.whole.is_set()
+        assert local.settled.is_set()
         assert scene.reported(Progress)
         assert scene.reported(Shared) == [Shared("x.bin", content, len(DATA), path)]
         assert scene.publisher.held_at(path) == content
