@@ -120,23 +120,12 @@ def filled(*names: str) -> tuple[Directory, PeerRecord]:
     return store, peer
 
 
-def slowest(store: Directory, peer: PeerRecord, texts: Iterable[str]) -> tuple[float, str]:
-    """Seconds of processor time for the text that takes longest, the best of five runs each. Each run comes
-    just after a change."""
-    fresh = itertools.count(1 << 200)
-    taken = []
-    for text in texts:
-        best = float("inf")
-        for _ in range(5):
-            number = next(fresh)
-            store.put_shares(
-                peer, [Share(id=ContentId(f"{number:064x}"), name=f"New {number}", size=7, have=7)]
-            )
-            began = time.process_time()
-            rank(store.find(terms(text)), text, 0, 50)
-            best = min(best, time.process_time() - began)
-        taken.append((best, text))
-    return max(taken)
+def seconds_of(store: Directory, peer: PeerRecord, text: str, number: int) -> float:
+    """Seconds of processor time of one search just after a change."""
+    store.put_shares(peer, [Share(id=ContentId(f"{number:064x}"), name=f"New {number}", size=7, have=7)])
+    began = time.process_time()
+    rank(store.find(terms(text)), text, 0, 50)
+    return time.process_time() - began
 
 
 COMMON = "holidayptjeg20"
@@ -162,25 +151,32 @@ TEXTS = [
 ]
 
 
-def assert_about_one_look_at_each_name(store: Directory, peer: PeerRecord, seconds: float, text: str) -> None:
-    """Fail if a text takes ten times as long as a word that nobody has, on the same machine at the same time:
-    five are needed at most."""
-    once, _ = slowest(store, peer, ["nowhere"])
-    assert seconds < 10 * once, (
-        f"{text!r} took {seconds * 1000:.0f} ms, a look at each name {once * 1000:.0f} ms"
-    )
+PAIRS_OF_SEARCHES = 50
+
+
+def assert_about_one_look_at_each_name(store: Directory, peer: PeerRecord, texts: Iterable[str]) -> None:
+    """Fail if a text always takes ten times as long as a word that nobody has; five are needed at most.
+
+    Both are timed one after the other, again and again until one pair is near enough. So a moment in which
+    the machine is busy with something else fails nothing, and what is slow is slow in each pair.
+    """
+    fresh = itertools.count(1 << 200)
+    for text in texts:
+        least = float("inf")
+        for _ in range(PAIRS_OF_SEARCHES):
+            once = seconds_of(store, peer, "nowhere", next(fresh))
+            least = min(least, seconds_of(store, peer, text, next(fresh)) / once)
+            if least < 10:
+                break
+        assert least < 10, f"{text!r} takes {least:.1f} times as long as a look at each name"
 
 
 def test_case_16_no_text_makes_a_search_in_100_000_names_slow() -> None:
     store, peer = filled(*(f"Holiday 20{n % 25:02} photo-{n:06}.jpeg" for n in range(100_000)))
-    seconds, text = slowest(store, peer, TEXTS)
-    print(f"slowest: {text!r}, {seconds * 1000:.0f} ms")
-    assert_about_one_look_at_each_name(store, peer, seconds, text)
+    assert_about_one_look_at_each_name(store, peer, TEXTS)
 
 
 def test_words_that_nearly_match_everywhere_do_not_make_a_search_slow() -> None:
     store, peer = filled(*("a" * 249 + f"{n:06}" for n in range(100_000)))
     texts = ["a" * (length - 2) + "ba" for length in (12, 13, 16, 64, 128)]
-    seconds, text = slowest(store, peer, texts)
-    print(f"slowest: {text!r}, {seconds * 1000:.0f} ms")
-    assert_about_one_look_at_each_name(store, peer, seconds, text)
+    assert_about_one_look_at_each_name(store, peer, texts)
