@@ -19,7 +19,7 @@ from p2p.storage.buffers import BufferPool
 from p2p.storage.disk_io import disk_io
 from tests.kit.leaks import KEPT_BY_GRPC, contained
 from tests.kit.shelf import CONTENT, PIECE, SIZE, Shelf
-from tests.kit.waiting import until
+from tests.kit.waiting import HANG_S, hang_guard, until
 from transports.grpc import GrpcTransport
 from transports.memory import MemoryListener, MemoryTransport
 from transports.tcp import TcpTransport
@@ -96,7 +96,7 @@ def act(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Play], None
                 os.close(shelf.fd)
             assert shelf.entered == shelf.left, "a block of the source was never given back"
 
-        contained(scene, seconds=20, kept=kind.kept)
+        contained(scene, kept=kind.kept)
 
     return run
 
@@ -413,7 +413,7 @@ def test_fifty_fetches_cancelled_at_once_all_end(act: Callable[[Play], None]) ->
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in tasks:
             task.cancel()
-        ended, hanging = await asyncio.wait(tasks, timeout=5)
+        ended, hanging = await asyncio.wait(tasks, timeout=HANG_S)
         assert not hanging
         await (await lively(connection, stage)).close()
         assert len(ended) == 50
@@ -538,7 +538,7 @@ def test_closing_the_listener_ends_its_connections_and_their_fetches(act: Callab
         stage.shelf.gate.clear()
         tasks = [asyncio.create_task(fetched(connection, BlockSpan(0, 0, 100))) for connection in connections]
         await until(lambda: stage.shelf.entered == 3)
-        async with asyncio.timeout(2):
+        async with hang_guard():
             await stage.listener.close()
             found = await asyncio.gather(*tasks, return_exceptions=True)
         assert all(isinstance(came, Unreachable) for came in found), found
@@ -557,7 +557,7 @@ def test_a_peer_that_goes_in_the_middle_of_a_block_is_unreachable(act: Callable[
         buffer = bytearray(MAX_BLOCK)
         task = asyncio.create_task(connection.fetch(CONTENT, BlockSpan(0, 0, MAX_BLOCK), memoryview(buffer)))
         await until(lambda: any(buffer[:8192]))
-        async with asyncio.timeout(3):
+        async with hang_guard():
             await stage.listener.close()
             with pytest.raises(Unreachable):
                 await task
@@ -656,7 +656,7 @@ def test_whatever_is_cancelled_refused_and_closed_no_fetch_ends_with_wrong_bytes
             )
         await connection.close()
         await asyncio.wait(
-            [task for _, _, task in running] or [asyncio.create_task(asyncio.sleep(0))], timeout=5
+            [task for _, _, task in running] or [asyncio.create_task(asyncio.sleep(0))], timeout=HANG_S
         )
         for one in running:
             assert one[2].done(), "a fetch hangs"

@@ -20,8 +20,9 @@ from tests.kit.processes import (
     start_peer,
     start_tracker,
 )
+from tests.kit.waiting import HANG_S
 
-pytestmark = [*needs_disks, pytest.mark.timeout(120)]
+pytestmark = needs_disks
 
 MIB = 1 << 20
 
@@ -166,7 +167,7 @@ def test_case_46_standard_output_that_is_full_closed_or_unread_shows_no_tracebac
         done = run(
             ["bash", "-c", f"set -o pipefail; {shlex.join(line)} {target}"],
             clean_environment(tmp_path / "s"),
-            timeout=30,
+            timeout=HANG_S,
         )
         assert "Traceback" not in done.err
         assert "Exception" not in done.err

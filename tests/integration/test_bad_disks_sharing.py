@@ -34,8 +34,9 @@ from tests.kit.processes import (
     start_peer,
     start_tracker,
 )
+from tests.kit.waiting import HANG_S
 
-pytestmark = [*needs_disks, pytest.mark.timeout(120)]
+pytestmark = needs_disks
 
 MIB = 1 << 20
 
@@ -300,7 +301,7 @@ def test_case_35_a_sparse_file_is_shared_and_fetched_in_little_memory(
             file.write(b"bytes")
     os.utime(path, (1, 1))
     with start_peer(tmp_path, "share", str(path), tracker=tracker.address) as peer:
-        content = peer.event("shared", timeout=60)["id"]
+        content = peer.event("shared")["id"]
         with start_peer(
             tmp_path,
             "download",
@@ -311,7 +312,7 @@ def test_case_35_a_sparse_file_is_shared_and_fetched_in_little_memory(
             tracker=tracker.address,
             name="d",
         ) as fetcher:
-            fetcher.event("done", timeout=60)
+            fetcher.event("done")
             for process in (peer, fetcher):
                 status = Path(f"/proc/{process.pid}/status").read_text()
                 most = int(status.partition("VmHWM:")[2].split()[0])
@@ -365,7 +366,7 @@ def test_case_47_a_current_folder_that_was_deleted_is_no_internal_error(
     gone = tmp_path / "gone"
     gone.mkdir()
     line = f"cd {gone} && rmdir {gone} && exec {shlex.join(peer_words(tracker, *words.split()))}"
-    done = run(["sh", "-c", line], clean_environment(tmp_path / "s"), timeout=30)
+    done = run(["sh", "-c", line], clean_environment(tmp_path / "s"), timeout=HANG_S)
     assert "internal" not in done.out + done.err
     assert "Traceback" not in done.out + done.err
     assert done.code in ((0,) if words in ("list", "status", "login a") else (2, 3, 7))
@@ -380,5 +381,5 @@ def test_case_47_a_download_into_a_deleted_current_folder_says_why_it_ends(
     with start_peer(tmp_path, "share", str(path), tracker=tracker.address) as peer:
         content = peer.event("shared")["id"]
         line = f"cd {gone} && rmdir {gone} && exec {shlex.join(peer_words(tracker, 'download', content))}"
-        done = run(["sh", "-c", line], clean_environment(tmp_path / "s"), timeout=30)
+        done = run(["sh", "-c", line], clean_environment(tmp_path / "s"), timeout=HANG_S)
         assert "the current folder does not exist any more" in disk_message(done)

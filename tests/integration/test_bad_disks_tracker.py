@@ -27,8 +27,9 @@ from tests.kit.disks import (
     tmpfs,
 )
 from tests.kit.processes import Ended, Running, clean_environment, command, run
+from tests.kit.waiting import HANG_S
 
-pytestmark = [*needs_disks, pytest.mark.timeout(120)]
+pytestmark = needs_disks
 
 MIB = 1 << 20
 
@@ -58,14 +59,14 @@ def tracker_on(store: Path, state: Path, before: Sequence[str] = ()) -> Iterator
 
 def start_and_fail(store: Path, state: Path, before: Sequence[str] = ()) -> Ended:
     """Start a tracker that cannot; returns how it ended."""
-    return run(command_for(store, before), clean_environment(state), timeout=30)
+    return run(command_for(store, before), clean_environment(state), timeout=HANG_S)
 
 
 class Client:
     """One that announces contents, and remembers which of them were acknowledged."""
 
     def __init__(self, tracker: Running) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", tracker.port), timeout=20)
+        self._socket = socket.create_connection(("127.0.0.1", tracker.port), timeout=HANG_S)
         self._file = self._socket.makefile("rb")
         self.count = 0
         self.promised: set[str] = set()

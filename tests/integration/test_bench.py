@@ -11,13 +11,14 @@ from typing import Any
 from bench.rivals.tools import DEBIAN, PYPI
 from bench.run import BENCHMARKS
 from tests.kit.processes import ROOT
+from tests.kit.waiting import HANG_S
 
 __test__ = sys.platform.startswith("linux")
 
 
 def bench(*words: str) -> subprocess.CompletedProcess[str]:
     argv = [sys.executable, str(ROOT / "bench/run.py"), *words]
-    return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=240)
+    return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=HANG_S)
 
 
 def figures(folder: Path, name: str) -> list[dict[str, Any]]:

@@ -229,7 +229,7 @@ class Builder:
         """Run `words` inside a container to their end."""
         command = self.run_words(container, words, environment, {})
         return subprocess.run(
-            command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60, check=False
+            command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=HANG_S, check=False
         )
 
     def end_services(self) -> None:

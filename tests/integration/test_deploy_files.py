@@ -33,6 +33,7 @@ from p2p.cli.machine import Machine
 from p2p.cli.parse import DEFAULT_TRACKER_PORT
 from p2p.errors import UsageError
 from p2p.peer.settings import DEFAULT_PEER_PORT
+from tests.kit.waiting import HANG_S
 
 ROOT: Final = Path(__file__).parents[2]
 PARSERS: Final[dict[str, Callable[[], argparse.ArgumentParser]]] = {
@@ -351,7 +352,7 @@ def test_the_health_check_is_content_only_with_an_ok(reply: bytes, code: int) ->
             os.fspath(ROOT / "deploy" / "healthcheck.py"),
             f"127.0.0.1:{port}",
         ]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run(words, capture_output=True, text=True, timeout=HANG_S, check=False)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
 
@@ -365,7 +366,7 @@ def test_the_health_check_of_nobody_and_of_nonsense_fails_in_one_line() -> None:
             os.fspath(ROOT / "deploy" / "healthcheck.py"),
             f"127.0.0.1:{port}",
         ]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run(words, capture_output=True, text=True, timeout=HANG_S, check=False)
         assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
 
 
@@ -464,7 +465,7 @@ def rehearse(
         **changed,
     }
     words = ["bash", os.fspath(ROOT / "deploy" / "user-data.sh")]
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=HANG_S, check=False)
     return done, root, notes.read_text().splitlines() if notes.exists() else []
 
 

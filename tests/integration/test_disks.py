@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.kit.disks import ext4, fill_up, needs_disks
-from tests.kit.waiting import until
+from tests.kit.waiting import HANG_S, until
 
-pytestmark = [*needs_disks, pytest.mark.timeout(120)]
+pytestmark = needs_disks
 
 MIB = 1 << 20
 
@@ -55,8 +55,8 @@ def test_a_disk_that_a_private_copy_of_the_mounts_keeps_is_waited_for(tmp_path: 
         assert taken.is_alive()
         assert holder.stdin is not None
         holder.stdin.close()
-        holder.wait(30)
-        taken.join(30)
+        holder.wait(HANG_S)
+        taken.join(HANG_S)
         assert not taken.is_alive()
         disk.mount("ro")
 

@@ -78,7 +78,6 @@ def between_peers(
     tmp_path: Path,
     play: Callable[[Node, Shared, FaultyNetwork], Awaitable[None]],
     data: bytes = DATA,
-    seconds: float = 60.0,
     policy: Policy = QUICK,
     timeouts: Timeouts = TIMES,
 ) -> None:
@@ -92,13 +91,13 @@ def between_peers(
             shared = await seed.share(old_file(tmp_path / "image.bin", data))
             await play(await swarm.peer("leech", policy=policy, timeouts=timeouts, **OFTEN), shared, network)
 
-    contained(work, seconds)
+    contained(work)
 
 
 # -- a whole session, cut at its offsets
 
 
-@limit(120)
+@limit(300)
 @pytest.mark.parametrize("way", ["up", "down"])
 @pytest.mark.parametrize("reset", [True, False], ids=["reset", "closed"])
 def test_case_57_a_download_survives_connections_that_end_after_any_byte(
@@ -119,7 +118,7 @@ def test_case_57_a_download_survives_connections_that_end_after_any_byte(
                 done = await leech.download(shared.id, tmp_path / f"{offset}", keep=False)
             assert done.path.read_bytes() == SMALL, f"cut after {offset} bytes"
 
-    between_peers(tmp_path, play, SMALL, times(100))
+    between_peers(tmp_path, play, SMALL)
 
 
 def content(number: int) -> ContentId:
@@ -148,7 +147,7 @@ async def session(client: TrackerClient, number: int) -> int:
     return answers + 1
 
 
-@limit(120)
+@limit(300)
 @pytest.mark.parametrize("way", ["up", "down"])
 @pytest.mark.parametrize("reset", [True, False], ids=["reset", "closed"])
 def test_case_9_a_tracker_session_cut_after_any_byte_leaves_whole_requests_only(
@@ -180,7 +179,7 @@ def test_case_9_a_tracker_session_cut_after_any_byte_leaves_whole_requests_only(
                 await healthy.ask(Ping())
             await healthy.close()
 
-    contained(work, times(110))
+    contained(work)
 
 
 def _connections(swarm: Swarm) -> int:
@@ -223,7 +222,7 @@ def test_case_54_delay_and_loss_cost_time_and_no_peer(
         assert done.path.read_bytes() == DATA
         assert done.bytes_from.keys() == {"seed"}
 
-    between_peers(tmp_path, play, seconds=100, policy=Policy(), timeouts=TIMEOUTS)
+    between_peers(tmp_path, play, policy=Policy(), timeouts=TIMEOUTS)
 
 
 # -- half open, partitioned
@@ -252,7 +251,7 @@ def test_case_55_a_partition_is_survived_and_what_waits_is_told(tmp_path: Path, 
             async with hang_guard():
                 assert (await task).path.read_bytes() == DATA
 
-    contained(work, 60)
+    contained(work)
 
 
 @pytest.mark.parametrize("way", ["up", "down"])
@@ -299,4 +298,4 @@ def test_case_55_a_peer_is_listed_again_when_its_tracker_is_reachable_again(tmp_
             await until(lambda: swarm.told("seed", SessionChanged)[-1].state == "resumed")
             assert [source.name for source in await swarm.sources(shared.id)] == ["seed"]
 
-    contained(work, 60)
+    contained(work)

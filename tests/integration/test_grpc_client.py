@@ -68,7 +68,7 @@ def against(
         finally:
             await server.stop(None)
 
-    contained(work, seconds=40, kept=KEPT)
+    contained(work, kept=KEPT)
 
 
 async def fetched(connection: DataConnection, length: int = 1000, piece: int = 0) -> bytes:

@@ -32,7 +32,7 @@ from protos.transfer_pb2 import Block, ReadRequest
 from tests.kit.leaks import KEPT_BY_GRPC, contained, open_descriptors
 from tests.kit.raw_http2 import RawCaller
 from tests.kit.shelf import CONTENT, PIECE, SIZE, Shelf
-from tests.kit.waiting import hang_guard, until
+from tests.kit.waiting import HANG_S, hang_guard, until
 from transports.grpc import GrpcTransport
 from transports.grpc import server as server_module
 from transports.grpc.framing import CODE_KEY, READ, STATUS_OF_CODE
@@ -119,7 +119,7 @@ def act(tmp_path: Path) -> Act:
                 os.close(shelf.fd)
             assert shelf.entered == shelf.left
 
-        contained(work, seconds=60, kept=KEPT)
+        contained(work, kept=KEPT)
 
     return run
 
@@ -254,7 +254,7 @@ def test_case_75_a_health_call_is_answered_at_once_while_hundreds_of_streams_wai
         await until(lambda: scene.shelf.entered == 400)
         # Until the gate is opened none of them ends: a call that waited for one would not be answered at all.
         answer = await scene.health.Check(
-            health_pb2.HealthCheckRequest(service="enjambre.transfer.v1.Transfer"), timeout=10
+            health_pb2.HealthCheckRequest(service="enjambre.transfer.v1.Transfer"), timeout=HANG_S
         )
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
         scene.shelf.gate.set()
@@ -274,7 +274,7 @@ def test_case_75_slow_streams_that_hold_all_threads_that_send_do_not_hold_up_hea
         calls = [scene.read(BlockSpan(0, 0, MAX_BLOCK), BlockSpan(1, 0, MAX_BLOCK)) for _ in range(100)]
         await until(lambda: scene.shelf.entered >= 80)
         answer = await scene.health.Check(
-            health_pb2.HealthCheckRequest(), timeout=10
+            health_pb2.HealthCheckRequest(), timeout=HANG_S
         )  # they are given up later than that
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
         for call in calls:
@@ -294,18 +294,17 @@ def test_case_75_calls_whose_request_never_comes_hold_up_nobody_and_are_cancelle
             for caller in callers:
                 for _ in range(100):
                     caller.call(method)
-            answer = await scene.health.Check(health_pb2.HealthCheckRequest(), timeout=10)
+            answer = await scene.health.Check(health_pb2.HealthCheckRequest(), timeout=HANG_S)
             assert answer.status == health_pb2.HealthCheckResponse.SERVING
             assert (
-                await bytes_of(scene.stub.Read(request(BlockSpan(0, 0, 9)), timeout=10))
+                await bytes_of(scene.stub.Read(request(BlockSpan(0, 0, 9)), timeout=HANG_S))
                 == scene.shelf.data[:9]
             )
             ended = (StreamReset, TrailersReceived, StreamEnded)
             await until(
                 lambda: all(
                     sum(isinstance(event, ended) for event in caller.seen) >= 80 for caller in callers
-                ),
-                seconds=20,
+                )
             )
 
     act(play)
@@ -326,7 +325,7 @@ def test_watchers_that_take_no_bytes_hold_up_neither_health_nor_blocks_nor_the_e
             for _ in range(40):
                 caller.call("/grpc.health.v1.Health/Watch", b"")
             for _ in range(30):
-                answer = await scene.health.Check(health_pb2.HealthCheckRequest(), timeout=10)
+                answer = await scene.health.Check(health_pb2.HealthCheckRequest(), timeout=HANG_S)
                 assert answer.status == health_pb2.HealthCheckResponse.SERVING
             assert await bytes_of(scene.read(BlockSpan(0, 0, 9))) == scene.shelf.data[:9]
             await scene.server.close()
@@ -377,7 +376,7 @@ def test_another_host_may_not_have_all_the_calls(tmp_path: Path) -> None:
         await server.close()
         os.close(shelf.fd)
 
-    contained(work, seconds=60, kept=KEPT)
+    contained(work, kept=KEPT)
 
 
 def test_case_76_thousands_of_calls_cancelled_at_once_leave_nothing_behind(
@@ -393,7 +392,7 @@ def test_case_76_thousands_of_calls_cancelled_at_once_leave_nothing_behind(
                 call.cancel()
         channel.close()
         scene.shelf.delay = 0
-        await until(lambda: scene.shelf.left == scene.shelf.entered and not len(scene.server), seconds=20)
+        await until(lambda: scene.shelf.left == scene.shelf.entered and not len(scene.server))
         assert scene.shelf.entered
         # Processor time of this process alone, so that other work on the machine does not count.
         used = resource.getrusage(resource.RUSAGE_SELF)
@@ -423,7 +422,7 @@ def test_a_receiver_that_takes_nothing_is_given_up(act: Act) -> None:
     async def play(scene: Scene) -> None:
         call = scene.read(*(BlockSpan(n % 2, 0, MAX_BLOCK) for n in range(16)))
         await until(lambda: scene.shelf.entered)
-        await until(lambda: scene.shelf.left == scene.shelf.entered and not len(scene.server), seconds=20)
+        await until(lambda: scene.shelf.left == scene.shelf.entered and not len(scene.server))
         with pytest.raises(aio.AioRpcError) as error:
             await bytes_of(call)
         assert error.value.code() is grpc.StatusCode.CANCELLED
@@ -642,7 +641,7 @@ def test_case_60_connections_over_the_bound_are_hung_up_on_and_those_inside_go_o
         await listener.close()
         os.close(shelf.fd)
 
-    contained(work, seconds=40, kept=KEPT)
+    contained(work, kept=KEPT)
 
 
 async def _ended(reader: asyncio.StreamReader) -> None:

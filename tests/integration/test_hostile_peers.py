@@ -76,7 +76,7 @@ def meet(tmp_path: Path, *peers: kit.PlainPeer) -> Downloaded:
             assert sorted(entry.name for entry in (tmp_path / "out").iterdir()) == [sample.name]
             return done
 
-    return contained(work, 80)
+    return contained(work)
 
 
 def fail(tmp_path: Path, *peers: kit.PlainPeer) -> EnjambreError:
@@ -91,7 +91,7 @@ def fail(tmp_path: Path, *peers: kit.PlainPeer) -> EnjambreError:
             assert not (tmp_path / "out" / peers[0].sample.name).exists()
             return failed.value
 
-    return contained(work, 80)
+    return contained(work)
 
 
 def honest(count: int, sample: kit.Sample = SAMPLE) -> list[kit.PlainPeer]:
@@ -242,7 +242,7 @@ def test_an_honest_seed_among_many_that_are_made_up_is_found(tmp_path: Path, ans
             await liar.close()
             await mute.stop()
 
-    contained(work, 60)
+    contained(work)
 
 
 NOBODY = (NotFound, Unreachable)
@@ -358,7 +358,7 @@ def test_a_peer_that_returns_under_new_ids_does_not_use_up_descriptors(
             downloading.cancel()
             await asyncio.gather(downloading, return_exceptions=True)
 
-    contained(work, 60)
+    contained(work)
 
 
 # -- memory
@@ -383,7 +383,7 @@ def test_case_31_a_peer_that_never_stops_sending_costs_little_memory(
             finally:
                 tracemalloc.stop()
 
-    assert contained(work, 40) < 12 * MIB
+    assert contained(work) < 12 * MIB
 
 
 # -- networks that fail
@@ -423,7 +423,7 @@ def test_cases_55_56_a_download_goes_on_when_its_only_peer_is_back(
                 done = await task
             assert done.path.read_bytes() == SAMPLE.data
 
-    contained(work, 40)
+    contained(work)
 
 
 # -- names and contents

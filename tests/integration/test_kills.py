@@ -180,8 +180,8 @@ def test_case_40_a_share_is_listed_again_soon_after_its_tracker_was_killed(
             seed.event("shared")
             tracker.stop(signal.SIGKILL)
             with start_tracker(tmp_path, "--ttl", "600", port=port):
-                seed.event("session", timeout=30, state="lost")
-                seed.event("session", timeout=30, state="resumed")
+                seed.event("session", state="lost")
+                seed.event("session", state="resumed")
                 assert len(run_peer(tmp_path, "list", tracker=f"127.0.0.1:{port}").events) == 1
 
 

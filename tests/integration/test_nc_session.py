@@ -13,8 +13,7 @@ import pytest
 
 from p2p.model import Address
 from tests.kit.protocol_page import PLACEHOLDER, ROOT, blocks, marked, matches, read_page
-
-pytestmark = pytest.mark.timeout(30)
+from tests.kit.waiting import HANG_S
 
 
 @pytest.fixture
@@ -35,14 +34,14 @@ def tracker() -> Iterator[Address]:
     try:
         assert process.stdout is not None
         first = process.stdout.readline()
-        assert first, f"the tracker said nothing and ended with {process.wait(5)}"
+        assert first, f"the tracker said nothing and ended with {process.wait(HANG_S)}"
         event = json.loads(first)
         assert event["event"] == "listening"
         yield Address(event["host"], event["port"])
     finally:
         process.terminate()
         try:
-            process.wait(5)
+            process.wait(HANG_S)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -54,7 +53,7 @@ def test_the_session_in_the_page_goes_as_it_says(tracker: Address) -> None:
     (block,) = blocks(read_page(), "nc")
     bound: dict[str, object] = {}
     with (
-        socket.create_connection((tracker.host, tracker.port), timeout=5) as sock,
+        socket.create_connection((tracker.host, tracker.port), timeout=HANG_S) as sock,
         sock.makefile("rwb") as stream,
     ):
         for line in block.lines:

@@ -62,7 +62,7 @@ def kill_after(peer: Running, trace: Path, goal: int) -> bool:
     return peer.wait() == -signal.SIGKILL
 
 
-@limit(120)
+@limit(300)
 def test_case_49_a_killed_download_fetches_again_only_what_was_under_way(
     tmp_path: Path, rng: random.Random
 ) -> None:
@@ -143,7 +143,7 @@ def bytes_of(peer: Running) -> int:
     )
 
 
-@limit(120)
+@limit(300)
 def test_case_49_three_downloads_finish_though_the_only_seed_is_killed(
     tmp_path: Path, rng: random.Random
 ) -> None:
@@ -178,7 +178,7 @@ def test_case_49_three_downloads_finish_though_the_only_seed_is_killed(
         assert [entry.name for entry in (tmp_path / f"out-{name}").iterdir()] == ["image.bin"]
 
 
-@limit(120)
+@limit(300)
 @pytest.mark.parametrize("store", ["memory", "sqlite"])
 def test_case_49_three_downloads_finish_though_the_tracker_is_killed(
     tmp_path: Path, rng: random.Random, store: str

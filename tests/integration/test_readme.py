@@ -17,6 +17,7 @@ import pytest
 from p2p.errors import EXIT_OF_CODE
 from p2p.protocol.session import TRANSITIONS
 from tests.kit.processes import ROOT, Running, clean_environment, old_file
+from tests.kit.waiting import HANG_S
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SIZE = 3_000_000
@@ -63,7 +64,13 @@ def test_every_command_of_the_readme_works(checkout: Path, monkeypatch: pytest.M
             print(words)
             if not _is_endless(words):
                 done = subprocess.run(
-                    words, cwd=checkout, env=environ, capture_output=True, text=True, timeout=240, check=False
+                    words,
+                    cwd=checkout,
+                    env=environ,
+                    capture_output=True,
+                    text=True,
+                    timeout=HANG_S,
+                    check=False,
                 )
                 assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
                 ended.append((command, done))

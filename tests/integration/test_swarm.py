@@ -28,7 +28,7 @@ from p2p.swarm.peer_stats import Policy
 from tests.kit.content_samples import id_of, manifest_of
 from tests.kit.leaks import contained
 from tests.kit.swarm_kit import Swarm, folder_in_memory, old_file
-from tests.kit.waiting import until
+from tests.kit.waiting import hang_guard, until
 
 SHORT = Policy(block_timeout=3.0, stall_timeout=1.5, alone_timeout=1.0, offline_timeout=1.5)
 """The real policy, for tests of what cannot succeed."""
@@ -119,13 +119,13 @@ def test_the_rest_finish_together_when_the_only_seed_stops_half_way(tmp_path: Pa
                     union |= local.have.bits if local is not None else 0
                 return union.bit_count() == -(-len(DATA) // 65536)
 
-            await until(all_given, 20)
+            await until(all_given)
             assert not all(task.done() for task in tasks), "the seed was not stopped half way"
             await swarm.stop("seed")
             done = await asyncio.gather(*tasks)
             assert all(one.path.read_bytes() == DATA for one in done)
 
-    contained(work, 40)
+    contained(work)
 
 
 def test_a_download_whose_only_seed_leaves_says_what_is_missing_and_keeps_what_came(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_a_download_whose_only_seed_leaves_says_what_is_missing_and_keeps_what_c
             assert done.path.read_bytes() == DATA
             assert sum(done.bytes_from.values()) <= len(DATA) - MIB // 2, "what had come was fetched again"
 
-    contained(work, 60)
+    contained(work)
 
 
 def test_peers_that_come_late_and_go_early_do_not_disturb_the_others(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_peers_that_come_late_and_go_early_do_not_disturb_the_others(tmp_path: P
                 else:
                     assert number in (1, 3), repr(one)
 
-    contained(work, 40)
+    contained(work)
 
 
 def test_case_20_a_killed_peer_is_gone_from_all_answers_within_its_lease(tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ def test_case_79_a_logout_by_somebody_else_ends_a_peer_of_a_stored_session(tmp_p
             await client.ask(Logout())
             forget_session(state, swarm.address)
             await client.close()
-            async with asyncio.timeout(3):
+            async with hang_guard():
                 error = await seed.ended()
             assert error.code == "login_needed"
             assert swarm.told("seed", SessionChanged)[-1].state == "ended"
@@ -258,7 +258,7 @@ def test_a_running_download_goes_on_when_its_seed_shares_the_same_file_again(
             seed = await swarm.peer("seed", limit_up=4 * MIB)
             path = old_file(tmp_path / "shared" / "image.bin", DATA)
             watching = asyncio.create_task(seed.watch(path.parent))
-            await until(lambda: swarm.told("seed", Shared), 10)
+            await until(lambda: swarm.told("seed", Shared))
             shared = swarm.told("seed", Shared)[0]
             leech = await swarm.peer("leech")
             task = asyncio.create_task(leech.download(shared.id, tmp_path / "out"))
@@ -267,14 +267,14 @@ def test_a_running_download_goes_on_when_its_seed_shares_the_same_file_again(
                 os.utime(path, (2, 2))
             else:
                 path.rename(tmp_path / "away")
-            await until(lambda: swarm.told("seed", Withdrawn), 20)
+            await until(lambda: swarm.told("seed", Withdrawn))
             if what != "touched":
                 (tmp_path / "away").rename(path)
             assert (await task).path.read_bytes() == DATA
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
 
-    contained(work, 60)
+    contained(work)
 
 
 # -- trackers that go away
@@ -323,13 +323,13 @@ def test_case_40_all_shares_are_registered_again_when_the_tracker_is_back(tmp_pa
             seed = await swarm.peer("seed")
             ids = {(await seed.share(old_file(tmp_path / f"{n}.bin", b"%d" % n))).id for n in range(70)}
             await swarm.stop_tracker()
-            await until(lambda: swarm.told("seed", SessionChanged), 5)
+            await until(lambda: swarm.told("seed", SessionChanged))
             late = await seed.share(old_file(tmp_path / "late.bin", b"late"))
             await swarm.start_tracker()
-            await until(lambda: swarm.told("seed", SessionChanged)[-1].state == "resumed", 20)
+            await until(lambda: swarm.told("seed", SessionChanged)[-1].state == "resumed")
             assert {hit.id for hit in await swarm.listed()} == {*ids, late.id}
 
-    contained(work, 40)
+    contained(work)
 
 
 def test_a_peer_that_started_before_its_tracker_registers_when_that_is_there(tmp_path: Path) -> None:
@@ -339,12 +339,10 @@ def test_a_peer_that_started_before_its_tracker_registers_when_that_is_there(tmp
             seed = await swarm.peer("seed", require_tracker=False)
             shared = await seed.share(old_file(tmp_path / "image.bin", b"x"))
             await swarm.start_tracker()
-            await until(
-                lambda: "resumed" in [report.state for report in swarm.told("seed", SessionChanged)], 10
-            )
+            await until(lambda: "resumed" in [report.state for report in swarm.told("seed", SessionChanged)])
             assert [source.name for source in await swarm.sources(shared.id)] == ["seed"]
 
-    contained(work, 40)
+    contained(work)
 
 
 def test_case_40_ids_taken_while_a_tracker_restarts_end_none_of_their_peers(
@@ -364,14 +362,13 @@ def test_case_40_ids_taken_while_a_tracker_restarts_end_none_of_their_peers(
                 lambda: (
                     [r.state for r in swarm.told("seed", SessionChanged)][-1:] == ["resumed"]
                     and seed.peer != stolen
-                ),
-                20,
+                )
             )
             leech = await swarm.peer("leech")
             assert (await leech.download(shared.id, tmp_path / "out")).path.read_bytes() == DATA
             await thief.close()
 
-    contained(work, 40)
+    contained(work)
 
 
 # -- rates
@@ -432,4 +429,4 @@ def test_a_thin_link_shared_by_several_receivers_wastes_nothing(
             assert all(one.path.read_bytes() == DATA for one in done)
             assert seed.sent(shared.id) <= 2 * len(DATA)
 
-    contained(work, 40)
+    contained(work)

@@ -22,7 +22,7 @@ from p2p.protocol.tracker_messages import Contact
 from tests.kit.bad_peers import Message, PlainPeer, Sample, Talk
 from tests.kit.leaks import contained
 from tests.kit.swarm_kit import Swarm, old_file
-from tests.kit.waiting import until
+from tests.kit.waiting import hang_guard, until
 
 DATA = Random(5).randbytes(5_000_000)
 
@@ -108,7 +108,7 @@ def test_a_peer_that_has_the_content_already_verifies_at_once(tmp_path: Path) ->
             link = await origin.link_to(node.peer, Address("127.0.0.1", node.controls.me.listen["tcp"]))
             accepted: list[bool] = []
             for _ in range(20):
-                async with asyncio.timeout(3):
+                async with hang_guard():
                     await link.replicate(
                         Replicate(id=shared.id, name="x.bin", size=len(DATA)), lambda: accepted.append(True)
                     )
@@ -210,7 +210,7 @@ def test_a_peer_that_accepts_a_copy_and_never_fetches_it_does_not_hold_up_an_upl
                 contact = Contact(
                     peer=PeerId(silent.peer), name="silent", host="127.0.0.1", listen={"tcp": silent.port}
                 )
-                async with asyncio.timeout(20):
+                async with hang_guard():
                     clock = asyncio.get_running_loop().time
                     placement = errands.Placement(origin, shared, 1, lambda _: None, clock)
                     fault = await placement.copy_to(contact)
@@ -254,7 +254,7 @@ def test_a_copy_kept_for_others_is_the_same_content_after_its_keeper_was_restart
             node = await swarm.peer("target", accept_uploads=MIB, folder=tmp_path / "target")
             watching = asyncio.create_task(node.watch(tmp_path / "target"))
             try:
-                await until(lambda: node.publisher.holds(result.id), seconds=30)
+                await until(lambda: node.publisher.holds(result.id))
                 reader = await swarm.peer("reader")
                 done = await reader.download(result.id, tmp_path / "out")
                 assert done.size == sum(

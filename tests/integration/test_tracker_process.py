@@ -23,9 +23,9 @@ from p2p.tracker.store.sqlite import SqliteStore
 from tests.kit.effort import limit, times
 from tests.kit.processes import Running, clean_environment, command, run, start_tracker
 from tests.kit.tracker_kit import PEER, Client
+from tests.kit.waiting import HANG_S
 
 pytestmark = [
-    pytest.mark.timeout(120),
     pytest.mark.skipif(os.name == "nt", reason="signals and limits of POSIX"),
 ]
 
@@ -66,7 +66,7 @@ def known_in(file: Path) -> set[int]:
         return {int(content.id, 16) for content in store.directory.contents()}
 
 
-@limit(120)
+@limit(300)
 def test_case_52_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
     file = tmp_path / "tracker.db"
     seed = random.randrange(1 << 30)
@@ -167,7 +167,9 @@ def idle_clients(tracker: Running, count: int) -> Iterator[list[socket.socket]]:
     """Clients that say nothing."""
     clients: list[socket.socket] = []
     try:
-        clients.extend(socket.create_connection(("127.0.0.1", tracker.port), timeout=5) for _ in range(count))
+        clients.extend(
+            socket.create_connection(("127.0.0.1", tracker.port), timeout=HANG_S) for _ in range(count)
+        )
         yield clients
     finally:
         for client in clients:

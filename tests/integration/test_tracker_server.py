@@ -41,7 +41,6 @@ from tests.kit.tracker_kit import LOOPBACK, PEER, Client, RunningTracker, wait_u
 if sys.platform != "win32":
     import resource
 
-pytestmark = pytest.mark.timeout(120)
 
 Starter = Callable[..., RunningTracker]
 

@@ -28,8 +28,7 @@ from p2p.model import MIB
 from protos import transfer_pb2
 from tests.kit.leaks import KEPT_BY_GRPC
 from tests.kit.processes import ROOT, Running, clean_environment, old_file, start_tracker
-
-pytestmark = pytest.mark.timeout(90)
+from tests.kit.waiting import HANG_S
 
 KEPT = KEPT_BY_GRPC
 """What gRPC's core keeps for later: some of these clients run in this process."""
@@ -72,7 +71,7 @@ def protoc(*outputs: str) -> None:
     bin_folder = sysconfig.get_path("scripts")
     environ = {**os.environ, "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}"}
     line = [sys.executable, "-m", "grpc_tools.protoc", "-I.", *outputs, "protos/transfer.proto"]
-    subprocess.run(line, cwd=ROOT, env=environ, check=True, timeout=60)
+    subprocess.run(line, cwd=ROOT, env=environ, check=True, timeout=HANG_S)
 
 
 @pytest.mark.parametrize(("kind", "plugin"), [("grpcio", "grpc_python"), ("grpclib", "grpclib_python")])
@@ -93,7 +92,7 @@ def test_a_freshly_generated_client_reads_a_file_block_by_block(
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANG_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -106,7 +105,7 @@ def test_a_freshly_generated_client_reads_a_file_block_by_block(
 def test_the_standard_health_check_says_serving(seed: Seed, service: str) -> None:
     with grpc.insecure_channel(f"127.0.0.1:{seed.port}") as channel:
         answer = health_pb2_grpc.HealthStub(channel).Check(
-            health_pb2.HealthCheckRequest(service=service), timeout=10
+            health_pb2.HealthCheckRequest(service=service), timeout=HANG_S
         )
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
@@ -125,7 +124,7 @@ def test_a_client_that_knows_only_the_address_finds_the_service_and_reads_a_bloc
             request_serializer=lambda message: message.SerializeToString(),
             response_deserializer=answer.FromString,
         )
-        came = b"".join(chunk.data for chunk in read(asked, timeout=10))
+        came = b"".join(chunk.data for chunk in read(asked, timeout=HANG_S))
     start = choose_piece_length(SIZE) + 100
     assert came == seed.data[start : start + 1000]
 
@@ -137,7 +136,7 @@ def grpcurl(seed: Seed, *words: str) -> subprocess.CompletedProcess[str]:
         pytest.skip("grpcurl is not installed (.ci/run shows how)")
     *flags, method = words
     line = [tool, "-plaintext", "-max-time", "20", *flags, f"127.0.0.1:{seed.port}", method]
-    return subprocess.run(line, capture_output=True, text=True, timeout=40, check=False)
+    return subprocess.run(line, capture_output=True, text=True, timeout=HANG_S, check=False)
 
 
 def test_grpcurl_finds_the_service_by_reflection_and_describes_it(seed: Seed) -> None:

@@ -25,8 +25,6 @@ from tests.kit.processes import ROOT, Running, clean_environment, start_tracker
 from tests.kit.swarm_kit import Swarm, old_file
 from tests.kit.waiting import until
 
-pytestmark = pytest.mark.timeout(90)
-
 KEPT = KEPT_BY_GRPC
 """What gRPC's core keeps for later."""
 SIZE = 6 * MIB + 12_345
@@ -48,7 +46,7 @@ def swarm(tmp_path: Path, play: Callable[[Swarm], Awaitable[None]]) -> None:
         async with Swarm(tmp_path) as swarm:
             await play(swarm)
 
-    contained(work, seconds=80, kept=KEPT)
+    contained(work, kept=KEPT)
 
 
 async def fetched(leech: Node, content: Any, folder: Path, data: bytes) -> Downloaded:
@@ -271,7 +269,7 @@ def test_case_73_a_grpc_seed_killed_or_stopped_half_way_is_replaced(
                     pass
                 one.send(how)
                 try:
-                    done = leech.event("done", timeout=60)
+                    done = leech.event("done")
                 finally:
                     if how is signal.SIGSTOP:
                         one.send(signal.SIGCONT)

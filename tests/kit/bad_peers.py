@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from p2p.model import Address, ContentId
+from tests.kit.waiting import hang_guard
 
 Message = dict[str, Any]
 PIECE = 65_536
@@ -667,9 +668,9 @@ class Client:
         with contextlib.suppress(OSError):
             await self.writer.drain()
 
-    async def hear(self, seconds: float = 5.0) -> tuple[Message, bytes] | None:
+    async def hear(self) -> tuple[Message, bytes] | None:
         """The next message and its body; None when the other side has hung up."""
-        async with asyncio.timeout(seconds):
+        async with hang_guard():
             try:
                 line = await self.reader.readline()
                 if not line:
@@ -679,10 +680,10 @@ class Client:
             except (ConnectionError, asyncio.IncompleteReadError):
                 return None
 
-    async def ask(self, message: Message, seconds: float = 5.0) -> tuple[Message, bytes] | None:
+    async def ask(self, message: Message) -> tuple[Message, bytes] | None:
         """Ask, and wait for the answer; what the other side tells meanwhile is passed over."""
         await self.say(message)
-        while (heard := await self.hear(seconds)) is not None:
+        while (heard := await self.hear()) is not None:
             if "op" not in heard[0]:
                 return heard
         return None
@@ -696,10 +697,10 @@ class Client:
         assert heard[0]["ok"], heard
         return heard[0]
 
-    async def ended(self, seconds: float = 5.0) -> bool:
-        """Whether the other side hangs up within so many seconds; what it says until then is passed over."""
+    async def ended(self) -> bool:
+        """Whether the other side hangs up; what it says until then is passed over."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
+            async with hang_guard():
                 with contextlib.suppress(ConnectionError):
                     while await self.reader.read(65_536):
                         pass

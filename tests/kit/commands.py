@@ -13,6 +13,7 @@ from typing import Final
 import pytest
 
 from tests.kit.processes import Ended, command
+from tests.kit.waiting import HANG_S
 
 POSIX: Final = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and terminals")
 CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]")
@@ -66,4 +67,4 @@ class HostileTracker(threading.Thread):
 
     def __exit__(self, *_: object) -> None:
         self._listener.close()
-        self.join(5)
+        self.join(HANG_S)

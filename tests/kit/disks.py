@@ -29,6 +29,7 @@ import pytest
 from p2p.model import Address
 from tests.kit.bad_peers import PlainPeer, Sample, Talk
 from tests.kit.processes import Ended, Running, clean_environment, command, run
+from tests.kit.waiting import HANG_S, hang_guard
 
 IS_ROOT = sys.platform == "linux" and os.geteuid() == 0
 NEEDED = ("mount", "umount", "losetup", "mkfs.ext4", "setpriv", "prlimit")
@@ -226,12 +227,20 @@ def fill_up(disk: Path, leave: int = 0) -> Path:
     """Write a file that takes all the room of a small disk but `leave` bytes; returns it."""
     assert shutil.disk_usage(disk).total <= 1 << 30, f"{disk} is not a disk of a test"
     path = disk / "other"
+    refused = False
     with path.open("ab", buffering=0) as file:
         while (room := shutil.disk_usage(disk).free - leave) > 0:
             try:
                 file.write(bytes(min(room, 1 << 20)))
-            except OSError:  # full, or nearly
-                break
+                refused = False
+            except OSError:
+                if refused:
+                    break
+                # ext4 reserves more than it needs for what it has not placed yet. Once all is on the disk,
+                # the rest is free again, and would let a writer go on.
+                refused = True
+                with contextlib.suppress(OSError):
+                    os.fsync(file.fileno())
     return path
 
 
@@ -336,7 +345,7 @@ async def peer(
         stderr=asyncio.subprocess.PIPE,
     )
     try:
-        async with asyncio.timeout(60):
+        async with hang_guard():
             out, err = await process.communicate()
     finally:
         if process.returncode is None:
@@ -362,7 +371,7 @@ def modest_end(tmp_path: Path, tracker: Running, *words: str, state: Path | None
     return run(
         [*OBEYS_MODES, *peer_words(tracker, *words)],
         clean_environment(state or tmp_path / "modest"),
-        timeout=30,
+        timeout=HANG_S,
     )
 
 

@@ -19,7 +19,7 @@ from typing import Any, Final, TypeVar
 
 import pytest
 
-from tests.kit.waiting import HANG_S
+from tests.kit.waiting import hang_guard
 
 T = TypeVar("T")
 
@@ -109,9 +109,7 @@ def check_back_to(
         time.sleep(0.02)
 
 
-def contained(
-    work: Callable[[], Coroutine[Any, Any, T]], seconds: float = HANG_S, kept: tuple[str, ...] = ()
-) -> T:
+def contained(work: Callable[[], Coroutine[Any, Any, T]], kept: tuple[str, ...] = ()) -> T:
     """Run `work` in an event loop of its own and return its result.
 
     Fails if `work` hangs, leaves tasks, descriptors or threads, or loses an exception.
@@ -124,7 +122,7 @@ def contained(
         asyncio.get_running_loop().set_exception_handler(
             lambda _, context: lost.append(f"{context['message']}: {context.get('exception')!r}")
         )
-        async with asyncio.timeout(seconds):
+        async with hang_guard():
             result = await work()
         await _check_no_tasks()
         return result

@@ -31,6 +31,8 @@ from tests.kit.waiting import HANG_S
 ROOT = Path(__file__).resolve().parent.parent.parent
 DEADLINE = HANG_S
 """Seconds after which a process whose event or end is awaited is taken to hang."""
+STOP_GRACE_S = 5
+"""After a test, a process has this long to stop before it is killed."""
 STOP_S = 2.0
 """Seconds within which every command promises to end after SIGTERM or SIGINT."""
 SLACK = 3.0
@@ -140,12 +142,12 @@ class Running:
         if self._process.poll() is None:
             self._process.terminate()
             try:
-                self._process.wait(5)
+                self._process.wait(STOP_GRACE_S)
             except subprocess.TimeoutExpired:
                 self._process.kill()
-                self._process.wait(5)
+                self._process.wait(HANG_S)
         for thread in self._threads:
-            thread.join(5)
+            thread.join(HANG_S)
         for stream in (self._process.stdout, self._process.stderr):
             if stream is not None:
                 stream.close()
@@ -180,7 +182,7 @@ class Running:
             found = self._lines.get(timeout=timeout)
         except queue.Empty:
             raise AssertionError(f"no line came; so far: {self.out}\n{self.err}") from None
-        assert found is not None, f"it ended with {self._process.wait(5)}: {self.out}\n{self.err}"
+        assert found is not None, f"it ended with {self._process.wait(HANG_S)}: {self.out}\n{self.err}"
         return found
 
     def event(self, kind: str, timeout: float = DEADLINE, **match: object) -> Event:
@@ -203,7 +205,7 @@ class Running:
         """Wait for its end and return the exit code."""
         code = self._process.wait(timeout)
         for thread in self._threads:
-            thread.join(5)
+            thread.join(HANG_S)
         return code
 
     def stop(self, number: signal.Signals = signal.SIGTERM, timeout: float = DEADLINE) -> tuple[int, float]:

@@ -17,11 +17,10 @@ from p2p.tracker.limits import TrackerLimits, TrackerTimeouts
 from p2p.tracker.server import TrackerServer
 from p2p.tracker.service import TrackerService
 from p2p.tracker.store.interface import TrackerStore
+from tests.kit.waiting import HANG_S
 
 LOOPBACK: Final = "127.0.0.1"
 PEER: Final = "5f" * 16
-HANG_S: Final = 30.0
-"""Seconds after which something that is awaited is taken to hang."""
 
 
 class Client:

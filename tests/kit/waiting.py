@@ -8,21 +8,23 @@ because a busy machine would break that test. Policies about time are tested in 
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable
 from typing import Final, TypeVar
 
 T = TypeVar("T")
 
-HANG_S: Final = 60.0
-"""Seconds after which a test is taken to hang; less than pytest's limit for a test, which says nothing."""
+HANG_S: Final = 240 * max(1.0, float(os.environ.get("P2P_TEST_EXAMPLES") or "1"))
+"""Seconds after which a test is taken to hang, longer where random tests try more examples (`effort.py`). It
+is less than pytest's limit for a test, which names nothing."""
 POLL_S: Final = 0.005
 
 
-async def until(condition: Callable[[], object], seconds: float = HANG_S, what: str = "") -> None:
-    """Let the loop run until `condition()` is true. Fails after `seconds`, naming `what`."""
+async def until(condition: Callable[[], object], what: str = "") -> None:
+    """Let the loop run until `condition()` is true. Fails if it hangs, naming `what`."""
     loop = asyncio.get_running_loop()
-    end = loop.time() + seconds
+    end = loop.time() + HANG_S
     rounds = 0
     while not condition():
         assert loop.time() < end, f"hangs{': not ' + what if what else ''}"

@@ -106,7 +106,7 @@ class Talk:
         """The next answer; what is told comes to `told`. None when the other side has hung up."""
         if self.early:
             return self.early.pop(0)
-        while (heard := await self.client.hear(20)) is not None:
+        while (heard := await self.client.hear()) is not None:
             if "op" not in heard[0]:
                 return heard
             self.told.append(heard[0])
@@ -115,7 +115,7 @@ class Talk:
     async def tells(self, message: Message) -> None:
         """Wait until exactly this was told."""
         while message not in self.told:
-            heard = await self.client.hear(20)
+            heard = await self.client.hear()
             assert heard is not None, f"hung up, where {message} was due"
             if "op" in heard[0]:
                 self.told.append(heard[0])

@@ -17,6 +17,7 @@ from p2p.cli import demo, peer, simulate, tracker
 from p2p.cli.config import variable_names
 from p2p.errors import UsageError
 from p2p.sim.scenarios import SCENARIOS
+from tests.kit.waiting import HANG_S
 
 COMPLETIONS = Path(__file__).resolve().parents[2] / "completions"
 PARSERS = [tracker.build_parser(), peer.build_parser(), demo.build_parser(), simulate.build_parser()]
@@ -145,7 +146,7 @@ class TestBash:
         )
         environ = {**os.environ, **({"PATH": path} if path else {})}
         done = subprocess.run(
-            ["bash", "-c", code], capture_output=True, text=True, check=False, timeout=20, env=environ
+            ["bash", "-c", code], capture_output=True, text=True, check=False, timeout=HANG_S, env=environ
         )
         assert done.stderr == ""
         return done.stdout.split("\n")[:-1]
@@ -154,7 +155,7 @@ class TestBash:
         assert self.complete("simulate", "") == list(SCENARIOS)
 
     def test_the_script_is_right(self) -> None:
-        assert subprocess.run(["bash", "-n", str(self.SCRIPT)], check=False, timeout=20).returncode == 0
+        assert subprocess.run(["bash", "-n", str(self.SCRIPT)], check=False, timeout=HANG_S).returncode == 0
 
     def test_commands_and_their_options_are_offered(self) -> None:
         assert self.complete("bin/peer", "lo") == ["login", "logout"]

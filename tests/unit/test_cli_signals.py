@@ -9,6 +9,7 @@ import signal
 import pytest
 
 from p2p.cli.signals import install_stop_signals
+from tests.kit.waiting import HANG_S
 
 
 @pytest.mark.parametrize("portable", [False, True])
@@ -31,7 +32,7 @@ def test_case_51_stop_signals_reach_the_loop_until_taken_back(portable: bool) ->
         uninstall = install_stop_signals(asyncio.get_running_loop(), stop, portable=portable)
         for number in (signal.SIGTERM, signal.SIGINT):
             os.kill(os.getpid(), number)
-            await asyncio.wait_for(came.wait(), 10)
+            await asyncio.wait_for(came.wait(), HANG_S)
             came.clear()
         uninstall()
         return seen

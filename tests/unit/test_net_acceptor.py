@@ -11,7 +11,7 @@ import pytest
 
 from p2p.net.acceptor import AcceptLimits, Acceptor
 from tests.kit.leaks import contained
-from tests.kit.waiting import until
+from tests.kit.waiting import HANG_S, until
 
 
 def listener() -> socket.socket:
@@ -22,8 +22,8 @@ def listener() -> socket.socket:
 
 
 def connect(at: socket.socket) -> socket.socket:
-    client = socket.create_connection(at.getsockname(), timeout=5)
-    client.settimeout(5)
+    client = socket.create_connection(at.getsockname(), timeout=HANG_S)
+    client.settimeout(HANG_S)
     return client
 
 

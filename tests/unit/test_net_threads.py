@@ -13,6 +13,7 @@ import pytest
 
 from p2p.errors import Refused
 from p2p.net.threads import ThreadBatch, in_thread
+from tests.kit.waiting import hang_guard
 
 T = TypeVar("T")
 
@@ -132,7 +133,7 @@ def test_a_job_that_comes_just_when_the_last_has_ended_is_done() -> None:
     async def run() -> None:
         with ThreadPoolExecutor(1) as threads:
             batch = ThreadBatch(threads, workers=1, batch_size=8)
-            async with asyncio.timeout(20):
+            async with hang_guard():
                 assert [await batch.run(partial(abs, -number)) for number in range(100)] == list(range(100))
 
     asyncio.run(run())

@@ -35,6 +35,7 @@ from p2p.protocol.session import Asked, Session
 from p2p.protocol.tracker_messages import TRACKER_OPS
 from tests.kit.protocol_page import PLACEHOLDER, ROOT, Block, blocks, marked, matches, read_page
 from tests.kit.protocol_samples import REQUESTS
+from tests.kit.waiting import HANG_S
 
 PAGE = read_page()
 OPS = by_op(REQUESTS)
@@ -169,7 +170,7 @@ def test_the_script_checks_the_page_without_anything_installed() -> None:
         [sys.executable, "-I", "-S", script, "--check"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANG_S,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
@@ -177,7 +178,7 @@ def test_the_script_checks_the_page_without_anything_installed() -> None:
         [sys.executable, "-I", "-S", script, "--chekc"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANG_S,
         check=False,
     )
     assert done.returncode == 2

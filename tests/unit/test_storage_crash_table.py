@@ -20,6 +20,7 @@ from p2p.storage.hashing import HashPool
 from p2p.storage.part_file import PartFile
 from tests.kit.content_samples import fill, part_of, tree
 from tests.kit.part_samples import DATA, FOLDER, FOLDER_TREE, SINGLE, Killed, stop_at
+from tests.kit.waiting import HANG_S
 
 both_kinds = pytest.mark.parametrize("manifest", [SINGLE, FOLDER], ids=["file", "folder"])
 Tree = dict[str, bytes | None]
@@ -284,7 +285,7 @@ def test_case_50_a_killed_process_leaves_its_lock_and_its_part_to_the_next(
     manifest = {"SINGLE": SINGLE, "FOLDER": FOLDER}[which]
     here = Path(__file__).resolve().parents[2]
     child = subprocess.run(
-        [sys.executable, "-c", KILL_CHILD, here, tmp_path, step, str(nth), which], check=False, timeout=60
+        [sys.executable, "-c", KILL_CHILD, here, tmp_path, step, str(nth), which], check=False, timeout=HANG_S
     )
     assert child.returncode == -signal.SIGKILL
     again = part_of(manifest, tmp_path, overwrite=True)

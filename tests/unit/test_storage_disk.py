@@ -25,6 +25,7 @@ from p2p.storage.disk import (
     scratch_file,
 )
 from tests.kit.content_samples import some_bytes
+from tests.kit.waiting import HANG_S
 
 DATA = some_bytes(3 * MIB + 77)
 posix_only = pytest.mark.skipif(os.name == "nt", reason="POSIX kinds of files")
@@ -88,7 +89,7 @@ def test_a_lock_keeps_a_second_holder_out_until_it_is_closed(tmp_path: Path) -> 
         [sys.executable, "-c", LOCK_CHILD, Path(__file__).resolve().parents[2], path],
         check=False,
         capture_output=True,
-        timeout=60,
+        timeout=HANG_S,
     )
     assert b"BlockingIOError" in child.stderr
     lock.close()

@@ -16,6 +16,7 @@ from p2p.model import KIB, MIB, FileSpan
 from p2p.storage.disk import open_write
 from p2p.storage.disk_io import DiskIO, disk_io
 from tests.kit.content_samples import some_bytes
+from tests.kit.waiting import HANG_S
 
 DATA = some_bytes(3 * MIB + 77)
 posix_only = pytest.mark.skipif(os.name == "nt", reason="POSIX kinds of files")
@@ -120,7 +121,7 @@ def test_many_threads_read_and_write_one_descriptor(io: DiskIO, fd: int) -> None
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(HANG_S)
     assert wrong == []
 
 

@@ -18,6 +18,7 @@ from p2p.storage.disk_io import DiskIO, disk_io
 from p2p.storage.file_set import MAX_SPANS, FileSet
 from tests.kit.content_samples import some_bytes
 from tests.kit.faulty_io import FaultyIO, bad_sector, full_disk
+from tests.kit.waiting import HANG_S
 
 
 class Files:
@@ -151,7 +152,7 @@ def test_a_close_that_waits_returns_when_the_last_user_is_done(three: Files) -> 
     def use() -> None:
         with files.opened(0, 1):
             entered.set()
-            leave.wait(10)
+            leave.wait(HANG_S)
 
     user = threading.Thread(target=use)
     user.start()
@@ -270,6 +271,6 @@ def test_one_fileset_serves_many_threads(tmp_path: Path) -> None:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(30)
+            thread.join(HANG_S)
         files.close()
         assert wrong == []

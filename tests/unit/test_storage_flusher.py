@@ -14,6 +14,7 @@ from p2p.storage.flusher import Flusher
 from p2p.storage.part_file import PartLimits
 from tests.kit.content_samples import fill, manifest_of, part_of, some_bytes
 from tests.kit.leaks import Snapshot, check_back_to
+from tests.kit.waiting import HANG_S
 
 DATA = some_bytes(300_000)
 SINGLE = manifest_of(DATA)
@@ -40,7 +41,7 @@ class Disk:
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         self.begun.release()
-        assert self.go_on.acquire(timeout=10)
+        assert self.go_on.acquire(timeout=HANG_S)
         self.at_once -= 1
         if self.fault:
             raise self.fault
@@ -52,7 +53,7 @@ def test_a_sync_begins_when_enough_is_written_and_not_before() -> None:
     flusher.on_written(99)
     assert disk.calls == 0
     flusher.on_written(1)
-    assert disk.begun.acquire(timeout=10)
+    assert disk.begun.acquire(timeout=HANG_S)
     disk.go_on.release()
     flusher.wait()
     assert disk.calls == 1
@@ -62,11 +63,11 @@ def test_what_is_written_during_a_sync_is_synced_by_the_next_one() -> None:
     disk = Disk()
     flusher = Flusher(disk.sync, every=100)
     flusher.on_written(100)
-    assert disk.begun.acquire(timeout=10)
+    assert disk.begun.acquire(timeout=HANG_S)
     for _ in range(5):
         flusher.on_written(100)
     disk.go_on.release(2)
-    assert disk.begun.acquire(timeout=10)
+    assert disk.begun.acquire(timeout=HANG_S)
     flusher.wait()
     assert (disk.calls, disk.most_at_once) == (2, 1)
 

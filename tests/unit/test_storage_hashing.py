@@ -33,6 +33,7 @@ from tests.kit.content_samples import (
     take_all,
 )
 from tests.kit.faulty_io import FaultyIO, bad_sector
+from tests.kit.waiting import HANG_S
 
 DATA = some_bytes(5 * MIB + 12_345)
 LONG = 2 * MIB
@@ -357,7 +358,7 @@ def test_a_cancelled_take_returns_only_when_the_buffer_is_free_and_loses_nothing
     def fault(step: str) -> None:
         if step == "write" and not leave.is_set():
             entered.set()
-            leave.wait(10)
+            leave.wait(HANG_S)
 
     async def body(part: Any) -> None:
         checker = PieceChecker(pool, part, Bitmap(part.geometry.pieces))
@@ -386,7 +387,7 @@ def test_work_that_has_not_begun_is_called_off_when_cancelled() -> None:
     done: list[int] = []
 
     async def body() -> None:
-        first = asyncio.ensure_future(pool.run(lambda: leave.wait(10)))
+        first = asyncio.ensure_future(pool.run(lambda: leave.wait(HANG_S)))
         second = asyncio.ensure_future(pool.run(lambda: done.append(2)))
         await asyncio.sleep(0)
         second.cancel()
@@ -407,7 +408,7 @@ def test_a_fault_of_cancelled_work_is_told_to_nobody() -> None:
 
     def work() -> None:
         entered.set()
-        leave.wait(10)
+        leave.wait(HANG_S)
         raise DiskError("nobody waits for this")
 
     async def body() -> None:
@@ -430,7 +431,7 @@ def test_closing_tells_those_whose_work_waits() -> None:
     leave = threading.Event()
 
     async def body() -> None:
-        first = asyncio.ensure_future(pool.run(lambda: leave.wait(10)))
+        first = asyncio.ensure_future(pool.run(lambda: leave.wait(HANG_S)))
         second = asyncio.ensure_future(pool.run(lambda: None))
         await asyncio.sleep(0)
         closing = asyncio.ensure_future(asyncio.to_thread(pool.close))
@@ -457,7 +458,7 @@ def test_case_62_work_without_a_thread_is_refused_and_never_runs(
         raise RuntimeError("can't start new thread")
 
     async def body() -> None:
-        first = asyncio.ensure_future(pool.run(lambda: leave.wait(10))) if busy else None
+        first = asyncio.ensure_future(pool.run(lambda: leave.wait(HANG_S))) if busy else None
         await asyncio.sleep(0)
         with monkeypatch.context() as patch:
             patch.setattr(threading.Thread, "start", no_thread)

@@ -12,6 +12,7 @@ import pytest
 from p2p.errors import Refused
 from p2p.tracker.committer import Committer
 from p2p.tracker.store.memory import MemoryStore
+from tests.kit.waiting import hang_guard
 
 RETRY_S = 0.01
 
@@ -202,12 +203,12 @@ def test_case_62_a_commit_without_a_thread_fails_and_is_made_once_there_is_one(
         with monkeypatch.context() as broken:
             broken.setattr(threading.Thread, "start", fail)
             commits.start()
-            async with asyncio.timeout(5):
+            async with hang_guard():
                 while "will try again" not in caplog.text:  # noqa: ASYNC110 (a few turns)
                     await asyncio.sleep(0.01)
                 await asyncio.sleep(0.05)
         disk.pending["b"] = 2
-        async with asyncio.timeout(5):
+        async with hang_guard():
             while disk.unsaved:  # noqa: ASYNC110 (a few turns)
                 await asyncio.sleep(0.01)
         assert disk.written == [{"a": 1, "b": 2}], "a commit that failed is not written later"

@@ -14,6 +14,7 @@ from p2p.errors import UsageError
 from p2p.net.acceptor import AcceptLimits
 from p2p.tracker.limits import TrackerLimits
 from p2p.tracker.listener import Listener
+from tests.kit.waiting import HANG_S
 
 LOOPBACK = "127.0.0.1"
 LIMITS = TrackerLimits(accept=AcceptLimits(burst=16, pause_s=0.01))
@@ -31,7 +32,7 @@ class Greeter(asyncio.Protocol):
 async def greeted(port: int) -> bytes:
     reader, writer = await asyncio.open_connection(LOOPBACK, port)
     try:
-        return await asyncio.wait_for(reader.read(), 5)
+        return await asyncio.wait_for(reader.read(), HANG_S)
     finally:
         writer.close()
         await writer.wait_closed()
@@ -137,7 +138,7 @@ def test_ipv6_listens_where_there_is_any() -> None:
         except UsageError:
             pytest.skip("no IPv6 here")
         reader, writer = await asyncio.open_connection("::1", address.port)
-        assert await asyncio.wait_for(reader.read(), 5) == b"hi"
+        assert await asyncio.wait_for(reader.read(), HANG_S) == b"hi"
         writer.close()
         await writer.wait_closed()
         one.close()
