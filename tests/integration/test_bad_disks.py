@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
@@ -77,7 +78,11 @@ def test_case_46_after_a_full_disk_only_what_is_missing_is_fetched(
             said = disk_message(await running)
             assert said.startswith("disk full: need ")
             assert f"'{out / 'image.bin.part'}'" in said
-            assert f"need {SAMPLE.count * PIECE - pieces * PIECE:,} bytes, have 0;" in said
+            numbers = re.search(r"need ([\d,]+) bytes, have 0;", said)
+            assert numbers is not None, said
+            # ext4 may free a few blocks that it had reserved, so a part of one piece may have been written.
+            missing = (SAMPLE.count - pieces) * PIECE
+            assert missing - PIECE < int(numbers[1].replace(",", "")) <= missing
             assert sorted(path.name for path in out.iterdir()) == [
                 "image.bin.part",
                 "image.bin.part.manifest",

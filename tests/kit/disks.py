@@ -227,20 +227,12 @@ def fill_up(disk: Path, leave: int = 0) -> Path:
     """Write a file that takes all the room of a small disk but `leave` bytes; returns it."""
     assert shutil.disk_usage(disk).total <= 1 << 30, f"{disk} is not a disk of a test"
     path = disk / "other"
-    refused = False
     with path.open("ab", buffering=0) as file:
         while (room := shutil.disk_usage(disk).free - leave) > 0:
             try:
                 file.write(bytes(min(room, 1 << 20)))
-                refused = False
-            except OSError:
-                if refused:
-                    break
-                # ext4 reserves more than it needs for what it has not placed yet. Once all is on the disk,
-                # the rest is free again, and would let a writer go on.
-                refused = True
-                with contextlib.suppress(OSError):
-                    os.fsync(file.fileno())
+            except OSError:  # full, or nearly
+                break
     return path
 
 
