@@ -19,8 +19,9 @@ from p2p.storage.buffers import BufferPool
 from p2p.storage.disk_io import disk_io
 from tests.kit.leaks import KEPT_BY_GRPC, contained
 from tests.kit.shelf import CONTENT, PIECE, SIZE, Shelf
-from tests.kit.waiting import HANG_S, hang_guard, until
+from tests.kit.waiting import HANG_S, NEVER, NEVER_S, hang_guard, until
 from transports.grpc import GrpcTransport
+from transports.grpc.limits import GrpcTimeouts
 from transports.memory import MemoryListener, MemoryTransport
 from transports.tcp import TcpTransport
 
@@ -47,13 +48,20 @@ def _memory() -> tuple[Transport, Transport]:
     return MemoryTransport(disk_io(), network=network), MemoryTransport(disk_io(), network=network)
 
 
+def _tcp(*, portable: bool = False) -> Transport:
+    return TcpTransport(disk_io(portable=portable), timeouts=NEVER)
+
+
+def _grpc() -> Transport:
+    calls = GrpcTimeouts(turn_s=NEVER_S, block_s=NEVER_S, request_s=NEVER_S)
+    return GrpcTransport(disk_io(), timeouts=NEVER, call_timeouts=calls)
+
+
 KINDS: Final = (
     Kind("memory", _memory),
-    Kind("tcp", lambda: (TcpTransport(disk_io()), TcpTransport(disk_io()))),
-    Kind("grpc", lambda: (GrpcTransport(disk_io()), GrpcTransport(disk_io())), KEPT),
-    Kind(
-        "tcp-portable", lambda: (TcpTransport(disk_io(portable=True)), TcpTransport(disk_io(portable=True)))
-    ),
+    Kind("tcp", lambda: (_tcp(), _tcp())),
+    Kind("grpc", lambda: (_grpc(), _grpc()), KEPT),
+    Kind("tcp-portable", lambda: (_tcp(portable=True), _tcp(portable=True))),
 )
 
 

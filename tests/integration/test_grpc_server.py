@@ -32,11 +32,11 @@ from protos.transfer_pb2 import Block, ReadRequest
 from tests.kit.leaks import KEPT_BY_GRPC, contained, open_descriptors
 from tests.kit.raw_http2 import RawCaller
 from tests.kit.shelf import CONTENT, PIECE, SIZE, Shelf
-from tests.kit.waiting import HANG_S, hang_guard, until
+from tests.kit.waiting import HANG_S, NEVER, NEVER_S, hang_guard, until
 from transports.grpc import GrpcTransport
 from transports.grpc import server as server_module
 from transports.grpc.framing import CODE_KEY, READ, STATUS_OF_CODE
-from transports.grpc.limits import GRPC_LIMITS, GRPC_TIMEOUTS, GrpcLimits
+from transports.grpc.limits import GRPC_LIMITS, GRPC_TIMEOUTS, GrpcLimits, GrpcTimeouts
 from transports.grpc.server import GrpcServer
 
 TransferStub: Any = transfer_pb2_grpc.TransferStub
@@ -273,15 +273,13 @@ def test_case_75_slow_streams_that_hold_all_threads_that_send_do_not_hold_up_hea
         # Nobody reads these: each soon stands in the middle of its block, with a thread of ours.
         calls = [scene.read(BlockSpan(0, 0, MAX_BLOCK), BlockSpan(1, 0, MAX_BLOCK)) for _ in range(100)]
         await until(lambda: scene.shelf.entered >= 80)
-        answer = await scene.health.Check(
-            health_pb2.HealthCheckRequest(), timeout=HANG_S
-        )  # they are given up later than that
+        answer = await scene.health.Check(health_pb2.HealthCheckRequest(), timeout=HANG_S)
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
         for call in calls:
             call.cancel()
         await until(lambda: scene.shelf.left == scene.shelf.entered)
 
-    act(play, call_limits=GrpcLimits(send_threads=80))
+    act(play, timeouts=NEVER, call_limits=GrpcLimits(send_threads=80))
 
 
 @pytest.mark.parametrize("method", [READ, "/grpc.health.v1.Health/Check"])
@@ -307,7 +305,7 @@ def test_case_75_calls_whose_request_never_comes_hold_up_nobody_and_are_cancelle
                 )
             )
 
-    act(play)
+    act(play, call_timeouts=GrpcTimeouts(request_s=NEVER_S))
 
 
 def test_a_call_without_a_request_is_an_invalid_argument(act: Act) -> None:
@@ -330,7 +328,7 @@ def test_watchers_that_take_no_bytes_hold_up_neither_health_nor_blocks_nor_the_e
             assert await bytes_of(scene.read(BlockSpan(0, 0, 9))) == scene.shelf.data[:9]
             await scene.server.close()
 
-    act(play)
+    act(play, timeouts=NEVER)
 
 
 def test_calls_over_the_bound_are_told_that_it_is_busy_and_one_that_ends_makes_room(
@@ -402,7 +400,7 @@ def test_case_76_thousands_of_calls_cancelled_at_once_leave_nothing_behind(
         assert used.ru_utime + used.ru_stime - before < 0.5
         assert await served_soon(scene) == scene.shelf.data[:9]
 
-    act(play)
+    act(play, timeouts=NEVER)
 
 
 async def served_soon(scene: Scene) -> bytes:

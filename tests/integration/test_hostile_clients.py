@@ -22,7 +22,7 @@ from p2p.peer.node import Node
 from tests.kit.bad_peers import Client, encoded
 from tests.kit.leaks import Snapshot, contained, open_descriptors
 from tests.kit.swarm_kit import Swarm, old_file
-from tests.kit.waiting import hang_guard, until
+from tests.kit.waiting import NEVER, hang_guard, until
 
 DATA = Random(6).randbytes(6 * MIB)
 WRONG_ID = "ab" * 32
@@ -30,9 +30,10 @@ WRONG_ID = "ab" * 32
 
 @asynccontextmanager
 async def sharer(tmp_path: Path, **settings: Any) -> AsyncIterator[tuple[Swarm, Node, ContentId, int]]:
-    """A peer that shares one content: the swarm, the node, the content id, and the port."""
+    """A peer that shares one content: the swarm, the node, the content id, and the port. Without other
+    `timeouts` it ends nothing because of time."""
     async with Swarm(tmp_path) as swarm:
-        node = await swarm.peer("sharer", **settings)
+        node = await swarm.peer("sharer", **{"timeouts": NEVER, **settings})
         shared = await node.share(old_file(tmp_path / "share" / "x.bin", DATA))
         yield swarm, node, shared.id, node.controls.me.listen["tcp"]
         async with await Client.dial(node.controls.me.listen["tcp"]) as fresh:
@@ -265,7 +266,8 @@ def test_a_flood_of_one_op_does_not_delay_an_honest_peer(tmp_path: Path, op: str
             await client.hello("5f" * 16)
             flooding = asyncio.create_task(flood(client, content))
             honest = await swarm.peer("honest")
-            async with hang_guard():
+            # A bound on real time, about ten times what it takes: a delay is what a flood would cause.
+            async with asyncio.timeout(10):
                 done = await honest.download(content, tmp_path / "out")
             flooding.cancel()
             await asyncio.gather(flooding, return_exceptions=True)
@@ -380,7 +382,7 @@ def test_case_80_two_peers_that_dial_each_other_at_once_keep_one_connection(
 
     async def work() -> None:
         async with Swarm(tmp_path) as swarm:
-            one, two = await swarm.peer("one"), await swarm.peer("two")
+            one, two = await swarm.peer("one", timeouts=NEVER), await swarm.peer("two", timeouts=NEVER)
             ports = {node.peer: Address("127.0.0.1", node.controls.me.listen["tcp"]) for node in (one, two)}
             for number in range(200):
                 dials = [
@@ -419,7 +421,7 @@ def test_case_80_a_control_connection_closed_from_both_ends_in_use_ends_at_once(
 
     async def work() -> None:
         async with sharer(tmp_path) as (swarm, node, content, port):
-            other = await swarm.peer("other")
+            other = await swarm.peer("other", timeouts=NEVER)
             for number in range(200):
                 link = await other.controls.connect(Address("127.0.0.1", port), node.peer)
                 asking = asyncio.create_task(link.manifest(content))
@@ -441,7 +443,7 @@ def test_a_control_connection_closed_before_its_first_step_fails_its_requests(
 ) -> None:
     async def work() -> None:
         async with Swarm(tmp_path) as swarm:
-            one, other = await swarm.peer("one"), await swarm.peer("other")
+            one, other = await swarm.peer("one", timeouts=NEVER), await swarm.peer("other")
             link = await one.link_to(other.peer, Address("127.0.0.1", other.controls.me.listen["tcp"]))
             await one.controls.close()
             assert link.wire.closed
@@ -455,7 +457,7 @@ def test_a_control_connection_closed_before_its_first_step_fails_its_requests(
 def test_a_client_with_the_id_of_a_connected_peer_does_not_replace_it(tmp_path: Path) -> None:
     async def work() -> None:
         async with Swarm(tmp_path) as swarm:
-            one, other = await swarm.peer("one"), await swarm.peer("other")
+            one, other = await swarm.peer("one", timeouts=NEVER), await swarm.peer("other")
             link = await one.link_to(other.peer, Address("127.0.0.1", other.controls.me.listen["tcp"]))
             async with await Client.dial(one.controls.me.listen["tcp"]) as client:
                 await client.hello(other.peer, port=5000)

@@ -174,12 +174,12 @@ def test_case_40_a_share_is_listed_again_soon_after_its_tracker_was_killed(
     tmp_path: Path,
 ) -> None:
     path = old_file(tmp_path / "share" / "image.bin", b"some bytes")
-    with start_tracker(tmp_path, "--ttl", "600") as tracker:
+    with start_tracker(tmp_path, "--ttl", "3600") as tracker:
         port = tracker.port
         with start_peer(tmp_path, "share", str(path), tracker=tracker.address, name="origin") as seed:
             seed.event("shared")
             tracker.stop(signal.SIGKILL)
-            with start_tracker(tmp_path, "--ttl", "600", port=port):
+            with start_tracker(tmp_path, "--ttl", "3600", port=port):
                 seed.event("session", state="lost")
                 seed.event("session", state="resumed")
                 assert len(run_peer(tmp_path, "list", tracker=f"127.0.0.1:{port}").events) == 1

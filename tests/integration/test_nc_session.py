@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from p2p.model import Address
+from tests.kit.processes import STOP_GRACE_S
 from tests.kit.protocol_page import PLACEHOLDER, ROOT, blocks, marked, matches, read_page
 from tests.kit.waiting import HANG_S
 
@@ -41,7 +42,7 @@ def tracker() -> Iterator[Address]:
     finally:
         process.terminate()
         try:
-            process.wait(HANG_S)
+            process.wait(STOP_GRACE_S)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

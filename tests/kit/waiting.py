@@ -3,6 +3,9 @@
 A wait here ends as soon as its condition holds. `HANG_S` is no promise of the product and measures nothing:
 it only turns a hang into a failure that says what was awaited. No test gives a shorter limit of its own,
 because a busy machine would break that test. Policies about time are tested in virtual time.
+
+A test that something ends *at once* gives its peers `NEVER`: then no timeout of the product can end it within
+`HANG_S` in place of what is tested.
 """
 
 from __future__ import annotations
@@ -13,12 +16,19 @@ import time
 from collections.abc import Callable
 from typing import Final, TypeVar
 
+from p2p.net.limits import Timeouts
+
 T = TypeVar("T")
 
 HANG_S: Final = 240 * max(1.0, float(os.environ.get("P2P_TEST_EXAMPLES") or "1"))
 """Seconds after which a test is taken to hang, longer where random tests try more examples (`effort.py`). It
 is less than pytest's limit for a test, which names nothing."""
 POLL_S: Final = 0.005
+NEVER_S: Final = 100 * HANG_S
+NEVER: Final = Timeouts(
+    line_s=NEVER_S, stall_s=NEVER_S, idle_s=NEVER_S, answer_s=NEVER_S, manifest_s=NEVER_S, silent_s=NEVER_S
+)
+"""Timeouts of a peer that no test reaches."""
 
 
 async def until(condition: Callable[[], object], what: str = "") -> None:
